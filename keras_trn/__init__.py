@@ -1,0 +1,23 @@
+"""Defends Keras image classifiers against gradient-based adversarial attacks."""
+
+from keras_trn import attacks as attacks
+from keras_trn import datasets as datasets
+from keras_trn import gradient_maps as gradient_maps
+from keras_trn import layers as layers
+from keras_trn import metrics as metrics
+from keras_trn.protected_classifier import ProtectedClassifier as ProtectedClassifier
+from keras_trn.restoration_network import (
+    TwoStreamRestorationNetwork as TwoStreamRestorationNetwork,
+)
+from keras_trn.version import __version__ as __version__
+
+__all__ = [
+    "ProtectedClassifier",
+    "TwoStreamRestorationNetwork",
+    "__version__",
+    "attacks",
+    "datasets",
+    "gradient_maps",
+    "layers",
+    "metrics",
+]

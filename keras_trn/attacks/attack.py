@@ -1,0 +1,190 @@
+"""The one signature of all attacks."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from keras_trn.input_validation import check_image_type
+from keras_trn.input_validation import check_images
+from keras_trn.input_validation import check_labels
+from keras_trn.input_validation import check_range
+from keras_trn.logits import logits_function
+
+# The largest perturbation that can make a difference to images in [0, 1]. An L2
+# distance has no such bound, as it grows with the number of pixels.
+_LARGEST_EPSILON = {"linf": 1.0, "l2": math.inf}
+
+
+class Attack:
+    """Crafts adversarial images within a distance of the clean ones.
+
+    The base of all attacks: it settles labels and epsilon, checks the input,
+    and runs the attack as one graph, traced once for a classifier and an image
+    shape, whatever the batch size. A subclass writes `craft`.
+
+    Args:
+        epsilon: The largest distance between a clean and an adversarial image,
+            in units of the image range [0, 1]; or a pair `(low, high)`, from
+            which an epsilon is drawn uniformly for each image. 0 leaves images
+            as they are.
+        norm: What epsilon measures: `"linf"`, the largest change of a pixel, or
+            `"l2"`, the Euclidean length of the change of the whole image.
+        seed: Whole number that fixes what is random in the attack. By default
+            each call differs, as `keras.utils.set_random_seed` governs.
+
+    Call arguments:
+        classifier: A Keras model that returns logits, or any callable from images
+            to logits: what the attacker differentiates.
+        images: Clean images of shape `(batch, height, width, channels)` in [0, 1].
+        labels: Class indices of shape `(batch,)` that the attack leads away from.
+            By default those the classifier predicts, so that the perturbation
+            carries nothing of the truth that the classifier does not know.
+        epsilon: Overrides the attack's own: a number, or one number per image.
+
+    Returns:
+        A float32 tensor of adversarial images of the shape of `images`, in [0, 1].
+
+    Raises:
+        ValueError: If epsilon is negative or too large, the norm unknown, or the
+            images or labels malformed.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images = keras.random.uniform((4, 8, 8, 1))
+        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.1, steps=5)
+        adversarial = attack(classifier, images)
+        assert keras.ops.max(keras.ops.abs(adversarial - images)) <= 0.1 + 1e-6
+        ```
+    """
+
+    def __init__(self, epsilon, norm="linf", seed=None):
+        if norm not in _LARGEST_EPSILON:
+            raise ValueError(f"norm must be 'linf' or 'l2', received {norm!r}.")
+        self.norm = norm
+        self.epsilon = tuple(epsilon) if isinstance(epsilon, (list, tuple)) else epsilon
+        self.seed = seed
+        self._check_epsilon(self.epsilon)
+        if isinstance(self.epsilon, tuple) and (
+            len(self.epsilon) != 2 or self.epsilon[0] > self.epsilon[1]
+        ):
+            raise ValueError(
+                "epsilon must be a number or a pair (low, high) with low <= high, "
+                f"received {epsilon!r}."
+            )
+        self._graphs = {}
+
+    def craft(self, logits, images, labels, epsilon):
+        """Writes the attack down: what a subclass must say.
+
+        Args:
+            logits: Function from images to logits.
+            images: Float32 tensor of clean images.
+            labels: Int64 tensor of shape `(batch,)`.
+            epsilon: Float32 tensor of shape `(batch, 1, 1, 1)`.
+
+        Returns:
+            The adversarial images.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define `craft`.")
+
+    def __call__(self, classifier, images, labels=None, epsilon=None):
+        images = tf.convert_to_tensor(images)
+        if not tf.executing_eagerly():
+            check_image_type(images)
+            return self._craft(
+                logits_function(classifier),
+                tf.cast(images, tf.float32),
+                labels,
+                self._epsilon_per_image(images, epsilon),
+            )
+        check_images(images)
+        images = tf.cast(images, tf.float32)
+        if labels is not None:
+            check_labels(labels, num_classes=np.iinfo(np.int64).max, batch_size=len(images))
+        if epsilon is not None:
+            self._check_epsilon(np.ravel(epsilon).tolist())
+        epsilon = self._epsilon_per_image(images, epsilon)
+        if labels is None:
+            return self._graph(classifier, images, "predicted")(images, epsilon)
+        labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
+        return self._graph(classifier, images, "given")(images, epsilon, labels)
+
+    def _craft(self, logits, images, labels, epsilon):
+        """Crafts in graph mode; labels default to those predicted."""
+        if labels is None:
+            labels = tf.argmax(logits(images), axis=-1)
+        labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
+        return self.craft(logits, images, labels, epsilon)
+
+    def _graph(self, classifier, images, label_source):
+        """The compiled attack for a classifier and an image shape, made once."""
+        image_shape = tuple(images.shape[1:])
+        key = (classifier, image_shape, label_source)
+        if key not in self._graphs:
+            signature = [
+                tf.TensorSpec((None, *image_shape), tf.float32),
+                tf.TensorSpec((None, 1, 1, 1), tf.float32),
+            ]
+            if label_source == "given":
+                signature.append(tf.TensorSpec((None,), tf.int64))
+            logits = logits_function(classifier)
+
+            @tf.function(input_signature=signature)
+            def graph(images, epsilon, labels=None):
+                return self._craft(logits, images, labels, epsilon)
+
+            self._graphs[key] = graph
+        return self._graphs[key]
+
+    def _epsilon_per_image(self, images, epsilon):
+        """One epsilon for each image: given, drawn from the range, or the same for all."""
+        batch_size = tf.shape(images)[0]
+        if epsilon is None and isinstance(self.epsilon, tuple):
+            low, high = self.epsilon
+            epsilon = tf.random.stateless_uniform(
+                [batch_size], self._random_seed(stream=1), low, high
+            )
+        elif epsilon is None:
+            epsilon = self.epsilon
+        epsilon = tf.reshape(tf.cast(epsilon, tf.float32), [-1])
+        return tf.reshape(tf.broadcast_to(epsilon, [batch_size]), [-1, 1, 1, 1])
+
+    def _random_seed(self, stream=0):
+        """A seed for TensorFlow's stateless random numbers."""
+        if self.seed is not None:
+            return tf.constant([self.seed, stream])
+        return tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
+
+    def _check_epsilon(self, epsilon):
+        for value in epsilon if isinstance(epsilon, (list, tuple)) else [epsilon]:
+            check_range(f"epsilon of an {self.norm} attack", value, 0, _LARGEST_EPSILON[self.norm])
+
+    def at_full_strength(self):
+        """Returns the same attack with the upper end of its range as epsilon."""
+        epsilon = self.epsilon[1] if isinstance(self.epsilon, tuple) else self.epsilon
+        return type(self).from_config({**self.get_config(), "epsilon": epsilon})
+
+    @property
+    def name(self):
+        """What the attack is called in tables."""
+        return type(self).__name__
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {"epsilon": self.epsilon, "norm": self.norm, "seed": self.seed}
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes an attack from what `get_config` returned."""
+        return cls(**config)
+
+    def __repr__(self):
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"

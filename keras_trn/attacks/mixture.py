@@ -1,0 +1,114 @@
+"""Several attacks in one batch."""
+
+import keras
+import tensorflow as tf
+
+from keras_trn.attacks.attack import Attack
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
+class Mixture(Attack):
+    """Gives each of several attacks an equal share of every batch.
+
+    A restorer that is trained on a mixture meets all attacks in each step.
+    Which image meets which attack follows from its place in the batch, so the
+    training data should be shuffled, as `fit` does with arrays.
+
+    Args:
+        attacks: List of attacks, each with its own epsilon and norm.
+
+    Call arguments:
+        classifier: A Keras model, or a callable, from images to logits.
+        images: Clean images of shape `(batch, height, width, channels)` in [0, 1].
+        labels: Class indices of shape `(batch,)`; by default the predicted ones.
+        epsilon: Overrides the epsilon of every attack: a number, or one per image.
+
+    Returns:
+        A float32 tensor of adversarial images, of the shape of `images`.
+
+    Raises:
+        ValueError: If `attacks` is empty or holds something that is no attack.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images = keras.random.uniform((4, 8, 8, 1))
+        attack = keras_trn.attacks.Mixture(
+            [
+                keras_trn.attacks.FastGradientMethod(epsilon=(0.0, 0.2)),
+                keras_trn.attacks.ProjectedGradientDescent(epsilon=1.0, norm="l2"),
+            ]
+        )
+        assert attack(classifier, images).shape == images.shape
+        ```
+    """
+
+    def __init__(self, attacks):
+        attacks = list(attacks)
+        if not attacks or not all(isinstance(attack, Attack) for attack in attacks):
+            raise ValueError(
+                "A mixture needs a list of at least one attack of `keras_trn.attacks`, "
+                f"received {attacks!r}."
+            )
+        self.attacks = attacks
+        self.seed = None
+        self._graphs = {}
+
+    def craft(self, logits, images, labels, epsilon):
+        return tf.concat(
+            [
+                attack.craft(logits, *(tensor[share] for tensor in (images, labels, epsilon)))
+                for attack, share in self._shares(images)
+            ],
+            axis=0,
+        )
+
+    def _shares(self, images):
+        """Pairs each attack with its slice of the batch."""
+        batch_size, number = tf.shape(images)[0], len(self.attacks)
+        for index, attack in enumerate(self.attacks):
+            yield (
+                attack,
+                slice(batch_size * index // number, batch_size * (index + 1) // number),
+            )
+
+    def _epsilon_per_image(self, images, epsilon):
+        if epsilon is not None:
+            return super()._epsilon_per_image(images, epsilon)
+        return tf.concat(
+            [
+                attack._epsilon_per_image(images[share], None)
+                for attack, share in self._shares(images)
+            ],
+            axis=0,
+        )
+
+    def _check_epsilon(self, epsilon):
+        for attack in self.attacks:
+            attack._check_epsilon(epsilon)
+
+    def at_full_strength(self):
+        """Returns the mixture of its attacks at full strength."""
+        return Mixture([attack.at_full_strength() for attack in self.attacks])
+
+    @property
+    def name(self):
+        """What the attack is called in tables."""
+        return " + ".join(attack.name for attack in self.attacks)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {"attacks": [keras.saving.serialize_keras_object(attack) for attack in self.attacks]}
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes a mixture from what `get_config` returned."""
+        return cls([keras.saving.deserialize_keras_object(attack) for attack in config["attacks"]])
+
+    def __repr__(self):
+        return f"Mixture({self.attacks!r})"

@@ -1,0 +1,33 @@
+"""What the two norms mean: their names, balls and projections."""
+
+import numpy as np
+import tensorflow as tf
+from cleverhans.tf2.utils import clip_eta
+
+_CLEVERHANS_NORMS = {"linf": np.inf, "l2": 2}
+
+
+def as_cleverhans_norm(norm):
+    """Translates `"linf"` or `"l2"` into the number that CleverHans takes."""
+    return _CLEVERHANS_NORMS[norm]
+
+
+def project(adversarial, images, epsilon, norm):
+    """Brings images back within epsilon of the clean ones and into [0, 1]."""
+    perturbation = clip_eta(adversarial - images, as_cleverhans_norm(norm), epsilon)
+    return tf.clip_by_value(images + perturbation, 0.0, 1.0)
+
+
+def random_in_ball(images, epsilon, norm, seed):
+    """Draws, for each image, a point uniformly from the ball of radius epsilon.
+
+    CleverHans' own `random_lp_vector` takes one radius for a whole batch, and a
+    seed that does not make two calls alike.
+    """
+    shape = tf.shape(images)
+    if norm == "linf":
+        return epsilon * tf.random.stateless_uniform(shape, seed, -1.0, 1.0)
+    direction = tf.math.l2_normalize(tf.random.stateless_normal(shape, seed), axis=[1, 2, 3])
+    uniform = tf.random.stateless_uniform([shape[0], 1, 1, 1], seed + 1)
+    dimensions = tf.cast(tf.reduce_prod(shape[1:]), tf.float32)
+    return epsilon * direction * uniform ** (1.0 / dimensions)

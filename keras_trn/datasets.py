@@ -1,0 +1,127 @@
+"""Image data as pipelines of images in [0, 1] and class indices."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import sklearn.datasets
+import sklearn.model_selection
+import tensorflow as tf
+
+NAMES = ("digits", "fashion_mnist", "cifar10", "svhn_cropped")
+
+
+def load(name, batch_size=128, data_dir=None, seed=0):
+    """Loads a data set as pipelines for training, validation and test.
+
+    `"digits"` are the 1,797 grey images of 8 by 8 pixels that come with
+    scikit-learn: nothing is downloaded. The other sets come through TensorFlow
+    Datasets, which downloads them once, unless they are in the data directory.
+    Their validation part is the last tenth of the training split.
+
+    Args:
+        name: `"digits"`, `"fashion_mnist"`, `"cifar10"` or `"svhn_cropped"`.
+        batch_size: Number of images in a batch.
+        data_dir: Where TensorFlow Datasets keeps its data; by default the
+            environment variable `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
+        seed: Whole number that fixes the split of the digits, and the order in
+            which training images are shuffled.
+
+    Returns:
+        Three `tf.data.Dataset`s, `(train, validation, test)`, of batches
+        `(images, labels)`: float32 of shape `(batch, height, width, channels)` in
+        [0, 1], and int64 of shape `(batch,)`. The training images are shuffled
+        anew in every epoch.
+
+    Raises:
+        ValueError: If the name is not known.
+        FileNotFoundError: If the data directory does not exist, or the data are
+            neither there nor to be downloaded.
+
+    Example:
+        ```python
+        import keras_trn
+
+        train, validation, test = keras_trn.datasets.load("digits", batch_size=64)
+        images, labels = next(iter(train))
+        assert images.shape == (64, 8, 8, 1) and labels.shape == (64,)
+        ```
+    """
+    if name not in NAMES:
+        raise ValueError(f"Unknown data set {name!r}; there are {', '.join(map(repr, NAMES))}.")
+    splits = _load_digits(seed) if name == "digits" else _load_tensorflow_dataset(name, data_dir)
+    train, validation, test = splits
+    train = train.cache().shuffle(len(train), seed=seed, reshuffle_each_iteration=True)
+    return tuple(
+        split.batch(batch_size).prefetch(tf.data.AUTOTUNE) for split in (train, validation, test)
+    )
+
+
+def to_arrays(dataset):
+    """Collects a pipeline of batches into arrays.
+
+    Args:
+        dataset: A `tf.data.Dataset` of batches of images and labels.
+
+    Returns:
+        Two arrays: all images, and all labels.
+
+    Example:
+        ```python
+        import keras_trn
+
+        train, validation, test = keras_trn.datasets.load("digits")
+        images, labels = keras_trn.datasets.to_arrays(test)
+        assert images.shape == (360, 8, 8, 1) and labels.shape == (360,)
+        ```
+    """
+    images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _load_digits(seed):
+    digits = sklearn.datasets.load_digits()
+    images = (digits.images[..., None] / 16).astype("float32")
+    labels = digits.target.astype("int64")
+    rest, *test = _split(images, labels, 360, seed)
+    train, *validation = _split(*rest, 180, seed)
+    return [tf.data.Dataset.from_tensor_slices(tuple(part)) for part in (train, validation, test)]
+
+
+def _split(images, labels, size, seed):
+    """Splits off `size` images with all classes in proportion."""
+    images, held_images, labels, held_labels = sklearn.model_selection.train_test_split(
+        images, labels, test_size=size, stratify=labels, random_state=seed
+    )
+    return (images, labels), held_images, held_labels
+
+
+def _load_tensorflow_dataset(name, data_dir):
+    # Slow to import, and not needed for the digits.
+    import tensorflow_datasets as tfds
+
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
+    if data_dir is not None and not Path(data_dir).expanduser().is_dir():
+        raise FileNotFoundError(
+            f"The data directory {str(data_dir)!r} does not exist. Create it, and "
+            f"{name!r} is downloaded into it; or point `data_dir` or the environment variable "
+            "TFDS_DATA_DIR to where TensorFlow Datasets keeps its data."
+        )
+    try:
+        splits = tfds.load(
+            name,
+            split=["train[:90%]", "train[90%:]", "test"],
+            data_dir=data_dir,
+            as_supervised=True,
+        )
+    except Exception as error:
+        raise FileNotFoundError(
+            f"{name!r} is not in the data directory {str(data_dir or '~/tensorflow_datasets')!r} "
+            "and could not be downloaded. Connect to the network once, or copy the prepared data "
+            f"there. TensorFlow Datasets says: {error}"
+        ) from error
+    return [split.map(_scale, num_parallel_calls=tf.data.AUTOTUNE) for split in splits]
+
+
+def _scale(image, label):
+    return tf.cast(image, tf.float32) / 255.0, tf.cast(label, tf.int64)

@@ -1,0 +1,249 @@
+"""Estimators that take the map for labels they do not have to learn."""
+
+import keras
+import tensorflow as tf
+
+from keras_trn.gradient_maps.gradient_map import GradientMap
+from keras_trn.gradient_maps.gradient_map import cross_entropy_direction
+
+
+def _label_direction(logits, labels):
+    one_hot = tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return cross_entropy_direction(logits, one_hot)
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
+class PredictedLabel(GradientMap):
+    """The map for the label that the classifier predicts.
+
+    On a clean image this is the direction an attack would take. On an attacked
+    image the prediction is wrong, and the map leads away from the wrong label.
+
+    Channels: as many as the image. Cost: 1 backward pass.
+
+    Args:
+        **kwargs: The usual arguments of a Keras layer (`name`).
+
+    Call arguments:
+        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+        classifier: A Keras model, or a callable, from images to logits.
+
+    Returns:
+        A float32 tensor of shape `(batch, height, width, channels)`.
+
+    Raises:
+        ValueError: If the images are not floating point, or not of rank 4.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images = keras.random.uniform((4, 8, 8, 1))
+        maps = keras_trn.gradient_maps.PredictedLabel()(images, classifier=classifier)
+        assert maps.shape == (4, 8, 8, 1)
+        ```
+    """
+
+    def directions(self, logits, labels=None):
+        return [_label_direction(logits, tf.argmax(logits, axis=-1))]
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
+class UniformLabel(GradientMap):
+    """The map for the uniform distribution over all classes.
+
+    The gradient of the cross-entropy against the uniform distribution: the
+    direction in which the classifier becomes surer. It needs no label at all,
+    and does not vanish for a confident classifier.
+
+    Channels: as many as the image. Cost: 1 backward pass.
+
+    Args:
+        **kwargs: The usual arguments of a Keras layer (`name`).
+
+    Call arguments:
+        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+        classifier: A Keras model, or a callable, from images to logits.
+
+    Returns:
+        A float32 tensor of shape `(batch, height, width, channels)`.
+
+    Raises:
+        ValueError: If the images are not floating point, or not of rank 4.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images = keras.random.uniform((4, 8, 8, 1))
+        maps = keras_trn.gradient_maps.UniformLabel()(images, classifier=classifier)
+        assert maps.shape == (4, 8, 8, 1)
+        ```
+    """
+
+    def directions(self, logits, labels=None):
+        return [tf.nn.softmax(logits) - 1.0 / logits.shape[-1]]
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
+class TopK(GradientMap):
+    """One map for each of the most likely classes, ordered by their logit.
+
+    The first channels are the map for the predicted class, the next those for
+    the runner-up, and so on: a channel keeps its meaning from image to image,
+    and the cost does not grow with the number of classes.
+
+    Channels: `k` times those of the image. Cost: `k` backward passes.
+
+    Args:
+        k: Number of classes, from 1 to the number of classes of the classifier.
+        **kwargs: The usual arguments of a Keras layer (`name`).
+
+    Call arguments:
+        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+        classifier: A Keras model, or a callable, from images to logits.
+
+    Returns:
+        A float32 tensor of shape `(batch, height, width, k * channels)`.
+
+    Raises:
+        ValueError: If `k` is not a positive whole number or exceeds the number of
+            classes, or the images are malformed.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images = keras.random.uniform((4, 8, 8, 1))
+        maps = keras_trn.gradient_maps.TopK(3)(images, classifier=classifier)
+        assert maps.shape == (4, 8, 8, 3)
+        ```
+    """
+
+    def __init__(self, k=3, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(k, int) or k < 1:
+            raise ValueError(f"k must be a whole number of at least 1, received {k!r}.")
+        self.k = k
+
+    def map_channels(self, image_channels, num_classes):
+        return self.k * image_channels
+
+    def backward_passes(self, num_classes):
+        return self.k
+
+    def directions(self, logits, labels=None):
+        if self.k > logits.shape[-1]:
+            raise ValueError(
+                f"TopK({self.k}) needs a classifier of at least {self.k} classes, received one "
+                f"of {logits.shape[-1]}."
+            )
+        ranked = tf.math.top_k(logits, self.k).indices
+        return [_label_direction(logits, ranked[:, rank]) for rank in range(self.k)]
+
+    def get_config(self):
+        return {**super().get_config(), "k": self.k}
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
+class AllClasses(GradientMap):
+    """One map for each class, in the order of the classes.
+
+    Channels: the number of classes times those of the image. Cost: one backward
+    pass for each class, so this is for few classes.
+
+    Args:
+        **kwargs: The usual arguments of a Keras layer (`name`).
+
+    Call arguments:
+        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+        classifier: A Keras model, or a callable, from images to logits.
+
+    Returns:
+        A float32 tensor of shape `(batch, height, width, num_classes * channels)`.
+
+    Raises:
+        ValueError: If the images are not floating point, or not of rank 4.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images = keras.random.uniform((4, 8, 8, 1))
+        maps = keras_trn.gradient_maps.AllClasses()(images, classifier=classifier)
+        assert maps.shape == (4, 8, 8, 10)
+        ```
+    """
+
+    def map_channels(self, image_channels, num_classes):
+        return num_classes * image_channels
+
+    def backward_passes(self, num_classes):
+        return num_classes
+
+    def directions(self, logits, labels=None):
+        batch_size, num_classes = tf.shape(logits)[0], logits.shape[-1]
+        return [
+            _label_direction(logits, tf.fill([batch_size], label)) for label in range(num_classes)
+        ]
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
+class TrueLabel(GradientMap):
+    """The map for the true label: the upper bound, for studies only.
+
+    This is the map along which an untargeted attack has moved the image. It
+    needs the label that classification is to find, so it can't be had at test
+    time: `ProtectedClassifier.predict` refuses it.
+
+    Channels: as many as the image. Cost: 1 backward pass.
+
+    Args:
+        **kwargs: The usual arguments of a Keras layer (`name`).
+
+    Call arguments:
+        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+        classifier: A Keras model, or a callable, from images to logits.
+        labels: Class indices of shape `(batch,)`.
+
+    Returns:
+        A float32 tensor of shape `(batch, height, width, channels)`.
+
+    Raises:
+        ValueError: If labels are missing, or the images are malformed.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images = keras.random.uniform((2, 8, 8, 1))
+        labels = keras.ops.convert_to_tensor([3, 7])
+        maps = keras_trn.gradient_maps.TrueLabel()(images, classifier=classifier, labels=labels)
+        assert maps.shape == (2, 8, 8, 1)
+        ```
+    """
+
+    needs_labels = True
+
+    def directions(self, logits, labels=None):
+        return [_label_direction(logits, labels)]

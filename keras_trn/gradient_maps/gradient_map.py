@@ -1,0 +1,223 @@
+"""Gradient maps: the gradient of the classifier's loss with respect to the image."""
+
+import keras
+import tensorflow as tf
+
+from keras_trn.input_validation import check_image_type
+from keras_trn.logits import logits_function
+
+# Below this, a gradient is nothing but rounding, and its map is zero.
+_SMALLEST_GRADIENT = 1e-20
+
+
+class GradientMap(keras.layers.Layer):
+    """The gradient of the classifier's loss with respect to the image.
+
+    The base of all estimators of the Gradient Map Estimation Mechanism. The
+    gradient of the cross-entropy for a label distribution `a` is the transposed
+    Jacobian of the logits `z` times `softmax(z) - a`, so an estimator only has
+    to say for which labels it takes the gradient; what is common is here:
+
+    - **One image, one map.** Gradients are never averaged over a batch, so a map
+      does not depend on the images beside it.
+    - **Normalized per image**, to a root mean square of 1, as only the direction
+      of the gradient tells something that the image does not.
+    - **Never NaN.** Where the gradient is zero, so is its map.
+    - **float32** whatever the global policy, as small gradients vanish in float16.
+
+    An estimator does not own the classifier: it is handed over at every call. It
+    may own weights of its own and be trained with the restorer, see
+    `EstimatedLabel`.
+
+    Source: Hong et al., arXiv 2202.01117.
+
+    Args:
+        **kwargs: The usual arguments of a Keras layer (`name`).
+
+    Call arguments:
+        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+        classifier: A Keras model, or a callable, from images to logits. Pass it
+            by name.
+        labels: Class indices of shape `(batch,)`; only `TrueLabel` needs them.
+
+    Returns:
+        A float32 tensor of shape `(batch, height, width, map_channels)`.
+
+    Raises:
+        ValueError: If the images are not floating point, or not of rank 4.
+    """
+
+    needs_labels = False
+
+    def __init__(self, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
+    def map_channels(self, image_channels, num_classes):
+        """Tells the number of channels of the map.
+
+        Args:
+            image_channels: Number of channels of the images.
+            num_classes: Number of classes of the classifier.
+
+        Returns:
+            The number of channels.
+        """
+        return image_channels
+
+    def backward_passes(self, num_classes):
+        """Tells the cost of the map in backward passes through the classifier.
+
+        Args:
+            num_classes: Number of classes of the classifier.
+
+        Returns:
+            The number of backward passes per image.
+        """
+        return 1
+
+    def directions(self, logits, labels=None):
+        """Says for which labels the gradient is taken: what a subclass must write.
+
+        Args:
+            logits: Tensor of shape `(batch, num_classes)`.
+            labels: Class indices of shape `(batch,)`, or `None`.
+
+        Returns:
+            A list of tensors of shape `(batch, num_classes)`, one for each map:
+            the direction in which the logits move fastest for a loss to rise.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define `directions`.")
+
+    def build_for(self, image_shape, num_classes):
+        """Creates the estimator's own weights, where it has any.
+
+        Args:
+            image_shape: `(height, width, channels)`; height and width may be `None`.
+            num_classes: Number of classes of the classifier.
+        """
+        self.built = True
+
+    def call(self, images, classifier, labels=None):
+        """Estimates the gradient maps."""
+        self._check_call(images, labels)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(images)
+            logits = logits_function(classifier)(images)
+        directions = self.directions(logits, labels)
+        return tf.concat([pull_back(tape, logits, images, d) for d in directions], axis=-1)
+
+    def call_with_loss(self, images, classifier, labels, clean_images):
+        """Estimates the maps for training, and the estimator's own loss.
+
+        Args:
+            images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+            classifier: From images to logits.
+            labels: Class indices of shape `(batch,)`.
+            clean_images: What `images` were before the attack.
+
+        Returns:
+            The maps, through which no gradient flows, and a loss for each image,
+            of shape `(batch,)`: zero for an estimator without weights.
+        """
+        maps = self(images, classifier=classifier, labels=labels)
+        return tf.stop_gradient(maps), tf.zeros_like(images[:, 0, 0, 0])
+
+    def _check_call(self, images, labels):
+        check_image_type(images)
+        if self.needs_labels and labels is None:
+            raise ValueError(
+                f"{type(self).__name__} takes the map for the true label and was called without "
+                "labels. It is an upper bound for studies: at test time, when labels are not "
+                "known, use another estimator, such as `keras_trn.gradient_maps.EstimatedLabel`."
+            )
+
+
+def pull_back(tape, logits, images, direction):
+    """One backward pass: a direction of the logits becomes a map of the image.
+
+    Args:
+        tape: The `tf.GradientTape` on which `logits` came from `images`.
+        logits: Tensor of shape `(batch, num_classes)`.
+        images: Tensor of shape `(batch, height, width, channels)`.
+        direction: Tensor of shape `(batch, num_classes)`.
+
+    Returns:
+        The gradient of `sum(logits * direction)`, normalized for each image.
+    """
+    gradient = tape.gradient(
+        logits,
+        images,
+        output_gradients=direction,
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
+    return normalize(gradient)
+
+
+def normalize(gradient):
+    """Scales the gradient of each image to a root mean square of 1; zero stays zero.
+
+    Args:
+        gradient: Tensor of shape `(batch, height, width, channels)`.
+
+    Returns:
+        A tensor of the same shape.
+
+    Example:
+        ```python
+        import numpy as np
+        from keras_trn.gradient_maps.gradient_map import normalize
+
+        maps = normalize(np.zeros((1, 8, 8, 1), "float32"))
+        assert np.all(maps == 0)
+        ```
+    """
+    # Dividing by the largest value first keeps the squares from underflowing.
+    largest = tf.reduce_max(tf.abs(gradient), axis=[1, 2, 3], keepdims=True)
+    is_zero = largest < _SMALLEST_GRADIENT
+    gradient = gradient / tf.where(is_zero, 1.0, largest)
+    mean_square = tf.reduce_mean(tf.square(gradient), axis=[1, 2, 3], keepdims=True)
+    normalized = gradient * tf.math.rsqrt(tf.where(is_zero, 1.0, mean_square))
+    return tf.where(is_zero, 0.0, normalized)
+
+
+def cross_entropy_direction(logits, label_distribution):
+    """The direction in which the logits raise the cross-entropy for soft labels.
+
+    For one label `c` the gradient of the cross-entropy in the logits is
+    `softmax(z) - onehot(c)`. When the classifier is sure of `c` this underflows
+    to zero. As maps are normalized, only its direction counts, and that is the
+    softmax over the *other* classes minus `onehot(c)`, which never vanishes
+    however sure the classifier is. For soft labels, the mean of these
+    directions over the label distribution.
+
+    Args:
+        logits: Tensor of shape `(batch, num_classes)`.
+        label_distribution: Tensor of the same shape; each row sums to 1.
+
+    Returns:
+        A tensor of the same shape; each row sums to 0.
+
+    Example:
+        ```python
+        from keras_trn.gradient_maps.gradient_map import cross_entropy_direction
+
+        # Sure beyond what float32 can tell from certainty, and still not zero.
+        direction = cross_entropy_direction([[300.0, 0.0, 0.0]], [[1.0, 0.0, 0.0]])
+        assert direction.numpy().tolist() == [[-1.0, 0.5, 0.5]]
+        ```
+    """
+    logits, label_distribution = (
+        tf.convert_to_tensor(logits),
+        tf.convert_to_tensor(label_distribution),
+    )
+    top = tf.one_hot(tf.argmax(logits, axis=-1), logits.shape[-1], dtype=logits.dtype)
+    logits = logits - tf.stop_gradient(tf.reduce_max(logits, axis=-1, keepdims=True))
+    exponentials = tf.exp(logits)
+    # The softmax without class c has the sum of the other exponentials below it.
+    # Only for the top class can that sum underflow, so this one is done apart.
+    without_top = tf.nn.softmax(tf.where(top > 0, -1e9, logits))
+    sums_without = tf.reduce_sum(exponentials, axis=-1, keepdims=True) - exponentials
+    shares = (1 - top) * label_distribution / tf.where(top > 0, 1.0, sums_without)
+    others = tf.reduce_sum(shares, axis=-1, keepdims=True) - shares
+    weight_of_top = tf.reduce_sum(top * label_distribution, axis=-1, keepdims=True)
+    return weight_of_top * without_top + exponentials * others - label_distribution

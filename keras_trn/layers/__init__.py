@@ -1,0 +1,8 @@
+"""The building blocks of the restoration network."""
+
+from keras_trn.layers.fusion_block import FusionBlock as FusionBlock
+from keras_trn.layers.pixel_shuffle import PixelShuffle as PixelShuffle
+from keras_trn.layers.pixel_shuffle import PixelUnshuffle as PixelUnshuffle
+from keras_trn.layers.residual_block import ResidualBlock as ResidualBlock
+
+__all__ = ["FusionBlock", "PixelShuffle", "PixelUnshuffle", "ResidualBlock"]

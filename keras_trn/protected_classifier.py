@@ -1,0 +1,445 @@
+"""A classifier behind a restorer: the model that users compile, fit and save."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_trn.attacks import Attack
+from keras_trn.attacks import Mixture
+from keras_trn.classifier_interface import describe_classifier
+from keras_trn.gradient_maps import EstimatedLabel
+from keras_trn.gradient_maps import GradientMap
+from keras_trn.input_validation import check_data
+from keras_trn.input_validation import check_image_type
+from keras_trn.input_validation import check_images
+from keras_trn.input_validation import check_range
+from keras_trn.logits import logits_function
+from keras_trn.metrics import PeakSignalToNoiseRatio
+from keras_trn.restoration_network import TwoStreamRestorationNetwork
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
+class ProtectedClassifier(keras.Model):
+    """Restores images before an unchanged classifier sees them.
+
+    Each image gets a gradient map, image and map go through the restorer, and
+    the classifier classifies the restored image. Training attacks the classifier
+    batch by batch and teaches the restorer, and the gradient map where it learns
+    too, to undo the attacks. The classifier is frozen: its weights and
+    statistics stay as they are, bit by bit.
+
+    This stops attacks on the classifier alone. An attacker who knows of the
+    restorer can attack both together.
+
+    Source: Hong et al., "An Eye for an Eye: Defending against Gradient-based
+    Attacks with Gradients", arXiv 2202.01117.
+
+    Args:
+        classifier: A built Keras model from images of shape `(batch, height,
+            width, channels)` in [0, 1] to logits of shape `(batch, num_classes)`:
+            Sequential, functional or subclassed. It is frozen, and always run in
+            inference mode.
+        restorer: The restoration network; by default a
+            `TwoStreamRestorationNetwork()`. One with `gradient_stream=False`
+            takes no gradient map.
+        gradient_map: The estimator from `keras_trn.gradient_maps`; by default
+            `EstimatedLabel()`.
+        **kwargs: The usual arguments of a Keras model (`name`).
+
+    Call arguments:
+        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+        labels: Class indices of shape `(batch,)`; only for a gradient map that
+            needs them (`TrueLabel`).
+
+    Returns:
+        The classifier's logits for the restored images: a float32 tensor of shape
+        `(batch, num_classes)`.
+
+    Raises:
+        ValueError: If the classifier is not built, returns probabilities instead
+            of logits, or does not map images to at least two classes; or if
+            restorer and gradient map do not fit each other.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        protected = keras_trn.ProtectedClassifier(
+            classifier,
+            restorer=keras_trn.TwoStreamRestorationNetwork(width=8, depth=1),
+        )
+        protected.compile(
+            optimizer="adam", attack=keras_trn.attacks.FastGradientMethod(epsilon=0.2)
+        )
+        train, validation, test = keras_trn.datasets.load("digits")
+        history = protected.fit(train.take(2), validation_data=validation.take(1), verbose=0)
+        assert "val_adversarial_accuracy" in history.history
+        ```
+    """
+
+    def __init__(self, classifier, restorer=None, gradient_map=None, **kwargs):
+        # Images, attacks and gradient maps stay float32 under any global policy.
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.image_shape, self.num_classes = describe_classifier(classifier)
+        if restorer is None:
+            restorer = TwoStreamRestorationNetwork()
+        if gradient_map is None and restorer.gradient_stream:
+            gradient_map = EstimatedLabel()
+        _check_parts(restorer, gradient_map)
+
+        classifier.trainable = False
+        self.classifier = classifier
+        self.restorer = restorer
+        self.gradient_map = gradient_map
+        self._build_parts()
+
+        self.loss_metric = keras.metrics.Mean(name="loss")
+        self.benign_accuracy = keras.metrics.SparseCategoricalAccuracy(name="benign_accuracy")
+        self.adversarial_accuracy = keras.metrics.SparseCategoricalAccuracy(
+            name="adversarial_accuracy"
+        )
+        self.psnr = PeakSignalToNoiseRatio(name="psnr")
+        self._restore_graph = tf.function(self._restore, reduce_retracing=True)
+        self._gradient_maps_graph = tf.function(self._estimate_maps, reduce_retracing=True)
+
+    def _build_parts(self):
+        images_shape = (None, *self.image_shape)
+        if self.gradient_map is None:
+            self.restorer.build(images_shape)
+        else:
+            self.gradient_map.build_for(self.image_shape, self.num_classes)
+            map_channels = self.gradient_map.map_channels(self.image_shape[-1], self.num_classes)
+            self.restorer.build(images_shape, (*images_shape[:-1], map_channels))
+        self.built = True
+
+    def build(self, images_shape=None):
+        """Does nothing: the parts are built with the model."""
+
+    # --- Inference -----------------------------------------------------------
+
+    def call(self, images, labels=None):
+        return logits_function(self.classifier)(self._restore(images, labels))
+
+    def predict(self, x, **kwargs):
+        """Predicts the logits of the restored images; as `keras.Model.predict`.
+
+        Args:
+            x: Images in [0, 1]: an array, a tensor or a `tf.data.Dataset`.
+            **kwargs: The arguments of `keras.Model.predict`.
+
+        Returns:
+            An array of shape `(number of images, num_classes)`.
+        """
+        self._check_needs_no_labels()
+        return super().predict(self._checked(x, needs_labels=False), **kwargs)
+
+    def restore(self, images, labels=None, batch_size=128):
+        """Restores images.
+
+        Args:
+            images: Array of shape `(number, height, width, channels)` in [0, 1].
+            labels: Class indices; only for a gradient map that needs them.
+            batch_size: Number of images to restore at a time.
+
+        Returns:
+            An array of the shape of `images`: the restored images, in [0, 1].
+        """
+        return self._in_batches(self._restore_graph, images, labels, batch_size)
+
+    def estimate_gradient_maps(self, images, labels=None, batch_size=128):
+        """Estimates the gradient maps that the restorer is given.
+
+        Args:
+            images: Array of shape `(number, height, width, channels)` in [0, 1].
+            labels: Class indices; only for a gradient map that needs them.
+            batch_size: Number of images to take at a time.
+
+        Returns:
+            An array of shape `(number, height, width, map_channels)`.
+        """
+        if self.gradient_map is None:
+            raise ValueError("This restorer has no gradient stream, and so there are no maps.")
+        return self._in_batches(self._gradient_maps_graph, images, labels, batch_size)
+
+    def _in_batches(self, function, images, labels, batch_size):
+        check_images(images, self.image_shape)
+        images = np.asarray(images, "float32")
+        if labels is None:
+            self._check_needs_no_labels()
+        results = []
+        for start in range(0, len(images), batch_size):
+            batch = slice(start, start + batch_size)
+            batch_labels = None if labels is None else tf.constant(labels[batch])
+            results.append(function(tf.constant(images[batch]), batch_labels).numpy())
+        return np.concatenate(results)
+
+    def _restore(self, images, labels=None):
+        check_image_type(images, self.image_shape)
+        if self.gradient_map is None:
+            return self.restorer(images)
+        return self.restorer(images, gradient_maps=self._estimate_maps(images, labels))
+
+    def _estimate_maps(self, images, labels=None):
+        return self.gradient_map(images, classifier=self.classifier, labels=labels)
+
+    # --- Training ------------------------------------------------------------
+
+    def compile(
+        self,
+        optimizer="adam",
+        attack=None,
+        benign_share=0.25,
+        pixel_loss_weight=10.0,
+        classification_loss_weight=1.0,
+        jit_compile="auto",
+        run_eagerly=False,
+        steps_per_execution=1,
+    ):
+        """Says how the restorer is trained.
+
+        The loss of an image is the mean absolute difference of its pixels from
+        those of the clean image, times `pixel_loss_weight`, plus the frozen
+        classifier's cross-entropy on the restored image, times
+        `classification_loss_weight`, plus the gradient map's own loss where it
+        learns.
+
+        Args:
+            optimizer: A Keras optimizer, or its name.
+            attack: An attack of `keras_trn.attacks`, or a list of them, of which
+                each gets an equal share of every batch. An attack whose epsilon
+                is a range draws one for each image while training; validation
+                attacks with the upper end of the range.
+            benign_share: Share of each batch that is left benign, from 0 to 1.
+            pixel_loss_weight: Weight of the pixels in the loss.
+            classification_loss_weight: Weight of the classifier's cross-entropy.
+            jit_compile: Whether to compile the steps with XLA; `"auto"` leaves it
+                to Keras.
+            run_eagerly: Whether to run steps without a graph, to debug them.
+            steps_per_execution: Number of batches for each call of the graph.
+
+        Raises:
+            ValueError: If there is no attack, or a share or weight is out of range.
+        """
+        attack = Mixture(attack) if isinstance(attack, (list, tuple)) else attack
+        if not isinstance(attack, Attack):
+            raise ValueError(
+                "compile() needs the attack to train against, one of `keras_trn.attacks` or a "
+                f"list of them, such as `ProjectedGradientDescent(epsilon=8 / 255)`; received "
+                f"attack={attack!r}."
+            )
+        check_range("benign_share", benign_share, 0, 1)
+        check_range("pixel_loss_weight", pixel_loss_weight, 0, np.inf)
+        check_range("classification_loss_weight", classification_loss_weight, 0, np.inf)
+        optimizer = keras.optimizers.get(optimizer)
+        if self.restorer.dtype_policy.name == "mixed_float16":
+            optimizer = _with_loss_scaling(optimizer)
+        self._compile_arguments = {
+            "attack": attack,
+            "benign_share": benign_share,
+            "pixel_loss_weight": pixel_loss_weight,
+            "classification_loss_weight": classification_loss_weight,
+            "jit_compile": jit_compile,
+            "run_eagerly": run_eagerly,
+            "steps_per_execution": steps_per_execution,
+        }
+        self.attack = attack
+        self.validation_attack = attack.at_full_strength()
+        self.benign_share = benign_share
+        self.pixel_loss_weight = pixel_loss_weight
+        self.classification_loss_weight = classification_loss_weight
+        super().compile(
+            optimizer=optimizer,
+            jit_compile=jit_compile,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+        )
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """Trains the restorer; as `keras.Model.fit`, after a look at the data.
+
+        Args:
+            x: Clean images in [0, 1]: an array, a tensor, or a `tf.data.Dataset`
+                of pairs of images and labels.
+            y: Class indices; left out where `x` holds them.
+            *args: The arguments of `keras.Model.fit`.
+            **kwargs: The arguments of `keras.Model.fit`.
+
+        Returns:
+            A `keras.callbacks.History` of `loss`, `benign_accuracy`,
+            `adversarial_accuracy` and `psnr`, and with validation data the same
+            with `val_` before them.
+
+        Raises:
+            ValueError: If images or labels are malformed. Arrays are checked
+                whole, pipelines by their first batch.
+        """
+        x = self._checked(x, y)
+        validation_data = kwargs.get("validation_data")
+        if isinstance(validation_data, (list, tuple)):
+            self._checked(*validation_data[:2])
+        elif validation_data is not None:
+            kwargs["validation_data"] = self._checked(validation_data)
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """Measures accuracy with and without attack; as `keras.Model.evaluate`.
+
+        The attack is the one of `compile`, at full strength, on the bare
+        classifier: the attacker does not know of the restorer.
+
+        Args:
+            x: Clean images in [0, 1]: an array, a tensor, or a `tf.data.Dataset`
+                of pairs of images and labels.
+            y: Class indices; left out where `x` holds them.
+            *args: The arguments of `keras.Model.evaluate`.
+            **kwargs: The arguments of `keras.Model.evaluate`.
+
+        Returns:
+            As `keras.Model.evaluate`: `loss`, `benign_accuracy`,
+            `adversarial_accuracy` and `psnr`.
+
+        Raises:
+            ValueError: If images or labels are malformed.
+        """
+        return super().evaluate(self._checked(x, y), y, *args, **kwargs)
+
+    def train_step(self, data):
+        clean, labels, sample_weight = _unpack(data)
+        images, benign_count = self._attack_some(clean, labels)
+        with tf.GradientTape() as tape:
+            restored, logits, losses = self._restore_with_losses(images, labels, clean)
+            loss = _weighted_mean(losses, sample_weight)
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            scaled_loss = self.optimizer.scale_loss(loss / replicas)
+        gradients = tape.gradient(scaled_loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+
+        self.loss_metric.update_state(losses, sample_weight)
+        self.benign_accuracy.update_state(labels[:benign_count], logits[:benign_count])
+        self.adversarial_accuracy.update_state(labels[benign_count:], logits[benign_count:])
+        self.psnr.update_state(clean[benign_count:], restored[benign_count:])
+        return self.get_metrics_result()
+
+    def test_step(self, data):
+        clean, labels, sample_weight = _unpack(data)
+        attacked = self.validation_attack(self.classifier, clean, labels)
+        _, logits, benign_losses = self._restore_with_losses(clean, labels, clean)
+        self.benign_accuracy.update_state(labels, logits, sample_weight)
+        restored, logits, losses = self._restore_with_losses(attacked, labels, clean)
+        self.adversarial_accuracy.update_state(labels, logits, sample_weight)
+        self.psnr.update_state(clean, restored)
+        losses = self.benign_share * benign_losses + (1 - self.benign_share) * losses
+        self.loss_metric.update_state(losses, sample_weight)
+        return self.get_metrics_result()
+
+    def _attack_some(self, clean, labels):
+        """Leaves the first images of the batch benign and attacks the others."""
+        batch_size = tf.cast(tf.shape(clean)[0], tf.float32)
+        benign_count = tf.cast(tf.round(self.benign_share * batch_size), tf.int32)
+        attacked = self.attack(self.classifier, clean[benign_count:], labels[benign_count:])
+        images = tf.concat([clean[:benign_count], attacked], axis=0)
+        return tf.stop_gradient(tf.ensure_shape(images, clean.shape)), benign_count
+
+    def _restore_with_losses(self, images, labels, clean):
+        """Restored images, their logits, and the loss of each image."""
+        if self.gradient_map is None:
+            restored, map_losses = self.restorer(images), 0.0
+        else:
+            maps, map_losses = self.gradient_map.call_with_loss(
+                images, self.classifier, labels, clean
+            )
+            restored = self.restorer(images, gradient_maps=maps)
+        logits = logits_function(self.classifier)(restored)
+        pixel_losses = tf.reduce_mean(tf.abs(restored - clean), axis=[1, 2, 3])
+        class_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        losses = (
+            self.pixel_loss_weight * pixel_losses
+            + self.classification_loss_weight * class_losses
+            + map_losses
+        )
+        return restored, logits, losses
+
+    # --- Checks --------------------------------------------------------------
+
+    def _checked(self, x, y=None, needs_labels=True):
+        return check_data(x, y, self.image_shape, self.num_classes, needs_labels)
+
+    def _check_needs_no_labels(self):
+        if self.gradient_map is not None and self.gradient_map.needs_labels:
+            raise ValueError(
+                f"The gradient map {type(self.gradient_map).__name__} needs the true labels, which "
+                "are not known at test time. Use another estimator, or for a study pass them: "
+                "`restore(images, labels=labels)`."
+            )
+
+    # --- Saving --------------------------------------------------------------
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "name": self.name,
+            "classifier": serialize(self.classifier),
+            "restorer": serialize(self.restorer),
+            "gradient_map": serialize(self.gradient_map),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        parts = ("classifier", "restorer", "gradient_map")
+        deserialized = {
+            part: keras.saving.deserialize_keras_object(config[part], custom_objects)
+            for part in parts
+        }
+        return cls(**{**config, **deserialized})
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return {}
+        arguments = {**self._compile_arguments, "optimizer": self.optimizer}
+        return keras.saving.serialize_keras_object(arguments)
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+
+def _check_parts(restorer, gradient_map):
+    """Checks that the restorer takes a gradient map exactly when there is one."""
+    if gradient_map is not None and not isinstance(gradient_map, GradientMap):
+        raise ValueError(
+            "gradient_map must be an estimator of `keras_trn.gradient_maps`, such as "
+            f"`keras_trn.gradient_maps.UniformLabel()`, received {gradient_map!r}."
+        )
+    if gradient_map is not None and not restorer.gradient_stream:
+        raise ValueError(
+            "This restorer was built with `gradient_stream=False` and has no use for the gradient "
+            f"map {type(gradient_map).__name__}. Leave out `gradient_map`, or give the restorer a "
+            "gradient stream."
+        )
+
+
+def _with_loss_scaling(optimizer):
+    """Keeps the small gradients of float16 computations from vanishing."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer
+    return keras.optimizers.LossScaleOptimizer(optimizer)
+
+
+def _unpack(data):
+    images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    if labels is None:
+        raise ValueError(
+            "Training and evaluation need labels: pass `fit(images, labels)`, or a dataset of "
+            "pairs of images and labels."
+        )
+    return tf.cast(images, tf.float32), tf.cast(tf.reshape(labels, [-1]), tf.int64), sample_weight
+
+
+def _weighted_mean(losses, sample_weight):
+    if sample_weight is None:
+        return tf.reduce_mean(losses)
+    return tf.reduce_mean(losses * tf.cast(tf.reshape(sample_weight, [-1]), losses.dtype))

@@ -1,0 +1,224 @@
+"""The Two-stream Restoration Network: image and gradient map in, image out."""
+
+import keras
+from keras import ops
+
+from keras_trn.layers import FusionBlock
+from keras_trn.layers import PixelShuffle
+from keras_trn.layers import PixelUnshuffle
+from keras_trn.layers import ResidualBlock
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
+class TwoStreamRestorationNetwork(keras.Model):
+    """Restores images from the images themselves and their gradient maps.
+
+    One stream reads the image, the other its gradient map. After each stage of
+    residual blocks a `FusionBlock` lets the streams enrich each other. What
+    they find in the end is added to the image and the sum clipped to [0, 1].
+    The last convolution starts at zero, so an untrained network returns its
+    input unchanged: protection can only be learned, never lost at the start.
+
+    Source: the two streams and the Fusion Block of Hong et al., arXiv
+    2202.01117. Sizes, blocks and the residual output are this project's own.
+
+    Args:
+        width: Number of filters in each stream.
+        depth: Number of stages: one residual block in each stream, then one
+            `FusionBlock`.
+        block_size: The network works on images folded by `PixelUnshuffle` with
+            blocks of this side. 1 works at full resolution; 2 costs a quarter.
+        gradient_stream: Whether there is a second stream. Without it the network
+            is an ordinary residual denoiser that takes images alone: the rival
+            that the second stream has to beat. `single_stream_rival` makes one
+            of equal size.
+        **kwargs: The usual arguments of a Keras model (`name`, `dtype`). With
+            `dtype="mixed_float16"` the streams run in float16; the restored
+            images are float32 all the same.
+
+    Call arguments:
+        images: Tensor of shape `(batch, height, width, channels)` in [0, 1]. Any
+            size and number of channels.
+        gradient_maps: Tensor of shape `(batch, height, width, map_channels)`, as
+            an estimator of `keras_trn.gradient_maps` returns. Left out exactly
+            when `gradient_stream=False`.
+
+    Returns:
+        The restored images: a float32 tensor of the shape of `images`, in [0, 1].
+
+    Raises:
+        ValueError: If width, depth or block size is not a positive whole number,
+            or a gradient map is missing or not wanted.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        images = keras.random.uniform((2, 28, 28, 1))
+        maps = keras.random.normal((2, 28, 28, 1))
+        restorer = keras_trn.TwoStreamRestorationNetwork(width=16, depth=2)
+        restored = restorer(images, gradient_maps=maps)
+        assert restored.shape == images.shape
+        ```
+    """
+
+    def __init__(self, width=32, depth=4, block_size=2, gradient_stream=True, **kwargs):
+        super().__init__(**kwargs)
+        for name, value in {"width": width, "depth": depth, "block_size": block_size}.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{name} must be a whole number of at least 1, received {value!r}."
+                )
+        # The inputs stay float32 whatever the streams compute in: the output is
+        # the image plus a correction, and float16 would round the image.
+        self.autocast = False
+        self.width = width
+        self.depth = depth
+        self.block_size = block_size
+        self.gradient_stream = gradient_stream
+
+    def build(self, images_shape, gradient_maps_shape=None):
+        self._check_streams(gradient_maps_shape)
+        policy = self.dtype_policy
+        self.unshuffle = PixelUnshuffle(self.block_size, dtype=policy, name="unshuffle")
+        folded_shape = self.unshuffle.compute_output_shape(images_shape)
+        features_shape = (*folded_shape[:-1], self.width)
+
+        self.image_stem = self._stem("image_stem", folded_shape)
+        self.image_blocks = self._blocks("image_block", features_shape)
+        if self.gradient_stream:
+            folded_maps_shape = self.unshuffle.compute_output_shape(gradient_maps_shape)
+            self.gradient_stem = self._stem("gradient_stem", folded_maps_shape)
+            self.gradient_blocks = self._blocks("gradient_block", features_shape)
+            self.fusion_blocks = [
+                FusionBlock(dtype=policy, name=f"fusion_block_{stage}")
+                for stage in range(self.depth)
+            ]
+            for fusion_block in self.fusion_blocks:
+                fusion_block.build([features_shape, features_shape])
+
+        streams = 2 if self.gradient_stream else 1
+        self.correction = keras.layers.Conv2D(
+            folded_shape[-1],
+            3,
+            padding="same",
+            kernel_initializer="zeros",
+            dtype=policy,
+            name="correction",
+        )
+        self.correction.build((*features_shape[:-1], streams * self.width))
+        self.shuffle = PixelShuffle(self.block_size, dtype=policy, name="shuffle")
+        self.shuffle.build(folded_shape)
+        self.built = True
+
+    def _stem(self, name, folded_shape):
+        stem = keras.layers.Conv2D(
+            self.width, 3, padding="same", dtype=self.dtype_policy, name=name
+        )
+        stem.build(folded_shape)
+        return stem
+
+    def _blocks(self, name, features_shape):
+        blocks = [
+            ResidualBlock(dtype=self.dtype_policy, name=f"{name}_{stage}")
+            for stage in range(self.depth)
+        ]
+        for block in blocks:
+            block.build(features_shape)
+        return blocks
+
+    def call(self, images, gradient_maps=None):
+        self._check_streams(gradient_maps)
+        if self.gradient_stream:
+            features = self._two_stream_features(images, gradient_maps)
+        else:
+            features = self._single_stream_features(images)
+        correction = self.shuffle(self.correction(ops.relu(features)))
+        height, width = ops.shape(images)[1], ops.shape(images)[2]
+        correction = ops.cast(correction[:, :height, :width, :], images.dtype)
+        return ops.clip(images + correction, 0.0, 1.0)
+
+    def _single_stream_features(self, images):
+        features = self.image_stem(self.unshuffle(images))
+        for block in self.image_blocks:
+            features = block(features)
+        return features
+
+    def _two_stream_features(self, images, gradient_maps):
+        image_features = self.image_stem(self.unshuffle(images))
+        gradient_features = self.gradient_stem(self.unshuffle(gradient_maps))
+        for image_block, gradient_block, fusion_block in zip(
+            self.image_blocks, self.gradient_blocks, self.fusion_blocks, strict=True
+        ):
+            image_features = image_block(image_features)
+            gradient_features = gradient_block(gradient_features)
+            image_features, gradient_features = fusion_block([image_features, gradient_features])
+        return ops.concatenate([image_features, gradient_features], axis=-1)
+
+    def _check_streams(self, gradient_maps):
+        if self.gradient_stream and gradient_maps is None:
+            raise ValueError(
+                "This restoration network has a gradient stream and expects gradient maps: "
+                "call it as `restorer(images, gradient_maps=maps)`, or build it with "
+                "`gradient_stream=False`."
+            )
+        if not self.gradient_stream and gradient_maps is not None:
+            raise ValueError(
+                "This restoration network was built with `gradient_stream=False` and takes "
+                "no gradient maps: call it as `restorer(images)`."
+            )
+
+    def compute_output_shape(self, images_shape, gradient_maps_shape=None):
+        return images_shape
+
+    def single_stream_rival(self, images_shape, gradient_maps_shape):
+        """Makes the single-stream network of the same size.
+
+        A second stream brings parameters with it, so a single stream of the same
+        width would be a straw man. The rival has the same depth and block size,
+        and the width whose number of parameters comes nearest to this network's.
+
+        Args:
+            images_shape: Shape of the images, `(batch, height, width, channels)`;
+                batch, height and width may be `None`.
+            gradient_maps_shape: Shape of this network's gradient maps.
+
+        Returns:
+            An unbuilt `TwoStreamRestorationNetwork` with `gradient_stream=False`.
+
+        Example:
+            ```python
+            import keras_trn
+
+            two_streams = keras_trn.TwoStreamRestorationNetwork(width=16, depth=2)
+            shape = (None, 28, 28, 1)
+            rival = two_streams.single_stream_rival(shape, shape)
+            assert not rival.gradient_stream and rival.width > two_streams.width
+            ```
+        """
+
+        def parameters(width, gradient_stream):
+            config = {**self.get_config(), "width": width, "gradient_stream": gradient_stream}
+            network = TwoStreamRestorationNetwork.from_config(config)
+            network.build(images_shape, gradient_maps_shape if gradient_stream else None)
+            return network.count_params()
+
+        target = parameters(self.width, gradient_stream=True)
+        width = min(
+            range(self.width, 4 * self.width),
+            key=lambda width: abs(parameters(width, gradient_stream=False) - target),
+        )
+        config = {**self.get_config(), "width": width, "gradient_stream": False}
+        return TwoStreamRestorationNetwork.from_config({**config, "name": f"{self.name}_rival"})
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "width": self.width,
+            "depth": self.depth,
+            "block_size": self.block_size,
+            "gradient_stream": self.gradient_stream,
+        }
