@@ -6,9 +6,7 @@ from keras_trn import gradient_maps as gradient_maps
 from keras_trn import layers as layers
 from keras_trn import metrics as metrics
 from keras_trn.protected_classifier import ProtectedClassifier as ProtectedClassifier
-from keras_trn.restoration_network import (
-    TwoStreamRestorationNetwork as TwoStreamRestorationNetwork,
-)
+from keras_trn.restoration_network import TwoStreamRestorationNetwork as TwoStreamRestorationNetwork
 from keras_trn.version import __version__ as __version__
 
 __all__ = [
