@@ -28,8 +28,8 @@ class ProtectedClassifier(keras.Model):
     too, to undo the attacks. The classifier is frozen: its weights and
     statistics stay as they are, bit by bit.
 
-    This stops attacks on the classifier alone. An attacker who knows of the
-    restorer can attack both together.
+    It is trained against attacks on the classifier alone. An attacker who knows
+    of the restorer can attack both together.
 
     Source: Hong et al., "An Eye for an Eye: Defending against Gradient-based
     Attacks with Gradients", arXiv 2202.01117.
@@ -107,13 +107,14 @@ class ProtectedClassifier(keras.Model):
         self._gradient_maps_graph = tf.function(self._estimate_maps, reduce_retracing=True)
 
     def _build_parts(self):
-        images_shape = (None, *self.image_shape)
-        if self.gradient_map is None:
-            self.restorer.build(images_shape)
-        else:
+        shapes = [(None, *self.image_shape)]
+        if self.gradient_map is not None:
             self.gradient_map.build_for(self.image_shape, self.num_classes)
             map_channels = self.gradient_map.map_channels(self.image_shape[-1], self.num_classes)
-            self.restorer.build(images_shape, (*images_shape[:-1], map_channels))
+            shapes.append((None, *self.image_shape[:-1], map_channels))
+        # Keras has built the restorer already where it loads a saved model.
+        if not self.restorer.built:
+            self.restorer.build(*shapes)
         self.built = True
 
     def build(self, images_shape=None):
@@ -283,6 +284,9 @@ class ProtectedClassifier(keras.Model):
             self._checked(*validation_data[:2])
         elif validation_data is not None:
             kwargs["validation_data"] = self._checked(validation_data)
+        if isinstance(x, tf.data.Dataset):
+            # Keras warns of its own default, which does nothing to a pipeline.
+            kwargs.setdefault("shuffle", False)
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
@@ -380,9 +384,12 @@ class ProtectedClassifier(keras.Model):
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
+        classifier = serialize(self.classifier)
+        # A frozen classifier has no use for the optimizer it was trained with.
+        classifier.pop("compile_config", None)
         return {
             "name": self.name,
-            "classifier": serialize(self.classifier),
+            "classifier": classifier,
             "restorer": serialize(self.restorer),
             "gradient_map": serialize(self.gradient_map),
         }

@@ -86,6 +86,8 @@ class EstimatedLabel(GradientMap):
         return 2 * image_channels
 
     def build_for(self, image_shape, num_classes):
+        if self.built:
+            return
         self.first_restorer.build((None, *image_shape))
         self.label_scorer.build((None, num_classes, 3))
         self.built = True
