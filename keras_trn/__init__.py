@@ -2,9 +2,12 @@
 
 from keras_trn import attacks as attacks
 from keras_trn import datasets as datasets
+from keras_trn import evaluation as evaluation
 from keras_trn import gradient_maps as gradient_maps
 from keras_trn import layers as layers
 from keras_trn import metrics as metrics
+from keras_trn import visualization as visualization
+from keras_trn.evaluation import evaluate as evaluate
 from keras_trn.protected_classifier import ProtectedClassifier as ProtectedClassifier
 from keras_trn.restoration_network import TwoStreamRestorationNetwork as TwoStreamRestorationNetwork
 from keras_trn.version import __version__ as __version__
@@ -15,7 +18,10 @@ __all__ = [
     "__version__",
     "attacks",
     "datasets",
+    "evaluate",
+    "evaluation",
     "gradient_maps",
     "layers",
     "metrics",
+    "visualization",
 ]

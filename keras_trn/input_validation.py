@@ -1,6 +1,7 @@
 """Errors that say what came, what was expected, and how to mend it."""
 
 import itertools
+import math
 import types
 
 import keras
@@ -123,7 +124,7 @@ def check_range(name, value, low, high):
         ValueError: If the value is not a number of that range.
     """
     is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:
+    if not is_number or not math.isfinite(value) or not low <= value <= high:
         raise ValueError(f"{name} must be a number from {low:g} to {high:g}, received {value!r}.")
 
 
@@ -147,13 +148,13 @@ def check_data(x, y, image_shape, num_classes, needs_labels=True):
         ValueError: If the images or labels are malformed, or labels are missing.
     """
     if isinstance(x, types.GeneratorType):
-        first = next(x)
+        first = next(x, (None, None))
         x = itertools.chain([first], x)
         x = (batch for batch in x)
     elif isinstance(x, tf.data.Dataset):
         images_spec = x.element_spec[0] if isinstance(x.element_spec, tuple) else x.element_spec
         check_image_type(images_spec, image_shape)
-        first = next(iter(x.take(1)))
+        first = next(iter(x.take(1)), (None, None))
     elif isinstance(x, keras.utils.PyDataset):
         first = x[0]
     else:
@@ -161,7 +162,7 @@ def check_data(x, y, image_shape, num_classes, needs_labels=True):
         first = (x, y)
     images, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
     if images is None:
-        raise ValueError("Received no images: the first argument is missing.")
+        raise ValueError("Received no images: the data are missing or empty.")
     check_images(images, image_shape)
     if labels is not None:
         check_labels(labels, num_classes, batch_size=len(images))

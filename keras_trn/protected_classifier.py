@@ -103,8 +103,10 @@ class ProtectedClassifier(keras.Model):
             name="adversarial_accuracy"
         )
         self.psnr = PeakSignalToNoiseRatio(name="psnr")
-        self._restore_graph = tf.function(self._restore, reduce_retracing=True)
-        self._gradient_maps_graph = tf.function(self._estimate_maps, reduce_retracing=True)
+        self._restore_graph = tf.function(self.restorations, autograph=False, reduce_retracing=True)
+        self._gradient_maps_graph = tf.function(
+            self._estimate_maps, autograph=False, reduce_retracing=True
+        )
 
     def _build_parts(self):
         shapes = [(None, *self.image_shape)]
@@ -123,7 +125,7 @@ class ProtectedClassifier(keras.Model):
     # --- Inference -----------------------------------------------------------
 
     def call(self, images, labels=None):
-        return logits_function(self.classifier)(self._restore(images, labels))
+        return logits_function(self.classifier)(self.restorations(images, labels))
 
     def predict(self, x, **kwargs):
         """Predicts the logits of the restored images; as `keras.Model.predict`.
@@ -178,7 +180,16 @@ class ProtectedClassifier(keras.Model):
             results.append(function(tf.constant(images[batch]), batch_labels).numpy())
         return np.concatenate(results)
 
-    def _restore(self, images, labels=None):
+    def restorations(self, images, labels=None):
+        """Restores a batch as a differentiable part of a larger computation.
+
+        Args:
+            images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+            labels: Class indices; only used by a gradient map that needs them.
+
+        Returns:
+            A tensor of the shape of `images`.
+        """
         check_image_type(images, self.image_shape)
         if self.gradient_map is None:
             return self.restorer(images)
@@ -258,6 +269,8 @@ class ProtectedClassifier(keras.Model):
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,
         )
+        # Else the training step would be traced twice, the second time without creating them.
+        self.optimizer.build(self.trainable_variables)
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """Trains the restorer; as `keras.Model.fit`, after a look at the data.
@@ -342,8 +355,11 @@ class ProtectedClassifier(keras.Model):
 
     def _attack_some(self, clean, labels):
         """Leaves the first images of the batch benign and attacks the others."""
-        batch_size = tf.cast(tf.shape(clean)[0], tf.float32)
-        benign_count = tf.cast(tf.round(self.benign_share * batch_size), tf.int32)
+        if self.benign_share == 1:
+            return clean, tf.shape(clean)[0]
+        # At least one image is attacked, as convolutions need one.
+        count = tf.round(self.benign_share * tf.cast(tf.shape(clean)[0], tf.float32))
+        benign_count = tf.minimum(tf.cast(count, tf.int32), tf.shape(clean)[0] - 1)
         attacked = self.attack(self.classifier, clean[benign_count:], labels[benign_count:])
         images = tf.concat([clean[:benign_count], attacked], axis=0)
         return tf.stop_gradient(tf.ensure_shape(images, clean.shape)), benign_count
@@ -411,7 +427,6 @@ class ProtectedClassifier(keras.Model):
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
 
 
 def _check_parts(restorer, gradient_map):

@@ -1,5 +1,7 @@
 """The Two-stream Restoration Network: image and gradient map in, image out."""
 
+import bisect
+
 import keras
 from keras import ops
 
@@ -130,6 +132,7 @@ class TwoStreamRestorationNetwork(keras.Model):
 
     def call(self, images, gradient_maps=None):
         self._check_streams(gradient_maps)
+        images = ops.cast(images, "float32")
         if self.gradient_stream:
             features = self._two_stream_features(images, gradient_maps)
         else:
@@ -172,6 +175,10 @@ class TwoStreamRestorationNetwork(keras.Model):
     def compute_output_shape(self, images_shape, gradient_maps_shape=None):
         return images_shape
 
+    def compute_output_spec(self, images, gradient_maps=None):
+        self._check_streams(gradient_maps)
+        return keras.KerasTensor(images.shape, dtype="float32")
+
     def single_stream_rival(self, images_shape, gradient_maps_shape):
         """Makes the single-stream network of the same size.
 
@@ -205,8 +212,14 @@ class TwoStreamRestorationNetwork(keras.Model):
             return network.count_params()
 
         target = parameters(self.width, gradient_stream=True)
+        # The parameters grow with the width: the first width that reaches the target, or
+        # the one before it.
+        widths = range(self.width, 4 * self.width)
+        reached = bisect.bisect_left(
+            widths, target, key=lambda width: parameters(width, gradient_stream=False)
+        )
         width = min(
-            range(self.width, 4 * self.width),
+            widths[max(reached - 1, 0) : reached + 1],
             key=lambda width: abs(parameters(width, gradient_stream=False) - target),
         )
         config = {**self.get_config(), "width": width, "gradient_stream": False}

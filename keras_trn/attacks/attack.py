@@ -80,7 +80,7 @@ class Attack:
             )
         self._graphs = {}
 
-    def craft(self, logits, images, labels, epsilon):
+    def craft(self, logits, images, labels, epsilon, random_seed):
         """Writes the attack down: what a subclass must say.
 
         Args:
@@ -88,6 +88,7 @@ class Attack:
             images: Float32 tensor of clean images.
             labels: Int64 tensor of shape `(batch,)`.
             epsilon: Float32 tensor of shape `(batch, 1, 1, 1)`.
+            random_seed: Int32 tensor of shape `(2,)`, for stateless random numbers.
 
         Returns:
             The adversarial images.
@@ -103,25 +104,31 @@ class Attack:
                 tf.cast(images, tf.float32),
                 labels,
                 self._epsilon_per_image(images, epsilon),
+                self._random_seed(),
             )
         check_images(images)
         images = tf.cast(images, tf.float32)
         if labels is not None:
-            check_labels(labels, num_classes=np.iinfo(np.int64).max, batch_size=len(images))
+            num_classes = logits_function(classifier)(images[:1]).shape[-1]
+            check_labels(labels, num_classes, batch_size=len(images))
         if epsilon is not None:
             self._check_epsilon(np.ravel(epsilon).tolist())
+            if np.size(epsilon) not in (1, len(images)):
+                raise ValueError(f"Received {len(images)} images but {np.size(epsilon)} epsilons.")
         epsilon = self._epsilon_per_image(images, epsilon)
+        # Drawn outside the graph, which would keep the global seed it was traced with.
+        random_seed = self._random_seed()
         if labels is None:
-            return self._graph(classifier, images, "predicted")(images, epsilon)
+            return self._graph(classifier, images, "predicted")(images, epsilon, random_seed)
         labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
-        return self._graph(classifier, images, "given")(images, epsilon, labels)
+        return self._graph(classifier, images, "given")(images, epsilon, random_seed, labels)
 
-    def _craft(self, logits, images, labels, epsilon):
+    def _craft(self, logits, images, labels, epsilon, random_seed):
         """Crafts in graph mode; labels default to those predicted."""
         if labels is None:
             labels = tf.argmax(logits(images), axis=-1)
         labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
-        return self.craft(logits, images, labels, epsilon)
+        return self.craft(logits, images, labels, epsilon, random_seed)
 
     def _graph(self, classifier, images, label_source):
         """The compiled attack for a classifier and an image shape, made once."""
@@ -131,14 +138,15 @@ class Attack:
             signature = [
                 tf.TensorSpec((None, *image_shape), tf.float32),
                 tf.TensorSpec((None, 1, 1, 1), tf.float32),
+                tf.TensorSpec((2,), tf.int32),
             ]
             if label_source == "given":
                 signature.append(tf.TensorSpec((None,), tf.int64))
             logits = logits_function(classifier)
 
-            @tf.function(input_signature=signature)
-            def graph(images, epsilon, labels=None):
-                return self._craft(logits, images, labels, epsilon)
+            @tf.function(input_signature=signature, autograph=False)
+            def graph(images, epsilon, random_seed, labels=None):
+                return self._craft(logits, images, labels, epsilon, random_seed)
 
             self._graphs[key] = graph
         return self._graphs[key]
@@ -149,7 +157,7 @@ class Attack:
         if epsilon is None and isinstance(self.epsilon, tuple):
             low, high = self.epsilon
             epsilon = tf.random.stateless_uniform(
-                [batch_size], self._random_seed(stream=1), low, high
+                [batch_size], self._random_seed(stream=1), low, high, alg="philox"
             )
         elif epsilon is None:
             epsilon = self.epsilon

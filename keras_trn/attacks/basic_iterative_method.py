@@ -55,7 +55,7 @@ class BasicIterativeMethod(IterativeAttack):
         ```
     """
 
-    def craft(self, logits, images, labels, epsilon):
+    def craft(self, logits, images, labels, epsilon, random_seed):
         return self._climb(logits, images, images, labels, epsilon)
 
     def _climb(self, logits, start, images, labels, epsilon):

@@ -47,7 +47,7 @@ class FastGradientMethod(Attack):
         ```
     """
 
-    def craft(self, logits, images, labels, epsilon):
+    def craft(self, logits, images, labels, epsilon, random_seed):
         return fast_gradient_method(
             logits,
             images,

@@ -59,31 +59,35 @@ class Mixture(Attack):
         self.seed = None
         self._graphs = {}
 
-    def craft(self, logits, images, labels, epsilon):
-        return tf.concat(
-            [
-                attack.craft(logits, *(tensor[share] for tensor in (images, labels, epsilon)))
-                for attack, share in self._shares(images)
-            ],
-            axis=0,
-        )
+    def craft(self, logits, images, labels, epsilon, random_seed):
+        crafted = []
+        for index, (attack, start, stop) in enumerate(self._shares(images)):
+            # A batch may have fewer images than there are attacks, and convolutions
+            # need at least one image.
+            share = slice(start, tf.maximum(stop, start + 1))
+            adversarial = attack.craft(
+                logits,
+                images[share],
+                labels[share],
+                epsilon[share],
+                random_seed + index if attack.seed is None else attack._random_seed(),
+            )
+            crafted.append(adversarial[: stop - start])
+        return tf.concat(crafted, axis=0)
 
     def _shares(self, images):
-        """Pairs each attack with its slice of the batch."""
+        """Yields each attack with the bounds of its part of the batch."""
         batch_size, number = tf.shape(images)[0], len(self.attacks)
         for index, attack in enumerate(self.attacks):
-            yield (
-                attack,
-                slice(batch_size * index // number, batch_size * (index + 1) // number),
-            )
+            yield attack, batch_size * index // number, batch_size * (index + 1) // number
 
     def _epsilon_per_image(self, images, epsilon):
         if epsilon is not None:
             return super()._epsilon_per_image(images, epsilon)
         return tf.concat(
             [
-                attack._epsilon_per_image(images[share], None)
-                for attack, share in self._shares(images)
+                attack._epsilon_per_image(images[start:stop], None)
+                for attack, start, stop in self._shares(images)
             ],
             axis=0,
         )

@@ -26,7 +26,7 @@ class MomentumIterativeMethod(IterativeAttack):
         relative_step_size: Length of a step as a fraction of epsilon; by default
             `2.5 / steps`, at most 1.
         decay: Share of the accumulated gradient that is kept from step to step,
-            from 0, which is the basic iterative method, to 1.
+            from 0, which forgets, to 1, which sums all.
         seed: Whole number that fixes the epsilons drawn from a range.
 
     Call arguments:
@@ -64,7 +64,7 @@ class MomentumIterativeMethod(IterativeAttack):
         check_range("decay", decay, 0, 1)
         self.decay = decay
 
-    def craft(self, logits, images, labels, epsilon):
+    def craft(self, logits, images, labels, epsilon, random_seed):
         norm = as_cleverhans_norm(self.norm)
         step_size = self.step_size(epsilon)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits

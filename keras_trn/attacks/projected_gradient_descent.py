@@ -51,8 +51,8 @@ class ProjectedGradientDescent(BasicIterativeMethod):
         ```
     """
 
-    def craft(self, logits, images, labels, epsilon):
-        start = images + random_in_ball(images, epsilon, self.norm, self._random_seed())
+    def craft(self, logits, images, labels, epsilon, random_seed):
+        start = images + random_in_ball(images, epsilon, self.norm, random_seed)
         start = tf.clip_by_value(start, 0.0, 1.0)
         return self._climb(logits, start, images, labels, epsilon)
 

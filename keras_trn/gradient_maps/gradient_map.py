@@ -45,6 +45,27 @@ class GradientMap(keras.layers.Layer):
 
     Raises:
         ValueError: If the images are not floating point, or not of rank 4.
+
+    Example:
+        An estimator of your own, for the class that is second most likely:
+
+        ```python
+        import keras
+        import tensorflow as tf
+        import keras_trn
+
+        @keras.saving.register_keras_serializable(package="my_package")
+        class RunnerUp(keras_trn.gradient_maps.GradientMap):
+            def directions(self, logits, labels=None):
+                runner_up = tf.math.top_k(logits, 2).indices[:, 1]
+                return [tf.nn.softmax(logits) - tf.one_hot(runner_up, logits.shape[-1])]
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images = keras.random.uniform((4, 8, 8, 1))
+        assert RunnerUp()(images, classifier=classifier).shape == (4, 8, 8, 1)
+        ```
     """
 
     needs_labels = False

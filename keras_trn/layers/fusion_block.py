@@ -13,8 +13,7 @@ class FusionBlock(keras.layers.Layer):
     sum of the two can express; so the block sees the features of the image
     stream, those of the gradient stream, and the product of a projection of
     each. From the three it computes one correction for every stream and adds
-    it. The corrections start small, so that a deep stack of blocks trains from
-    the first step.
+    it.
 
     Source: the Fusion Block of Hong et al., arXiv 2202.01117, in its role; the
     multiplicative form is this project's own choice.

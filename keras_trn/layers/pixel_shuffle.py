@@ -19,6 +19,14 @@ class _PixelRearrangement(keras.layers.Layer):
         return {**super().get_config(), "block_size": self.block_size}
 
 
+def _extend(images, axis, side, block_size):
+    """Mirrors a side, as often as it takes, until it is a multiple of the block size."""
+    if isinstance(side, int) and side % block_size == 0:
+        return images
+    places = ops.arange(-(-side // block_size) * block_size) % (2 * side)
+    return ops.take(images, ops.minimum(places, 2 * side - 1 - places), axis=axis)
+
+
 @keras.saving.register_keras_serializable(package="keras_trn")
 class PixelUnshuffle(_PixelRearrangement):
     """Folds each block of pixels into the channels.
@@ -62,11 +70,7 @@ class PixelUnshuffle(_PixelRearrangement):
             return images
         channels = images.shape[-1]
         height, width = ops.shape(images)[1], ops.shape(images)[2]
-        images = ops.pad(
-            images,
-            [[0, 0], [0, -height % size], [0, -width % size], [0, 0]],
-            mode="symmetric",
-        )
+        images = _extend(_extend(images, 1, height, size), 2, width, size)
         rows, columns = -(-height // size), -(-width // size)
         blocks = ops.reshape(images, (-1, rows, size, columns, size, channels))
         blocks = ops.transpose(blocks, (0, 1, 3, 2, 4, 5))

@@ -1,0 +1,102 @@
+"""Pictures of what an attack does and what the restorer undoes."""
+
+import numpy as np
+import tensorflow as tf
+
+
+def plot_restorations(protected, images, labels, attack, class_names=None):
+    """Shows image, adversarial image, gradient map and restoration side by side.
+
+    Above each image stands what the bare classifier takes it for, in red where
+    that is wrong. The gradient map is the one that the restorer is given: red
+    where more brightness raises the loss, blue where less does.
+
+    Args:
+        protected: A `keras_trn.ProtectedClassifier` with a gradient map.
+        images: A few clean images of shape `(number, height, width, channels)`
+            in [0, 1]; each becomes a row.
+        labels: Class indices of shape `(number,)`.
+        attack: An attack of `keras_trn.attacks`, on the bare classifier.
+        class_names: Names of the classes; by default their numbers.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        restorer = keras_trn.TwoStreamRestorationNetwork(width=8, depth=1)
+        protected = keras_trn.ProtectedClassifier(classifier, restorer)
+        train, validation, test = keras_trn.datasets.load("digits")
+        images, labels = keras_trn.datasets.to_arrays(test)
+        attack = keras_trn.attacks.FastGradientMethod(epsilon=0.2)
+        figure = keras_trn.visualization.plot_restorations(
+            protected, images[:3], labels[:3], attack
+        )
+        ```
+    """
+    figure_class = _import_figure()
+    adversarial = attack(protected.classifier, images, labels).numpy()
+    maps = protected.estimate_gradient_maps(adversarial, labels)
+    restored = protected.restore(adversarial, labels)
+    columns = {
+        "image": images,
+        attack.name: adversarial,
+        "gradient map": maps,
+        "restored": restored,
+    }
+
+    figure = figure_class(figsize=(1.7 * len(columns), 1.9 * len(images)), layout="constrained")
+    axes = figure.subplots(len(images), len(columns), squeeze=False)
+    for column, (title, pictures) in zip(axes.T, columns.items(), strict=True):
+        column[0].set_title(title, fontsize=11, pad=20)
+        is_map = title == "gradient map"
+        taken_for = None if is_map else _predictions(protected.classifier, pictures)
+        for row, (axis, picture) in enumerate(zip(column, pictures, strict=True)):
+            axis.set_axis_off()
+            if is_map:
+                _show_map(axis, picture[..., : images.shape[-1]])
+                continue
+            axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1)
+            name = taken_for[row] if class_names is None else class_names[taken_for[row]]
+            is_right = taken_for[row] == labels[row]
+            axis.text(
+                0.5,
+                1.03,
+                f"“{name}”",
+                transform=axis.transAxes,
+                ha="center",
+                va="bottom",
+                color="black" if is_right else "crimson",
+                weight="normal" if is_right else "bold",
+            )
+    return figure
+
+
+def _show_map(axis, gradient_map):
+    gradient_map = gradient_map.mean(axis=-1)
+    largest = np.abs(gradient_map).max() or 1.0
+    axis.imshow(gradient_map, cmap="RdBu_r", vmin=-largest, vmax=largest)
+
+
+def _predictions(classifier, images):
+    return tf.argmax(classifier(images, training=False), axis=-1).numpy()
+
+
+def _import_figure():
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "Pictures need matplotlib: `pip install matplotlib`, or install the package with "
+            "`pip install 'keras_trn[tutorials]'`."
+        ) from error
+    return Figure

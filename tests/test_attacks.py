@@ -1,0 +1,568 @@
+"""Attacks agree with CleverHans, keep their distance, and really break a classifier."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
+from cleverhans.tf2.attacks.momentum_iterative_method import momentum_iterative_method
+from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
+
+from keras_trn.attacks import Attack
+from keras_trn.attacks import BasicIterativeMethod
+from keras_trn.attacks import FastGradientMethod
+from keras_trn.attacks import Mixture
+from keras_trn.attacks import MomentumIterativeMethod
+from keras_trn.attacks import ProjectedGradientDescent
+
+CLEVERHANS_NORMS = {"linf": np.inf, "l2": 2}
+EPSILONS = {"linf": 0.2, "l2": 1.0}
+STEPS = {"steps": 3}
+SINGLE_ATTACKS = {
+    "fgsm": (FastGradientMethod, {}),
+    "bim": (BasicIterativeMethod, STEPS),
+    "pgd": (ProjectedGradientDescent, STEPS),
+    "mim": (MomentumIterativeMethod, STEPS),
+}
+every_norm = pytest.mark.parametrize("norm", EPSILONS)
+every_attack = pytest.mark.parametrize(
+    ("attack_class", "config"), SINGLE_ATTACKS.values(), ids=SINGLE_ATTACKS
+)
+
+
+def distances(perturbation, norm):
+    flat = np.reshape(perturbation, (len(perturbation), -1))
+    return np.linalg.norm(flat, ord=CLEVERHANS_NORMS[norm], axis=-1)
+
+
+def mixture(epsilon=0.2):
+    return Mixture([FastGradientMethod(epsilon), ProjectedGradientDescent(epsilon, steps=3)])
+
+
+@pytest.fixture
+def linear():
+    """A classifier whose gradient is nowhere zero and the same everywhere."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+    )
+
+
+@pytest.fixture
+def grey():
+    """Images so far from black and white that no perturbation here is clipped."""
+    return np.full((6, 8, 8, 1), 0.5, "float32")
+
+
+# --- Agreement with CleverHans --------------------------------------------------------
+
+
+@every_norm
+def test_fast_gradient_method_is_that_of_cleverhans(norm, classifier, digits):
+    images, labels = digits[0][:32], digits[1][:32]
+    expected = fast_gradient_method(
+        classifier,
+        images,
+        EPSILONS[norm],
+        CLEVERHANS_NORMS[norm],
+        clip_min=0.0,
+        clip_max=1.0,
+        y=labels,
+    )
+    adversarial = FastGradientMethod(EPSILONS[norm], norm=norm)(classifier, images, labels)
+    np.testing.assert_allclose(adversarial, expected, rtol=0, atol=1e-6)
+
+
+@every_norm
+def test_basic_iterative_method_is_that_of_cleverhans(norm, classifier, digits):
+    images, labels = digits[0][:32], digits[1][:32]
+    attack = BasicIterativeMethod(EPSILONS[norm], norm=norm, steps=5, relative_step_size=0.4)
+    expected = projected_gradient_descent(
+        classifier,
+        images,
+        eps=EPSILONS[norm],
+        eps_iter=0.4 * EPSILONS[norm],
+        nb_iter=5,
+        norm=CLEVERHANS_NORMS[norm],
+        clip_min=0.0,
+        clip_max=1.0,
+        y=labels,
+        rand_init=False,
+    )
+    adversarial = attack(classifier, images, labels)
+    np.testing.assert_allclose(adversarial, expected, rtol=0, atol=1e-6)
+
+
+@every_norm
+@pytest.mark.parametrize("decay", [0.5, 1.0])
+def test_momentum_iterative_method_is_that_of_cleverhans(norm, decay, classifier, digits):
+    images, labels = digits[0][:32], digits[1][:32]
+    attack = MomentumIterativeMethod(
+        EPSILONS[norm], norm=norm, steps=5, relative_step_size=0.4, decay=decay
+    )
+    expected = momentum_iterative_method(
+        classifier,
+        images,
+        eps=EPSILONS[norm],
+        eps_iter=0.4 * EPSILONS[norm],
+        nb_iter=5,
+        norm=CLEVERHANS_NORMS[norm],
+        clip_min=0.0,
+        clip_max=1.0,
+        y=labels,
+        decay_factor=decay,
+        sanity_checks=False,
+    )
+    adversarial = attack(classifier, images, labels)
+    np.testing.assert_allclose(adversarial, expected, rtol=0, atol=1e-6)
+
+
+@every_norm
+def test_momentum_without_memory_is_the_basic_iterative_method(norm, linear, grey):
+    images, labels = grey, np.arange(6)
+    # So small that no pixel is clipped, which the two do in a different order.
+    without_memory = MomentumIterativeMethod(0.1, norm=norm, steps=3, decay=0)
+    basic = BasicIterativeMethod(0.1, norm=norm, steps=3)
+    np.testing.assert_allclose(
+        without_memory(linear, images, labels), basic(linear, images, labels), atol=1e-5
+    )
+
+
+# --- Distances and epsilon ------------------------------------------------------------
+
+
+@every_norm
+@every_attack
+def test_adversarial_images_stay_in_the_ball_and_the_unit_range(
+    attack_class, config, norm, classifier, digits
+):
+    images, labels = digits[0][:16], digits[1][:16]
+    adversarial = attack_class(EPSILONS[norm], norm=norm, **config)(classifier, images, labels)
+    assert adversarial.dtype == tf.float32
+    assert adversarial.shape == images.shape
+    assert np.min(adversarial) >= 0 and np.max(adversarial) <= 1
+    lengths = distances(adversarial - images, norm)
+    assert lengths.max() <= EPSILONS[norm] + 1e-5
+    assert lengths.min() > 0.1 * EPSILONS[norm]
+
+
+@every_norm
+@every_attack
+def test_epsilon_of_zero_leaves_images_unchanged(attack_class, config, norm, classifier, digits):
+    images, labels = digits[0][:4], digits[1][:4]
+    adversarial = attack_class(0, norm=norm, **config)(classifier, images, labels)
+    np.testing.assert_array_equal(adversarial, images)
+
+
+@every_norm
+@every_attack
+def test_each_image_has_its_own_epsilon(attack_class, config, norm, linear, grey):
+    epsilons = [0.0, 0.05, 0.1, 0.2, 0.3, 0.4]
+    adversarial = attack_class(0.01, norm=norm, **config)(linear, grey, epsilon=epsilons)
+    np.testing.assert_allclose(distances(adversarial - grey, norm), epsilons, atol=1e-5)
+
+
+@every_norm
+@every_attack
+def test_epsilon_of_a_call_overrides_that_of_the_attack(attack_class, config, norm, linear, grey):
+    adversarial = attack_class((0.0, 0.01), norm=norm, **config)(linear, grey, epsilon=0.3)
+    np.testing.assert_allclose(distances(adversarial - grey, norm), 0.3, atol=1e-5)
+
+
+@every_norm
+@every_attack
+def test_epsilon_is_drawn_from_its_range_for_each_image(attack_class, config, norm, linear, grey):
+    attack = attack_class((0.1, 0.3), norm=norm, **config)
+    drawn = distances(attack(linear, grey) - grey, norm)
+    assert drawn.min() >= 0.1 - 1e-5 and drawn.max() <= 0.3 + 1e-5
+    assert len(np.unique(drawn.round(4))) == len(grey)
+
+
+@every_attack
+def test_at_full_strength_takes_the_upper_end_of_the_range(attack_class, config):
+    strong = attack_class((0.1, 0.3), **config, seed=3).at_full_strength()
+    assert type(strong) is attack_class
+    assert strong.get_config() == attack_class(0.3, **config, seed=3).get_config()
+
+
+@every_norm
+def test_random_start_fills_the_ball(norm, linear):
+    images = np.full((64, 8, 8, 1), 0.5, "float32")
+    attack = ProjectedGradientDescent(0.4, norm=norm, steps=1, relative_step_size=0, seed=0)
+    starts = attack(linear, images) - images
+    lengths = distances(starts, norm)
+    assert 0.35 < lengths.mean() < lengths.max() <= 0.4 + 1e-5
+    assert np.abs(np.mean(starts)) < 0.02
+    assert len(np.unique(np.round(starts, 6), axis=0)) == 64
+
+
+# --- Seeds ----------------------------------------------------------------------------
+
+RANDOM_ATTACKS = {
+    "random_start": lambda seed: ProjectedGradientDescent(0.2, steps=1, seed=seed),
+    "random_start_l2": lambda seed: ProjectedGradientDescent(1.0, norm="l2", steps=1, seed=seed),
+    "random_epsilon": lambda seed: FastGradientMethod((0.1, 0.3), seed=seed),
+}
+every_random_attack = pytest.mark.parametrize("make", RANDOM_ATTACKS.values(), ids=RANDOM_ATTACKS)
+
+
+@every_random_attack
+def test_a_seed_gives_one_result(make, linear, grey):
+    attack = make(seed=7)
+    first = attack(linear, grey)
+    np.testing.assert_array_equal(attack(linear, grey), first)
+    np.testing.assert_array_equal(make(seed=7)(linear, grey), first)
+    assert np.any(make(seed=8)(linear, grey) != first)
+
+
+@every_random_attack
+def test_without_a_seed_each_call_differs(make, linear, grey):
+    attack = make(seed=None)
+    assert np.any(attack(linear, grey) != attack(linear, grey))
+
+
+@every_random_attack
+def test_the_seed_of_keras_governs_attacks_without_one(make, linear, grey):
+    attack = make(seed=None)
+    attack(linear, grey)
+    keras.utils.set_random_seed(3)
+    first = attack(linear, grey).numpy()
+    keras.utils.set_random_seed(3)
+    np.testing.assert_array_equal(attack(linear, grey), first)
+    keras.utils.set_random_seed(4)
+    assert np.any(attack(linear, grey) != first)
+
+
+@every_random_attack
+def test_the_seed_of_keras_gives_new_attacks_one_result(make, linear, grey):
+    results = []
+    for _ in range(2):
+        keras.utils.set_random_seed(3)
+        results.append(make(seed=None)(linear, grey).numpy())
+    np.testing.assert_array_equal(*results)
+
+
+# --- Labels ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attack", [FastGradientMethod(0.2), BasicIterativeMethod(0.2, steps=3)])
+def test_labels_default_to_those_predicted(attack, classifier, digits):
+    images = digits[0][:16]
+    predicted = np.argmax(classifier(images), axis=-1)
+    np.testing.assert_array_equal(
+        attack(classifier, images), attack(classifier, images, labels=predicted)
+    )
+    assert np.any(
+        attack(classifier, images) != attack(classifier, images, labels=(predicted + 1) % 10)
+    )
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[3, 1, 4, 1], np.array([3, 1, 4, 1], "uint8"), tf.constant([[3], [1], [4], [1]])],
+    ids=["list", "uint8_array", "column_tensor"],
+)
+def test_labels_come_in_any_container(labels, classifier, digits):
+    images = digits[0][:4]
+    attack = FastGradientMethod(0.2)
+    expected = attack(classifier, images, labels=np.array([3, 1, 4, 1]))
+    np.testing.assert_array_equal(attack(classifier, images, labels=labels), expected)
+
+
+# --- Graphs ---------------------------------------------------------------------------
+
+
+@every_attack
+def test_attack_is_traced_once_for_all_batch_sizes(attack_class, config, linear):
+    attack = attack_class(0.2, **config)
+    for batch_size in (3, 5, 8, 8):
+        images = np.full((batch_size, 8, 8, 1), 0.5, "float32")
+        attack(linear, images, labels=np.zeros(batch_size, "int32"))
+        attack(linear, images.astype("float64"), labels=np.zeros(batch_size, "int64"))
+    (graph,) = attack._graphs.values()
+    assert graph.experimental_get_tracing_count() == 1
+
+
+def test_graph_is_as_small_for_many_steps_as_for_few(linear, grey):
+    sizes = []
+    for steps in (2, 50):
+        attack = BasicIterativeMethod(0.2, steps=steps)
+        attack(linear, grey)
+        (graph,) = attack._graphs.values()
+        sizes.append(len(graph.get_concrete_function().graph.as_graph_def().node))
+    assert sizes[0] == sizes[1]
+
+
+@every_attack
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_attack_works_inside_a_graph(attack_class, config, jit_compile, classifier, digits):
+    images, labels = digits[0][:8], digits[1][:8]
+    attack = attack_class(1.0, norm="l2", **config, seed=0)
+
+    @tf.function(jit_compile=jit_compile)
+    def attack_in_graph(images, labels):
+        return attack(classifier, images, labels)
+
+    adversarial = attack_in_graph(images, labels)
+    np.testing.assert_allclose(adversarial, attack(classifier, images, labels), atol=1e-4)
+
+
+def test_attack_inside_a_graph_differs_from_call_to_call(linear, grey):
+    attack = ProjectedGradientDescent((0.1, 0.3), steps=1)
+    attack_in_graph = tf.function(lambda images: attack(linear, images))
+    assert np.any(attack_in_graph(grey) != attack_in_graph(grey))
+
+
+def test_attack_inside_a_graph_refuses_malformed_images(linear):
+    attack_in_graph = tf.function(lambda images: FastGradientMethod(0.1)(linear, images))
+    with pytest.raises(ValueError, match="floating point"):
+        attack_in_graph(np.zeros((2, 8, 8, 1), "uint8"))
+
+
+def test_attack_follows_a_classifier_whose_weights_change(linear, grey):
+    attack = FastGradientMethod(0.1)
+    labels = np.zeros(len(grey), "int64")
+    before = attack(linear, grey, labels)
+    kernel, _ = linear.weights
+    kernel.assign(-kernel)
+    after = attack(linear, grey, labels)
+    assert np.any(after != before)
+    np.testing.assert_array_equal(after, FastGradientMethod(0.1)(linear, grey, labels))
+
+
+def test_classifier_is_attacked_in_inference_mode(digits):
+    keras.utils.set_random_seed(0)
+    classifier = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.5),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+        ]
+    )
+    images, labels = digits[0][:8], digits[1][:8]
+    attack = BasicIterativeMethod(0.2, steps=3)
+    before = [variable.numpy() for variable in classifier.variables]
+    first = attack(classifier, images, labels)
+    np.testing.assert_array_equal(attack(classifier, images, labels), first)
+    for variable, value in zip(classifier.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+# --- Strength -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attack", "largest_accuracy"),
+    [
+        (FastGradientMethod(0.2), 0.4),
+        (BasicIterativeMethod(0.2, steps=10), 0.15),
+        (ProjectedGradientDescent(0.2, steps=20, seed=0), 0.15),
+        (MomentumIterativeMethod(0.2, steps=10), 0.15),
+        (ProjectedGradientDescent(1.5, norm="l2", steps=20, seed=0), 0.15),
+    ],
+    ids=["fgsm", "bim", "pgd", "mim", "pgd_l2"],
+)
+def test_attack_breaks_a_trained_classifier(attack, largest_accuracy, classifier, digits):
+    images, labels = digits
+    adversarial = attack(classifier, images, labels)
+    accuracy = np.mean(np.argmax(classifier(adversarial), axis=-1) == labels)
+    assert accuracy <= largest_accuracy
+
+
+# --- Mixtures -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "expected"),
+    [(6, [0.1] * 2 + [0.2] * 2 + [0.3] * 2), (5, [0.1, 0.2, 0.2, 0.3, 0.3]), (1, [0.3])],
+)
+def test_mixture_gives_each_attack_its_share(batch_size, expected, linear, grey):
+    attack = Mixture([FastGradientMethod(epsilon) for epsilon in (0.1, 0.2, 0.3)])
+    images = grey[:batch_size]
+    adversarial = attack(linear, images)
+    np.testing.assert_allclose(distances(adversarial - images, "linf"), expected, atol=1e-6)
+
+
+def test_each_attack_of_a_mixture_keeps_its_own_norm(linear, grey):
+    attack = Mixture([FastGradientMethod(0.1), BasicIterativeMethod(0.5, norm="l2", steps=3)])
+    perturbation = attack(linear, grey) - grey
+    np.testing.assert_allclose(distances(perturbation[:3], "linf"), 0.1, atol=1e-6)
+    np.testing.assert_allclose(distances(perturbation[3:], "l2"), 0.5, atol=1e-5)
+
+
+def test_epsilon_of_a_call_overrides_those_of_a_mixture(linear, grey):
+    attack = Mixture([FastGradientMethod(0.1), FastGradientMethod((0.1, 0.2))])
+    adversarial = attack(linear, grey, epsilon=0.4)
+    np.testing.assert_allclose(distances(adversarial - grey, "linf"), 0.4, atol=1e-6)
+
+
+def test_mixture_at_full_strength_takes_the_upper_ends(linear, grey):
+    attack = Mixture([FastGradientMethod((0.0, 0.2)), FastGradientMethod((0.0, 0.4))])
+    adversarial = attack.at_full_strength()(linear, grey)
+    np.testing.assert_allclose(
+        distances(adversarial - grey, "linf"), [0.2] * 3 + [0.4] * 3, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("attacks", [[], ["fgsm"], [FastGradientMethod(0.1), None]], ids=str)
+def test_mixture_refuses_what_is_no_attack(attacks):
+    with pytest.raises(ValueError, match="at least one attack"):
+        Mixture(attacks)
+
+
+def test_mixture_refuses_an_epsilon_that_one_of_its_norms_does_not_allow(linear, grey):
+    attack = Mixture([FastGradientMethod(1.0, norm="l2"), FastGradientMethod(0.1)])
+    with pytest.raises(ValueError, match="epsilon of an linf attack"):
+        attack(linear, grey, epsilon=2.0)
+
+
+# --- Configs and names ----------------------------------------------------------------
+
+CONFIGURED_ATTACKS = {
+    "fgsm": FastGradientMethod(0.1, norm="l2", seed=1),
+    "fgsm_range": FastGradientMethod((0.0, 0.1)),
+    "bim": BasicIterativeMethod(0.1, steps=7, relative_step_size=0.3),
+    "pgd": ProjectedGradientDescent((0.1, 2.0), norm="l2", steps=7, seed=5),
+    "mim": MomentumIterativeMethod(0.1, steps=7, decay=0.9),
+    "mixture": Mixture([FastGradientMethod((0.0, 0.1)), MomentumIterativeMethod(0.2, decay=0.5)]),
+}
+
+
+@pytest.mark.parametrize("attack", CONFIGURED_ATTACKS.values(), ids=CONFIGURED_ATTACKS)
+def test_config_round_trip(attack):
+    serialized = keras.saving.serialize_keras_object(attack)
+    copy = keras.saving.deserialize_keras_object(serialized)
+    assert type(copy) is type(attack)
+    assert repr(copy) == repr(attack)
+    assert copy.get_config() == attack.get_config()
+
+
+@pytest.mark.parametrize(
+    ("attack", "name"),
+    [
+        (FastGradientMethod(0.1), "FGSM"),
+        (BasicIterativeMethod(0.1, steps=7), "BIM-7"),
+        (ProjectedGradientDescent(0.1), "PGD-20"),
+        (MomentumIterativeMethod(0.1), "MIM-20"),
+        (mixture(), "FGSM + PGD-3"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_name_for_tables(attack, name):
+    assert attack.name == name
+
+
+# --- Errors ---------------------------------------------------------------------------
+
+
+@every_attack
+@pytest.mark.parametrize("norm", ["l1", "inf", 2, None])
+def test_unknown_norm_is_refused(attack_class, config, norm):
+    with pytest.raises(ValueError, match="norm must be 'linf' or 'l2', received"):
+        attack_class(0.1, norm=norm, **config)
+
+
+@pytest.mark.parametrize("norm", EPSILONS)
+@pytest.mark.parametrize(
+    "epsilon", [-0.1, float("nan"), float("inf"), "0.1", None, True, (-0.1, 0.1)], ids=str
+)
+def test_epsilon_that_is_no_distance_is_refused(norm, epsilon):
+    with pytest.raises(ValueError, match=f"epsilon of an {norm} attack must be a number"):
+        FastGradientMethod(epsilon, norm=norm)
+
+
+@pytest.mark.parametrize("epsilon", [1.1, 8, (0.5, 8)], ids=str)
+def test_epsilon_beyond_the_image_range_is_refused_for_linf_alone(epsilon):
+    with pytest.raises(ValueError, match="number from 0 to 1, received"):
+        FastGradientMethod(epsilon)
+    FastGradientMethod(epsilon, norm="l2")
+
+
+@pytest.mark.parametrize("epsilon", [(0.3, 0.1), (0.1,), (0.1, 0.2, 0.3), ()], ids=str)
+def test_epsilon_that_is_no_range_is_refused(epsilon):
+    with pytest.raises(ValueError, match=r"pair \(low, high\) with low <= high"):
+        FastGradientMethod(epsilon)
+
+
+@pytest.mark.parametrize("epsilon", [-0.1, 1.5, [0.1, -0.1, 0.1, 0.1, 0.1, 0.1]], ids=str)
+def test_epsilon_of_a_call_is_checked_too(epsilon, linear, grey):
+    with pytest.raises(ValueError, match="epsilon of an linf attack must be a number"):
+        FastGradientMethod(0.1)(linear, grey, epsilon=epsilon)
+
+
+def test_wrong_number_of_epsilons_is_refused(linear, grey):
+    with pytest.raises(ValueError, match=r"6 images.*4|4.*6 images"):
+        FastGradientMethod(0.1)(linear, grey, epsilon=[0.1, 0.2, 0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    "attack_class", [BasicIterativeMethod, ProjectedGradientDescent, MomentumIterativeMethod]
+)
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"steps": 0}, "steps must be a whole number of at least 1, received 0"),
+        ({"steps": -1}, "steps must be a whole number"),
+        ({"steps": 2.5}, "steps must be a whole number"),
+        ({"steps": "10"}, "steps must be a whole number"),
+        ({"relative_step_size": -0.1}, "relative_step_size must be a number from 0 to 1"),
+        ({"relative_step_size": 2}, "relative_step_size must be a number from 0 to 1"),
+    ],
+    ids=str,
+)
+def test_bad_steps_are_refused(attack_class, config, message):
+    with pytest.raises(ValueError, match=message):
+        attack_class(0.1, **config)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.1, "1"])
+def test_bad_decay_is_refused(decay):
+    with pytest.raises(ValueError, match="decay must be a number from 0 to 1"):
+        MomentumIterativeMethod(0.1, decay=decay)
+
+
+NAN_IMAGES = np.full((2, 8, 8, 1), np.nan, "float32")
+ZERO_IMAGES = np.zeros((2, 8, 8, 1), "float32")
+
+
+@pytest.mark.parametrize("attack", [FastGradientMethod(0.1), mixture()], ids=["fgsm", "mixture"])
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((2, 8, 8, 1), "uint8"), None, r"received uint8 .*astype\('float32'\) / 255"),
+        (np.full((2, 8, 8, 1), 255.0), None, r"values from 255 to 255.*images / 255"),
+        (np.zeros((2, 8, 8)), None, "channel axis"),
+        (NAN_IMAGES, None, "NaN or infinity in 2 of 2"),
+        (ZERO_IMAGES[:0], None, "no images"),
+        (ZERO_IMAGES, ["cat", "dog"], "Labels must be whole numbers .*StringLookup"),
+        (ZERO_IMAGES, [0.0, 1.0], r"float64.*astype\('int64'\)"),
+        (ZERO_IMAGES, [0, 1, 2], "2 images but 3 labels"),
+        (ZERO_IMAGES, [0, -1], "received labels from -1 to 0"),
+    ],
+    ids=[
+        "uint8",
+        "255",
+        "rank_3",
+        "nan",
+        "empty",
+        "string_labels",
+        "float_labels",
+        "too_many_labels",
+        "negative_label",
+    ],
+)
+def test_malformed_input_is_refused(attack, images, labels, message, linear):
+    with pytest.raises(ValueError, match=message):
+        attack(linear, images, labels)
+
+
+def test_label_beyond_the_classes_is_refused(linear):
+    with pytest.raises(ValueError, match=r"Labels must lie in \[0, 10\)"):
+        FastGradientMethod(0.1)(linear, ZERO_IMAGES, [0, 10])
+
+
+def test_the_base_says_what_a_subclass_must_write(linear, grey):
+    with pytest.raises(NotImplementedError, match="Attack does not define `craft`"):
+        Attack(0.1)(linear, grey)

@@ -1,0 +1,60 @@
+"""The peak signal-to-noise ratio is the textbook's, with an end."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_trn.metrics import PeakSignalToNoiseRatio
+from keras_trn.metrics import peak_signal_to_noise_ratio
+
+
+@pytest.fixture
+def image_pairs():
+    generator = np.random.default_rng(0)
+    return generator.random((2, 5, 8, 8, 3), dtype="float32")
+
+
+def test_ratio_follows_the_formula_for_each_image(image_pairs):
+    images, restored = image_pairs
+    expected = [
+        10 * np.log10(1.0 / np.mean((image - copy) ** 2))
+        for image, copy in zip(images, restored, strict=True)
+    ]
+    ratios = peak_signal_to_noise_ratio(images, restored)
+    assert ratios.shape == (5,)
+    np.testing.assert_allclose(ratios, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("difference", "decibels"), [(1.0, 0.0), (0.1, 20.0), (0.01, 40.0)])
+def test_ratio_of_a_constant_difference(difference, decibels):
+    images = np.zeros((1, 4, 4, 1), "float32")
+    ratio = peak_signal_to_noise_ratio(images, images + np.float32(difference))
+    np.testing.assert_allclose(ratio, [decibels], atol=1e-3)
+
+
+def test_ratio_of_equal_images_is_finite(image_pairs):
+    images, _ = image_pairs
+    np.testing.assert_allclose(peak_signal_to_noise_ratio(images, images), 100.0, rtol=1e-5)
+
+
+def test_metric_is_the_mean_over_all_images_of_all_batches(image_pairs):
+    images, restored = image_pairs
+    metric = PeakSignalToNoiseRatio()
+    metric.update_state(images[:2], restored[:2])
+    metric.update_state(images[2:], restored[2:])
+    expected = np.mean(peak_signal_to_noise_ratio(images, restored))
+    assert float(metric.result()) == pytest.approx(expected, rel=1e-5)
+    metric.reset_state()
+    assert float(metric.result()) == 0
+
+
+def test_metric_config_round_trip(image_pairs):
+    metric = PeakSignalToNoiseRatio(name="some_name")
+    serialized = keras.saving.serialize_keras_object(metric)
+    copy = keras.saving.deserialize_keras_object(serialized)
+    assert type(copy) is PeakSignalToNoiseRatio
+    assert copy.name == "some_name"
+    assert copy.get_config() == metric.get_config()
+    copy.update_state(*image_pairs)
+    metric.update_state(*image_pairs)
+    assert float(copy.result()) == float(metric.result())

@@ -1,0 +1,328 @@
+"""The protected classifier trains its restorer, and nothing else."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_trn
+
+MAPS = keras_trn.gradient_maps
+ATTACKS = keras_trn.attacks
+METRICS = {"loss", "benign_accuracy", "adversarial_accuracy", "psnr"}
+
+
+@pytest.fixture
+def batches(digits):
+    """Two batches of digits, as a pipeline."""
+    images, labels = digits
+    return tf.data.Dataset.from_tensor_slices((images[:64], labels[:64])).batch(32)
+
+
+def digits_classifier_with_statistics():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(4, 3, strides=2),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            keras.layers.Dropout(0.5),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+        ]
+    )
+
+
+# --- Training ---------------------------------------------------------------------------
+
+
+def test_fit_lowers_the_loss_and_raises_the_accuracy_under_attack(classifier, digits, protect):
+    keras.utils.set_random_seed(0)
+    images, labels = digits
+    protected = protect(classifier, optimizer=keras.optimizers.Adam(5e-3))
+    before = protected.evaluate(images, labels, verbose=0, return_dict=True)
+    protected.fit(images, labels, epochs=15, verbose=0)
+    after = protected.evaluate(images, labels, verbose=0, return_dict=True)
+    assert after["loss"] < 0.7 * before["loss"]
+    assert after["adversarial_accuracy"] > before["adversarial_accuracy"] + 0.2
+    assert after["benign_accuracy"] > before["benign_accuracy"] - 0.05
+
+
+def test_history_has_the_metrics_and_means_them_over_the_epoch(classifier, batches, protect):
+    history = protect(classifier).fit(batches, validation_data=batches, epochs=2, verbose=0).history
+    assert set(history) == METRICS | {f"val_{name}" for name in METRICS}
+    assert all(np.isfinite(values).all() and len(values) == 2 for values in history.values())
+    assert history["loss"][0] > 0
+    # Measured on 48 of 64 images: a multiple of 1 / 48 means over both batches.
+    share = history["adversarial_accuracy"][0] * 48
+    assert share == pytest.approx(round(share), abs=1e-3)
+
+
+def test_an_untrained_model_is_the_bare_classifier(classifier, digits, protect):
+    images, _ = digits
+    protected = protect(classifier)
+    np.testing.assert_array_equal(protected.restore(images), images)
+    bare = classifier.predict(images, verbose=0)
+    np.testing.assert_array_equal(protected.predict(images, verbose=0), bare)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_classifier_stays_as_it_is_bit_by_bit(batches, protect, run_eagerly):
+    classifier = digits_classifier_with_statistics()
+    before = [weight.numpy() for weight in classifier.weights]
+    protected = protect(classifier, run_eagerly=run_eagerly)
+    protected.fit(batches, validation_data=batches, verbose=0)
+    for weight, old in zip(classifier.weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), old, err_msg=weight.path)
+
+
+def test_fit_changes_restorer_and_estimator(classifier, batches, protect):
+    protected = protect(classifier)
+    parts = [protected.restorer, protected.gradient_map]
+    before = [[weight.numpy() for weight in part.trainable_weights] for part in parts]
+    protected.fit(batches, epochs=3, verbose=0)
+    for part, old_weights in zip(parts, before, strict=True):
+        changed = [
+            not np.array_equal(weight, old)
+            for weight, old in zip(part.trainable_weights, old_weights, strict=True)
+        ]
+        assert all(changed)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_fit_with_and_without_xla_and_float16(classifier, batches, protect, jit_compile, dtype):
+    attack = ATTACKS.ProjectedGradientDescent(epsilon=(0.0, 0.2), steps=3)
+    protected = protect(classifier, attack=attack, jit_compile=jit_compile, dtype=dtype)
+    history = protected.fit(batches, validation_data=batches, verbose=0).history
+    assert all(np.isfinite(values).all() for values in history.values())
+    assert protected.restore(np.zeros((2, 8, 8, 1), "float32")).dtype == np.float32
+    scales = isinstance(protected.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scales == (dtype == "mixed_float16")
+
+
+def test_global_float16_policy_leaves_images_alone(mixed_float16, batches, digits, protect):
+    classifier = digits_classifier_with_statistics()
+    protected = protect(classifier)
+    protected.fit(batches, verbose=0)
+    assert isinstance(protected.optimizer, keras.optimizers.LossScaleOptimizer)
+    images, _ = digits
+    maps = protected.estimate_gradient_maps(images[:4])
+    assert maps.dtype == np.float32 and np.isfinite(maps).all()
+    assert protected.predict(images[:4], verbose=0).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "gradient_map",
+    [
+        MAPS.PredictedLabel(),
+        MAPS.UniformLabel(),
+        MAPS.TopK(2),
+        MAPS.AllClasses(),
+        MAPS.TrueLabel(),
+        MAPS.EstimatedLabel(width=4, depth=1),
+    ],
+    ids=lambda gradient_map: type(gradient_map).__name__,
+)
+def test_fit_with_every_gradient_map(classifier, batches, protect, gradient_map):
+    history = protect(classifier, gradient_map).fit(batches, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_single_stream_needs_no_gradient_map(classifier, digits, batches, protect):
+    protected = protect(classifier, gradient_stream=False)
+    protected.fit(batches, verbose=0)
+    assert protected.gradient_map is None
+    with pytest.raises(ValueError, match="no gradient stream"):
+        protected.estimate_gradient_maps(digits[0])
+
+
+def test_benign_share_decides_how_many_images_are_attacked(classifier, batches, protect):
+    protected = protect(classifier, benign_share=1.0)
+    history = protected.fit(batches, verbose=0).history
+    assert history["psnr"] == [0.0]  # No image was attacked, so there is none to measure.
+    protected = protect(classifier, benign_share=0.0)
+    assert protected.fit(batches, verbose=0).history["benign_accuracy"] == [0.0]
+
+
+def test_several_attacks_in_a_list_become_a_mixture(classifier, batches, protect):
+    attacks = [ATTACKS.FastGradientMethod(0.1), ATTACKS.FastGradientMethod(1.0, norm="l2")]
+    protected = protect(classifier, attack=attacks)
+    assert isinstance(protected.attack, ATTACKS.Mixture)
+    protected.fit(batches, verbose=0)
+
+
+def test_validation_attacks_at_full_strength(classifier, protect):
+    protected = protect(classifier, attack=ATTACKS.FastGradientMethod(epsilon=(0.0, 0.2)))
+    assert protected.validation_attack.epsilon == 0.2
+    assert protected.attack.epsilon == (0.0, 0.2)
+
+
+def test_sample_weights_of_zero_take_images_out_of_the_loss(classifier, digits, protect):
+    images, labels = (array[:32] for array in digits)
+    protected = protect(classifier)
+    before = [weight.numpy() for weight in protected.trainable_weights]
+    protected.fit(images, labels, sample_weight=np.zeros(32), verbose=0)
+    for weight, old in zip(protected.trainable_weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), old)
+
+
+def test_labels_may_have_a_second_axis_of_one(classifier, digits, protect):
+    images, labels = (array[:32] for array in digits)
+    history = protect(classifier).fit(images, labels[:, None], verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_one_seed_gives_one_result(classifier, batches, protect):
+    attack = ATTACKS.ProjectedGradientDescent(epsilon=(0.0, 0.2), steps=2)
+
+    def losses():
+        keras.utils.set_random_seed(7)
+        protected = protect(classifier, attack=attack)
+        return protected.fit(batches, epochs=2, verbose=0).history["loss"]
+
+    assert losses() == losses()
+
+
+def test_training_steps_are_traced_once(classifier, digits, protect):
+    images, labels = (array[:80] for array in digits)
+    protected = protect(classifier)
+    protected.fit(images, labels, batch_size=32, epochs=3, verbose=0)
+    # Once for full batches and once for batches of any size.
+    assert protected.train_function is not None
+    assert protected._restore_graph.experimental_get_tracing_count() == 0
+    for number in (3, 5, 7, 11):
+        protected.restore(images[:number])
+    assert protected._restore_graph.experimental_get_tracing_count() <= 2
+
+
+# --- Inference --------------------------------------------------------------------------
+
+
+def test_results_do_not_depend_on_the_batch(classifier, digits, batches, protect):
+    images, _ = (array[:24] for array in digits)
+    protected = protect(classifier)
+    protected.fit(batches, verbose=0)
+    for function in (protected.restore, protected.estimate_gradient_maps):
+        alone = function(images, batch_size=1)
+        np.testing.assert_allclose(function(images, batch_size=7), alone, atol=1e-5)
+        np.testing.assert_allclose(function(images, batch_size=24), alone, atol=1e-5)
+
+
+def test_predict_classifies_the_restored_images(classifier, digits, batches, protect):
+    images, _ = digits
+    protected = protect(classifier)
+    protected.fit(batches, verbose=0)
+    logits = classifier.predict(protected.restore(images), verbose=0)
+    np.testing.assert_allclose(protected.predict(images, verbose=0), logits, atol=1e-5)
+    dataset = tf.data.Dataset.from_tensor_slices(images).batch(50)
+    np.testing.assert_allclose(protected.predict(dataset, verbose=0), logits, atol=1e-5)
+
+
+def test_gradients_flow_through_the_whole_model(classifier, digits, batches, protect):
+    images = tf.constant(digits[0][:4])
+    protected = protect(classifier)
+    protected.fit(batches, verbose=0)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        logits = protected(images)
+    gradient = tape.gradient(logits, images).numpy()
+    assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+
+
+def test_true_labels_are_refused_at_test_time_and_taken_in_studies(classifier, digits, protect):
+    images, labels = (array[:8] for array in digits)
+    protected = protect(classifier, MAPS.TrueLabel())
+    with pytest.raises(ValueError, match="not known at test time"):
+        protected.predict(images, verbose=0)
+    with pytest.raises(ValueError, match="not known at test time"):
+        protected.restore(images)
+    assert protected.restore(images, labels=labels).shape == images.shape
+
+
+def test_summary_names_the_parts_and_counts_only_the_restorer_as_trainable(classifier, protect):
+    protected = protect(classifier)
+    lines = []
+    protected.summary(print_fn=lambda line, **_: lines.append(line))
+    summary = "\n".join(lines)
+    for part in (protected.classifier, protected.restorer, protected.gradient_map):
+        assert part.name.split("_")[0] in summary
+    trainable = sum(weight.shape.num_elements() for weight in protected.trainable_weights)
+    parts = protected.restorer.count_params() + protected.gradient_map.count_params()
+    assert trainable == parts
+
+
+def test_defaults_are_the_two_stream_network_and_the_estimated_label(classifier):
+    protected = keras_trn.ProtectedClassifier(classifier)
+    assert isinstance(protected.restorer, keras_trn.TwoStreamRestorationNetwork)
+    assert isinstance(protected.gradient_map, MAPS.EstimatedLabel)
+
+
+# --- What is refused --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x, y: ((x * 255).astype("uint8"), y), "received uint8"),
+        (lambda x, y: (x * 255, y), r"in \[0, 1\], received values from 0 to 255"),
+        (lambda x, y: (x[..., 0], y), "channel axis"),
+        (lambda x, y: (np.repeat(x, 3, axis=-1), y), "that the classifier takes"),
+        (lambda x, y: (np.where(x > 0.9, np.nan, x), y), "NaN"),
+        (lambda x, y: (x, y.astype(str)), "StringLookup"),
+        (lambda x, y: (x, y + 5), r"\[0, 10\)"),
+        (lambda x, y: (x, y - 5), r"\[0, 10\)"),
+        (lambda x, y: (x, np.eye(10, dtype=int)[y]), "argmax"),
+        (lambda x, y: (x, None), "need labels"),
+    ],
+)
+def test_bad_data_are_refused_before_any_step(classifier, digits, protect, spoil, message):
+    images, labels = spoil(*(array[:16] for array in digits))
+    protected = protect(classifier)
+    with pytest.raises(ValueError, match=message):
+        protected.fit(images, labels, verbose=0)
+    with pytest.raises(ValueError, match=message):
+        protected.evaluate(images, labels, verbose=0)
+    assert int(protected.optimizer.iterations) == 0
+
+
+def test_bad_pipelines_and_validation_data_are_refused(classifier, digits, protect):
+    images, labels = (array[:16] for array in digits)
+    protected = protect(classifier)
+    dataset = tf.data.Dataset.from_tensor_slices((images * 255, labels)).batch(8)
+    with pytest.raises(ValueError, match="received values from 0 to 255"):
+        protected.fit(dataset, verbose=0)
+    with pytest.raises(ValueError, match="received values from 0 to 255"):
+        protected.fit(images, labels, validation_data=dataset, verbose=0)
+    with pytest.raises(ValueError, match="received values from 0 to 255"):
+        protected.fit(images, labels, validation_data=(images * 255, labels), verbose=0)
+
+
+@pytest.mark.parametrize("call", ["predict", "restore", "estimate_gradient_maps"])
+def test_bad_images_are_refused_at_test_time(classifier, digits, protect, call):
+    images = digits[0][:4]
+    with pytest.raises(ValueError, match="received values from 0 to 255"):
+        getattr(protect(classifier), call)(images * 255)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "needs the attack"),
+        ({"attack": "fgsm"}, "needs the attack"),
+        ({"attack": ATTACKS.FastGradientMethod(0.1), "benign_share": 1.5}, "benign_share"),
+        ({"attack": ATTACKS.FastGradientMethod(0.1), "pixel_loss_weight": -1}, "pixel_loss_weight"),
+    ],
+)
+def test_bad_compile_arguments_are_refused(classifier, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        keras_trn.ProtectedClassifier(classifier).compile(**arguments)
+
+
+def test_parts_that_do_not_fit_are_refused(classifier):
+    single_stream = keras_trn.TwoStreamRestorationNetwork(gradient_stream=False)
+    with pytest.raises(ValueError, match="has no use for the gradient map"):
+        keras_trn.ProtectedClassifier(classifier, single_stream, MAPS.UniformLabel())
+    with pytest.raises(ValueError, match="must be an estimator"):
+        keras_trn.ProtectedClassifier(classifier, gradient_map="uniform")

@@ -1,0 +1,212 @@
+"""The restoration network starts harmless, takes any image, and learns."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_trn import TwoStreamRestorationNetwork
+
+SMALL = {"width": 4, "depth": 1}
+
+
+def random_images(*shape):
+    return np.random.default_rng(0).random(shape, dtype="float32")
+
+
+def random_maps(*shape):
+    return np.random.default_rng(1).normal(size=shape).astype("float32")
+
+
+def randomize(network, scale=0.3):
+    """Gives a built network weights with which it changes every image."""
+    generator = np.random.default_rng(2)
+    for variable in network.weights:
+        variable.assign(generator.normal(scale=scale, size=variable.shape))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("block_size", [1, 2, 4])
+@pytest.mark.parametrize("sides", [(8, 8), (7, 9), (5, 6)], ids=str)
+@pytest.mark.parametrize("gradient_stream", [True, False], ids=["two_streams", "one_stream"])
+def test_untrained_network_returns_its_input(sides, channels, block_size, gradient_stream):
+    network = TwoStreamRestorationNetwork(
+        **SMALL, block_size=block_size, gradient_stream=gradient_stream
+    )
+    images = random_images(2, *sides, channels)
+    maps = {"gradient_maps": random_maps(2, *sides, 2)} if gradient_stream else {}
+    np.testing.assert_array_equal(network(images, **maps), images)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("gradient_stream", [True, False], ids=["two_streams", "one_stream"])
+def test_restored_images_are_float32_in_the_unit_range(dtype, gradient_stream):
+    network = TwoStreamRestorationNetwork(**SMALL, gradient_stream=gradient_stream, dtype=dtype)
+    images = random_images(2, 7, 9, 3)
+    maps = {"gradient_maps": random_maps(2, 7, 9, 3)} if gradient_stream else {}
+    network(images, **maps)
+    randomize(network)
+    restored = network(images, **maps)
+    assert restored.dtype == tf.float32
+    assert restored.shape == images.shape
+    assert np.min(restored) >= 0 and np.max(restored) <= 1
+    assert np.abs(restored - images).max() > 0.1
+
+
+def test_untrained_network_does_not_round_images_under_mixed_precision(mixed_float16):
+    network = TwoStreamRestorationNetwork(**SMALL)
+    images = random_images(2, 8, 8, 1)
+    restored = network(images, gradient_maps=random_maps(2, 8, 8, 1))
+    assert network.compute_dtype == "float16"
+    assert network.image_blocks[0].compute_dtype == "float16"
+    assert restored.dtype == tf.float32
+    np.testing.assert_array_equal(restored, images)
+
+
+def test_symbolic_output_is_float32_under_mixed_precision(mixed_float16):
+    network = TwoStreamRestorationNetwork(**SMALL, gradient_stream=False)
+    restored = network(keras.Input((8, 8, 1), dtype="float32"))
+    assert restored.dtype == "float32"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_images_of_another_float_type_are_restored_to_float32(dtype):
+    network = TwoStreamRestorationNetwork(**SMALL)
+    images = random_images(2, 8, 8, 1).astype(dtype)
+    restored = network(images, gradient_maps=random_maps(2, 8, 8, 1))
+    assert restored.dtype == tf.float32
+    np.testing.assert_array_equal(restored, images.astype("float32"))
+
+
+def test_both_streams_reach_the_restored_image():
+    network = TwoStreamRestorationNetwork(**SMALL)
+    images, maps = random_images(2, 8, 8, 1), random_maps(2, 8, 8, 1)
+    network(images, gradient_maps=maps)
+    randomize(network)
+    restored = network(images, gradient_maps=maps)
+    assert np.abs(restored - network(images, gradient_maps=-maps)).max() > 0.01
+    assert np.abs(restored - network(1 - images, gradient_maps=maps)).max() > 0.01
+
+
+def test_restoration_of_an_image_does_not_depend_on_its_batch():
+    network = TwoStreamRestorationNetwork(**SMALL)
+    images, maps = random_images(5, 8, 8, 1), random_maps(5, 8, 8, 1)
+    network(images, gradient_maps=maps)
+    randomize(network)
+    together = network(images, gradient_maps=maps)
+    alone = network(images[:1], gradient_maps=maps[:1])
+    np.testing.assert_allclose(alone, together[:1], atol=1e-5)
+
+
+def test_two_stream_network_refuses_to_run_without_maps():
+    with pytest.raises(ValueError, match=r"expects gradient maps.*gradient_maps=maps"):
+        TwoStreamRestorationNetwork(**SMALL)(random_images(2, 8, 8, 1))
+
+
+def test_single_stream_network_refuses_maps():
+    network = TwoStreamRestorationNetwork(**SMALL, gradient_stream=False)
+    with pytest.raises(ValueError, match="takes no gradient maps"):
+        network(random_images(2, 8, 8, 1), gradient_maps=random_maps(2, 8, 8, 1))
+
+
+@pytest.mark.parametrize("argument", ["width", "depth", "block_size"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "4", None])
+def test_sizes_must_be_positive_whole_numbers(argument, value):
+    with pytest.raises(ValueError, match=f"{argument} must be a whole number .* received"):
+        TwoStreamRestorationNetwork(**{argument: value})
+
+
+def test_rival_is_a_single_stream_of_the_same_size():
+    # Wide enough that one filter more or less is a small part of the whole.
+    network = TwoStreamRestorationNetwork(width=32, depth=1)
+    images_shape, maps_shape = (None, 8, 8, 1), (None, 8, 8, 3)
+    rival = network.single_stream_rival(images_shape, maps_shape)
+    assert not rival.gradient_stream
+    assert (rival.depth, rival.block_size) == (network.depth, network.block_size)
+
+    network.build(images_shape, maps_shape)
+    rival.build(images_shape)
+    assert rival.count_params() == pytest.approx(network.count_params(), rel=0.03)
+
+
+@pytest.mark.parametrize("gradient_stream", [True, False], ids=["two_streams", "one_stream"])
+def test_config_round_trip(gradient_stream):
+    network = TwoStreamRestorationNetwork(
+        width=6,
+        depth=2,
+        block_size=4,
+        gradient_stream=gradient_stream,
+        dtype="mixed_float16",
+        name="some_name",
+    )
+    serialized = keras.saving.serialize_keras_object(network)
+    copy = keras.saving.deserialize_keras_object(serialized)
+    assert copy.get_config() == network.get_config()
+    assert (copy.width, copy.depth, copy.block_size) == (6, 2, 4)
+    assert copy.gradient_stream == gradient_stream
+    assert copy.dtype_policy.name == "mixed_float16"
+    assert copy.name == "some_name"
+
+
+@pytest.mark.parametrize("gradient_stream", [True, False], ids=["two_streams", "one_stream"])
+def test_saved_network_loads_with_identical_outputs(gradient_stream, tmp_path):
+    network = TwoStreamRestorationNetwork(**SMALL, gradient_stream=gradient_stream)
+    images = random_images(2, 7, 9, 3)
+    maps = {"gradient_maps": random_maps(2, 7, 9, 2)} if gradient_stream else {}
+    network(images, **maps)
+    randomize(network)
+    network.save(tmp_path / "network.keras")
+    loaded = keras.models.load_model(tmp_path / "network.keras")
+    np.testing.assert_array_equal(loaded(images, **maps), network(images, **maps))
+
+
+def test_network_built_for_unknown_sides_takes_every_size():
+    network = TwoStreamRestorationNetwork(**SMALL)
+    network.build((None, None, None, 3), (None, None, None, 1))
+    randomize(network)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec((None, None, None, 3), tf.float32),
+            tf.TensorSpec((None, None, None, 1), tf.float32),
+        ]
+    )
+    def restore(images, maps):
+        return network(images, gradient_maps=maps)
+
+    for sides in [(8, 8), (7, 10), (5, 3)]:
+        images, maps = random_images(2, *sides, 3), random_maps(2, *sides, 1)
+        restored = restore(images, maps)
+        assert restored.shape == images.shape
+        np.testing.assert_allclose(restored, network(images, gradient_maps=maps), atol=1e-5)
+    assert restore.experimental_get_tracing_count() == 1
+
+
+def test_network_compiled_with_xla_agrees_with_eager():
+    network = TwoStreamRestorationNetwork(**SMALL)
+    images, maps = random_images(2, 7, 9, 1), random_maps(2, 7, 9, 1)
+    network(images, gradient_maps=maps)
+    randomize(network)
+    compiled = tf.function(network, jit_compile=True)(images, gradient_maps=maps)
+    np.testing.assert_allclose(compiled, network(images, gradient_maps=maps), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_a_few_steps_lower_the_loss(dtype):
+    keras.utils.set_random_seed(0)
+    network = TwoStreamRestorationNetwork(width=8, depth=1, dtype=dtype)
+    optimizer = keras.optimizers.Adam(1e-2)
+    maps = np.sign(random_maps(8, 8, 8, 1))
+    clean = 0.3 + 0.4 * random_images(8, 8, 8, 1)
+    attacked = clean + 0.1 * maps
+
+    losses = []
+    for _ in range(10):
+        with tf.GradientTape() as tape:
+            restored = network(attacked, gradient_maps=maps)
+            loss = tf.reduce_mean(tf.abs(restored - clean))
+        gradients = tape.gradient(loss, network.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
+        losses.append(float(loss))
+    assert losses[0] == pytest.approx(0.1, rel=1e-3)
+    assert losses[-1] < 0.8 * losses[0]
