@@ -95,7 +95,6 @@ class ProtectedClassifier(keras.Model):
         self.classifier = classifier
         self.restorer = restorer
         self.gradient_map = gradient_map
-        self._build_parts()
 
         self.loss_metric = keras.metrics.Mean(name="loss")
         self.benign_accuracy = keras.metrics.SparseCategoricalAccuracy(name="benign_accuracy")
@@ -103,24 +102,23 @@ class ProtectedClassifier(keras.Model):
             name="adversarial_accuracy"
         )
         self.psnr = PeakSignalToNoiseRatio(name="psnr")
+        self.build((None, *self.image_shape))
+
         self._restore_graph = tf.function(self.restorations, autograph=False, reduce_retracing=True)
         self._gradient_maps_graph = tf.function(
             self._estimate_maps, autograph=False, reduce_retracing=True
         )
 
-    def _build_parts(self):
-        shapes = [(None, *self.image_shape)]
+    def build(self, images_shape):
+        """Creates the weights of restorer and gradient map; called with the model's creation."""
+        shapes = [images_shape]
         if self.gradient_map is not None:
             self.gradient_map.build_for(self.image_shape, self.num_classes)
             map_channels = self.gradient_map.map_channels(self.image_shape[-1], self.num_classes)
-            shapes.append((None, *self.image_shape[:-1], map_channels))
+            shapes.append((*images_shape[:-1], map_channels))
         # Keras has built the restorer already where it loads a saved model.
         if not self.restorer.built:
             self.restorer.build(*shapes)
-        self.built = True
-
-    def build(self, images_shape=None):
-        """Does nothing: the parts are built with the model."""
 
     # --- Inference -----------------------------------------------------------
 

@@ -179,17 +179,19 @@ class TwoStreamRestorationNetwork(keras.Model):
         self._check_streams(gradient_maps)
         return keras.KerasTensor(images.shape, dtype="float32")
 
-    def single_stream_rival(self, images_shape, gradient_maps_shape):
-        """Makes the single-stream network of the same size.
+    def single_stream_rival(self, images_shape, parameters):
+        """Makes the single-stream network of a given size, for fair comparisons.
 
-        A second stream brings parameters with it, so a single stream of the same
-        width would be a straw man. The rival has the same depth and block size,
-        and the width whose number of parameters comes nearest to this network's.
+        A second stream and a gradient map that learns bring parameters with them,
+        so a single stream of the same width would be a straw man. The rival has
+        the depth and block size of this network, and the width whose number of
+        parameters comes nearest to the one given.
 
         Args:
             images_shape: Shape of the images, `(batch, height, width, channels)`;
                 batch, height and width may be `None`.
-            gradient_maps_shape: Shape of this network's gradient maps.
+            parameters: Number of parameters that the rival shall have: those of
+                the two-stream network and of its gradient map.
 
         Returns:
             An unbuilt `TwoStreamRestorationNetwork` with `gradient_stream=False`.
@@ -200,30 +202,28 @@ class TwoStreamRestorationNetwork(keras.Model):
 
             two_streams = keras_trn.TwoStreamRestorationNetwork(width=16, depth=2)
             shape = (None, 28, 28, 1)
-            rival = two_streams.single_stream_rival(shape, shape)
+            two_streams.build(shape, shape)
+            rival = two_streams.single_stream_rival(shape, two_streams.count_params())
             assert not rival.gradient_stream and rival.width > two_streams.width
             ```
         """
 
-        def parameters(width, gradient_stream):
-            config = {**self.get_config(), "width": width, "gradient_stream": gradient_stream}
-            network = TwoStreamRestorationNetwork.from_config(config)
-            network.build(images_shape, gradient_maps_shape if gradient_stream else None)
+        def rival(width):
+            config = {**self.get_config(), "width": width, "gradient_stream": False}
+            return TwoStreamRestorationNetwork.from_config({**config, "name": f"{self.name}_rival"})
+
+        def size(width):
+            network = rival(width)
+            network.build(images_shape)
             return network.count_params()
 
-        target = parameters(self.width, gradient_stream=True)
-        # The parameters grow with the width: the first width that reaches the target, or
-        # the one before it.
-        widths = range(self.width, 4 * self.width)
-        reached = bisect.bisect_left(
-            widths, target, key=lambda width: parameters(width, gradient_stream=False)
-        )
-        width = min(
-            widths[max(reached - 1, 0) : reached + 1],
-            key=lambda width: abs(parameters(width, gradient_stream=False) - target),
-        )
-        config = {**self.get_config(), "width": width, "gradient_stream": False}
-        return TwoStreamRestorationNetwork.from_config({**config, "name": f"{self.name}_rival"})
+        # The size grows with the width: the first width that reaches it, or the one before.
+        widest = 1
+        while size(widest) < parameters:
+            widest *= 2
+        reached = bisect.bisect_left(range(widest), parameters, lo=1, key=size)
+        nearest = min([max(reached - 1, 1), reached], key=lambda w: abs(size(w) - parameters))
+        return rival(nearest)
 
     def get_config(self):
         return {

@@ -1,12 +1,16 @@
 """The report says what the attacks did, with and without the restorer."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_trn
+from keras_trn.evaluation.tables import with_tables
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -65,6 +69,7 @@ def test_report_can_be_repeated_read_and_written(classifier, dataset, attacks, p
     report.to_json(tmp_path / "report.json")
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["rows"] == report.rows
+    assert str(keras_trn.evaluation.Report.from_json(tmp_path / "report.json")) == str(report)
     assert written["threat_model"] == "oblivious"
     assert written["versions"]["keras"]
     assert written["rows"][2]["settings"]["config"]["steps"] == 5
@@ -82,3 +87,31 @@ def test_pictures_show_every_image_in_four_ways(classifier, digits, attacks, pro
     assert len(figure.axes) == 12
     titles = [axis.get_title() for axis in figure.axes[:4]]
     assert titles == ["image", "FGSM", "gradient map", "restored"]
+
+
+def test_table_goes_to_its_place_and_nowhere_else(tmp_path):
+    row = {
+        "attack": "FGSM",
+        "settings": None,
+        "examples": 2,
+        "bare_accuracy": 0.0,
+        "protected_accuracy": 1.0,
+        "agreement": 0.5,
+        "attacked_psnr": 14.0,
+        "restored_psnr": 20.0,
+    }
+    report = keras_trn.evaluation.Report([row], labels="true", seconds=1.0)
+    report.to_json(tmp_path / "a.json")
+    page = "Before.\n<!-- table of a.json -->\nstale\n<!-- end of table -->\nAfter."
+    filled = with_tables(page, tmp_path)
+    assert "| FGSM | 0.0 | 100.0 | 50.0 | 14.0 | 20.0 |" in filled
+    assert "stale" not in filled
+    assert filled.startswith("Before.") and filled.endswith("After.")
+    assert with_tables(filled, tmp_path) == filled
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/method.md"])
+def test_pages_show_the_results_as_they_are(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert "<!-- table of results/" in text
+    assert with_tables(text, ROOT) == text

@@ -120,11 +120,11 @@ def test_rival_is_a_single_stream_of_the_same_size():
     # Wide enough that one filter more or less is a small part of the whole.
     network = TwoStreamRestorationNetwork(width=32, depth=1)
     images_shape, maps_shape = (None, 8, 8, 1), (None, 8, 8, 3)
-    rival = network.single_stream_rival(images_shape, maps_shape)
+    network.build(images_shape, maps_shape)
+    rival = network.single_stream_rival(images_shape, network.count_params())
     assert not rival.gradient_stream
     assert (rival.depth, rival.block_size) == (network.depth, network.block_size)
 
-    network.build(images_shape, maps_shape)
     rival.build(images_shape)
     assert rival.count_params() == pytest.approx(network.count_params(), rel=0.03)
 

@@ -46,8 +46,11 @@ def train(strategy):
             attack=keras_trn.attacks.BasicIterativeMethod(epsilon=0.2, steps=2),
             benign_share=0.0,
         )
-    train, validation, _ = keras_trn.datasets.load("digits", batch_size=32)
-    history = protected.fit(train.take(4), validation_data=validation, epochs=2, verbose=0)
+    images, labels = keras_trn.datasets.to_arrays(keras_trn.datasets.load("digits")[1])
+    history = protected.fit(
+        images, labels, validation_data=(images, labels), batch_size=36, shuffle=False,
+        epochs=2, verbose=0,
+    )
     return np.array(history.history["val_loss"])
 
 one = train(tf.distribute.get_strategy())
@@ -189,7 +192,7 @@ def test_several_devices_give_the_result_of_one():
 def test_model_exports_and_serves(classifier, images, labels, protect, tmp_path):
     protected = protect(classifier)
     protected.fit(images, labels, verbose=0)
+    expected = protected.predict(images, verbose=0)
     protected.export(tmp_path / "served", verbose=False)
     served = tf.saved_model.load(str(tmp_path / "served"))
-    expected = protected.predict(images, verbose=0)
     np.testing.assert_allclose(served.serve(images).numpy(), expected, atol=1e-5)

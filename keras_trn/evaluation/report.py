@@ -80,6 +80,19 @@ class Report:
         """
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
+    @classmethod
+    def from_json(cls, path):
+        """Reads a report that `to_json` wrote.
+
+        Args:
+            path: The JSON file.
+
+        Returns:
+            The report.
+        """
+        saved = json.loads(Path(path).read_text())
+        return cls(**{field.name: saved[field.name] for field in dataclasses.fields(cls)})
+
     def to_markdown(self):
         """Returns the table in Markdown."""
         cells = [_HEADINGS, ["---"] + ["---:"] * (len(_HEADINGS) - 1), *map(_cells, self.rows)]

@@ -1,0 +1,1 @@
+"""Experiments whose results decide what is the default, each run by one command."""
