@@ -1,5 +1,6 @@
 """The one signature of all attacks."""
 
+import functools
 import math
 
 import numpy as np
@@ -102,9 +103,9 @@ class Attack:
             return self._craft(
                 logits_function(classifier),
                 tf.cast(images, tf.float32),
-                labels,
                 self._epsilon_per_image(images, epsilon),
                 self._random_seed(),
+                labels,
             )
         check_images(images)
         images = tf.cast(images, tf.float32)
@@ -123,7 +124,7 @@ class Attack:
         labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
         return self._graph(classifier, images, "given")(images, epsilon, random_seed, labels)
 
-    def _craft(self, logits, images, labels, epsilon, random_seed):
+    def _craft(self, logits, images, epsilon, random_seed, labels=None):
         """Crafts in graph mode; labels default to those predicted."""
         if labels is None:
             labels = tf.argmax(logits(images), axis=-1)
@@ -142,13 +143,10 @@ class Attack:
             ]
             if label_source == "given":
                 signature.append(tf.TensorSpec((None,), tf.int64))
-            logits = logits_function(classifier)
-
-            @tf.function(input_signature=signature, autograph=False)
-            def graph(images, epsilon, random_seed, labels=None):
-                return self._craft(logits, images, labels, epsilon, random_seed)
-
-            self._graphs[key] = graph
+            # TensorFlow takes two attacks for one function that is traced again and again, and
+            # warns, unless each is an object of its own.
+            craft = functools.partial(self._craft, logits_function(classifier))
+            self._graphs[key] = tf.function(craft, input_signature=signature, autograph=False)
         return self._graphs[key]
 
     def _epsilon_per_image(self, images, epsilon):

@@ -1,6 +1,7 @@
 """Writes the tables of saved reports into Markdown pages, so that they cannot go stale.
 
-A page marks the place of a table by the name of the report's file:
+A page marks the place of a table by the name of the report's JSON file, or of a
+Markdown file that holds the table:
 
     <!-- table of results/quickstart_digits.json -->
     <!-- end of table -->
@@ -39,7 +40,9 @@ def with_tables(text, folder="."):
     """
 
     def fill(place):
-        table = Report.from_json(Path(folder) / place["path"]).to_markdown()
+        path = Path(folder) / place["path"]
+        is_markdown = path.suffix == ".md"
+        table = path.read_text().strip() if is_markdown else Report.from_json(path).to_markdown()
         return f"{place['start']}\n{table}\n\n{place['end']}"
 
     return _PLACE.sub(fill, text)

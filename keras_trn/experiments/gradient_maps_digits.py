@@ -3,8 +3,9 @@
 `python -m keras_trn.experiments.gradient_maps_digits results/gradient_maps_digits.json`
 
 Trains a restorer for each map and seed, in the setting of the quickstart, and
-measures it on the validation images. The file is written after each training; a
-run that was interrupted goes on where it was when it is started again.
+measures it on the validation images. The file, and a table in Markdown beside
+it, is written after each training; a run that was interrupted goes on where it
+was when it is started again.
 """
 
 import json
@@ -132,7 +133,39 @@ def main(path):
                 progress.set_description(f"{map_name}, seed {seed}")
                 runs.append(measure(map_name, seed, classifier, train, validation))
                 path.write_text(json.dumps({"split": "validation", "runs": runs}, indent=1) + "\n")
+                path.with_suffix(".md").write_text(to_markdown(runs))
                 progress.update()
+
+
+def to_markdown(runs):
+    """Writes the table: means over attacks, and each seed's in its order."""
+    lines = [
+        "| gradient map | parameters | backward passes | benign | FGSM, BIM, PGD, MIM "
+        "| agreement | PSNR restored |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name in MAPS:
+        of_map = [run for run in runs if run["map"] == name]
+        if not of_map:
+            continue
+        columns = [
+            [run["true_labels"]["rows"][0]["protected_accuracy"] * 100 for run in of_map],
+            [_mean_over_attacks(run["true_labels"], "protected_accuracy") * 100 for run in of_map],
+            [_mean_over_attacks(run["predicted_labels"], "agreement") * 100 for run in of_map],
+            [_mean_over_attacks(run["true_labels"], "restored_psnr") for run in of_map],
+        ]
+        cells = [" / ".join(f"{value:.1f}" for value in values) for values in columns]
+        first = of_map[0]
+        lines.append(
+            f"| {name} | {first['parameters']:,} | {first['backward_passes']} "
+            f"| {' | '.join(cells)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _mean_over_attacks(report, column):
+    attacked = [row[column] for row in report["rows"] if row["attack"] != "benign"]
+    return sum(attacked) / len(attacked)
 
 
 def _optimizer(learning_rate, train):
