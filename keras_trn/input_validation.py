@@ -149,8 +149,8 @@ def check_data(x, y, image_shape, num_classes, needs_labels=True):
     """
     if isinstance(x, types.GeneratorType):
         first = next(x, (None, None))
-        x = itertools.chain([first], x)
-        x = (batch for batch in x)
+        # Keras knows a generator by its type, which a chain does not have.
+        x = (batch for batch in itertools.chain([first], x))
     elif isinstance(x, tf.data.Dataset):
         images_spec = x.element_spec[0] if isinstance(x.element_spec, tuple) else x.element_spec
         check_image_type(images_spec, image_shape)

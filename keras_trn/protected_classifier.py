@@ -71,6 +71,7 @@ class ProtectedClassifier(keras.Model):
         protected = keras_trn.ProtectedClassifier(
             classifier,
             restorer=keras_trn.TwoStreamRestorationNetwork(width=8, depth=1),
+            gradient_map=keras_trn.gradient_maps.UniformLabel(),
         )
         protected.compile(
             optimizer="adam", attack=keras_trn.attacks.FastGradientMethod(epsilon=0.2)

@@ -87,6 +87,7 @@ def with_a_softmax_layer_then_stripped():
     return classifier
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

@@ -116,6 +116,7 @@ def test_example_of_a_docstring_runs(name, line, code, tmp_path, monkeypatch):
     run(code, f"<docstring of {name}>", line, {"__name__": "__main__"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", MARKDOWN_FILES, ids=[str(path.relative_to(ROOT)) for path in MARKDOWN_FILES]
 )

@@ -209,10 +209,10 @@ def test_classifier_runs_in_inference_mode_and_is_not_changed(estimator_class, c
 @every_estimator
 def test_classifier_is_not_owned(estimator_class, config, classifier, digits):
     estimator = build(estimator_class, config)
-    own = len(estimator.variables)
+    own, trainable = len(estimator.variables), classifier.trainable
     estimate(estimator, classifier, digits[0][:2], digits[1][:2])
     assert len(estimator.variables) == own
-    assert classifier.trainable
+    assert classifier.trainable == trainable
 
 
 @every_estimator

@@ -37,6 +37,7 @@ def digits_classifier_with_statistics():
 # --- Training ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fit_lowers_the_loss_and_raises_the_accuracy_under_attack(classifier, digits, protect):
     keras.utils.set_random_seed(0)
     images, labels = digits
@@ -90,6 +91,7 @@ def test_fit_changes_restorer_and_estimator(classifier, batches, protect):
         assert all(changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
 def test_fit_with_and_without_xla_and_float16(classifier, batches, protect, jit_compile, dtype):
@@ -113,6 +115,7 @@ def test_global_float16_policy_leaves_images_alone(mixed_float16, batches, digit
     assert protected.predict(images[:4], verbose=0).dtype == np.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "gradient_map",
     [

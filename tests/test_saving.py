@@ -10,6 +10,8 @@ import tensorflow as tf
 
 import keras_trn
 
+pytestmark = pytest.mark.slow
+
 LOAD_AND_PREDICT = """
 import sys
 import keras, numpy as np

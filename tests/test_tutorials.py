@@ -10,6 +10,8 @@ import papermill
 import pytest
 import tensorflow as tf
 
+pytestmark = pytest.mark.slow
+
 TUTORIALS = Path(__file__).parent.parent / "tutorials"
 
 

@@ -5,7 +5,7 @@ import keras
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class ResidualBlock(keras.layers.Layer):
-    """Two convolutions whose result is added to the input.
+    """Two convolutions whose result is added to the input; at the start, nothing.
 
     The pre-activated form without batch normalization, as is usual in image
     restoration: the output for one image must not depend on the other images
@@ -14,7 +14,8 @@ class ResidualBlock(keras.layers.Layer):
     Source: He et al., "Identity Mappings in Deep Residual Networks",
     arXiv 1603.05027; Lim et al., "Enhanced Deep Residual Networks for Single
     Image Super-Resolution", arXiv 1707.02921, for leaving out the
-    normalization.
+    normalization; Zhang et al., "Fixup Initialization", arXiv 1901.09321, for
+    starting the second convolution at zero instead.
 
     Args:
         kernel_size: Side of the square convolution kernels, in pixels.
@@ -43,17 +44,19 @@ class ResidualBlock(keras.layers.Layer):
 
     def build(self, features_shape):
         filters = features_shape[-1]
-        self.first = self._convolution(filters, "first")
-        self.second = self._convolution(filters, "second")
+        self.first = self._convolution(filters, "he_normal", "first")
+        # Starting as the identity keeps deep stacks stable at high learning rates, for want of
+        # a normalization.
+        self.second = self._convolution(filters, "zeros", "second")
         self.first.build(features_shape)
         self.second.build(features_shape)
 
-    def _convolution(self, filters, name):
+    def _convolution(self, filters, kernel_initializer, name):
         return keras.layers.Conv2D(
             filters,
             self.kernel_size,
             padding="same",
-            kernel_initializer="he_normal",
+            kernel_initializer=kernel_initializer,
             dtype=self.dtype_policy,
             name=name,
         )
