@@ -36,6 +36,29 @@ def logits_function(classifier):
     return lambda images: tf.cast(classifier(images), tf.float32)
 
 
+def predicted_labels(classifier, images):
+    """Asks a classifier for the classes of images.
+
+    Args:
+        classifier: A Keras model, or a callable, from images to logits.
+        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+
+    Returns:
+        An int64 tensor of class indices, of shape `(batch,)`.
+
+    Example:
+        ```python
+        import tensorflow as tf
+        from keras_trn.logits import predicted_labels
+
+        brightest_row = lambda images: tf.reduce_sum(images, axis=[2, 3])
+        images = tf.constant([[[[0.1]], [[0.9]]]])
+        assert predicted_labels(brightest_row, images).numpy().tolist() == [1]
+        ```
+    """
+    return tf.argmax(logits_function(classifier)(images), axis=-1)
+
+
 def looks_like_probabilities(scores):
     """Tells whether class scores are probabilities rather than logits.
 

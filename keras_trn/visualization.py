@@ -1,7 +1,8 @@
 """Pictures of what an attack does and what the restorer undoes."""
 
 import numpy as np
-import tensorflow as tf
+
+from keras_trn.logits import predicted_labels
 
 
 def plot_restorations(protected, images, labels, attack, class_names=None):
@@ -59,7 +60,7 @@ def plot_restorations(protected, images, labels, attack, class_names=None):
     for column, (title, pictures) in zip(axes.T, columns.items(), strict=True):
         column[0].set_title(title, fontsize=11, pad=20)
         is_map = title == "gradient map"
-        taken_for = None if is_map else _predictions(protected.classifier, pictures)
+        taken_for = None if is_map else predicted_labels(protected.classifier, pictures).numpy()
         for row, (axis, picture) in enumerate(zip(column, pictures, strict=True)):
             axis.set_axis_off()
             if is_map:
@@ -85,10 +86,6 @@ def _show_map(axis, gradient_map):
     gradient_map = gradient_map.mean(axis=-1)
     largest = np.abs(gradient_map).max() or 1.0
     axis.imshow(gradient_map, cmap="RdBu_r", vmin=-largest, vmax=largest)
-
-
-def _predictions(classifier, images):
-    return tf.argmax(classifier(images, training=False), axis=-1).numpy()
 
 
 def _import_figure():

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_trn.evaluation.report import Report
+from keras_trn.logits import predicted_labels
 from keras_trn.metrics import peak_signal_to_noise_ratio
 
 LABELS = ("true", "predicted")
@@ -91,9 +92,9 @@ class _Judge:
         """Per image: what was right without and with protection, agreement, and PSNRs."""
         protected = self.protected
         restored = protected.restorations(attacked, labels)
-        benign_prediction = _predictions(protected.classifier, images)
-        bare_prediction = _predictions(protected.classifier, attacked)
-        protected_prediction = _predictions(protected.classifier, restored)
+        benign_prediction = predicted_labels(protected.classifier, images)
+        bare_prediction = predicted_labels(protected.classifier, attacked)
+        protected_prediction = predicted_labels(protected.classifier, restored)
         return (
             bare_prediction == labels,
             protected_prediction == labels,
@@ -101,10 +102,6 @@ class _Judge:
             peak_signal_to_noise_ratio(images, attacked),
             peak_signal_to_noise_ratio(images, restored),
         )
-
-
-def _predictions(classifier, images):
-    return tf.argmax(classifier(images, training=False), axis=-1)
 
 
 def _row(attack, measured):
