@@ -304,7 +304,8 @@ def test_attack_works_inside_a_graph(attack_class, config, jit_compile, classifi
         return attack(classifier, images, labels)
 
     adversarial = attack_in_graph(images, labels)
-    np.testing.assert_allclose(adversarial, attack(classifier, images, labels), atol=1e-4)
+    # Rounding differs between compilers, and adds up over the steps of a perturbation of length 1.
+    np.testing.assert_allclose(adversarial, attack(classifier, images, labels), atol=1e-3)
 
 
 def test_attack_inside_a_graph_differs_from_call_to_call(linear, grey):
