@@ -2,10 +2,10 @@
 
 `python -m keras_trn.experiments.gradient_maps_digits results/gradient_maps_digits.json`
 
-Trains a restorer for each map and seed, in the setting of the quickstart, and
-measures it on the validation images. The file, and a table in Markdown beside
-it, is written after each training; a run that was interrupted goes on where it
-was when it is started again.
+Trains a restorer for each map and seed, in the setting of the quickstart but for
+a few more epochs, and measures it on the validation images. The file, and a
+table in Markdown beside it, is written after each training; a run that was
+interrupted goes on where it was when it is started again.
 """
 
 import json
