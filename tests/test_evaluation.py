@@ -49,6 +49,13 @@ def test_accuracies_are_those_of_predict(classifier, digits, dataset, attacks, p
     assert report.row("FGSM")["agreement"] == np.mean(predicted == benign)
 
 
+def test_bad_data_are_refused(classifier, digits, attacks, protect):
+    images, labels = digits
+    bad = tf.data.Dataset.from_tensor_slices((images * 255, labels)).batch(100)
+    with pytest.raises(ValueError, match="received values from 0 to 255"):
+        keras_trn.evaluate(protect(classifier), bad, [], verbose=0)
+
+
 def test_predicted_labels_give_another_attack(classifier, digits, attacks, protect):
     images, labels = digits
     wrong = tf.data.Dataset.from_tensor_slices((images, (labels + 1) % 10)).batch(120)

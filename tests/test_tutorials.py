@@ -50,7 +50,7 @@ def test_quickstart_protects_the_classifier(tmp_path):
     assert_quickstart_protects(*run_quickstart(tmp_path))
 
 
-def test_first_command_of_the_readme_takes_no_parameters(tmp_path):
+def test_quickstart_runs_from_the_command_line(tmp_path):
     """With fewer epochs the quickstart runs through too, from the command line."""
     command = [
         sys.executable,

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_trn.evaluation.report import Report
+from keras_trn.input_validation import check_data
 from keras_trn.logits import predicted_labels
 from keras_trn.metrics import peak_signal_to_noise_ratio
 
@@ -59,6 +60,7 @@ def evaluate(protected, dataset, attacks, labels="true", verbose=1):
     """
     if labels not in LABELS:
         raise ValueError(f"labels must be 'true' or 'predicted', received {labels!r}.")
+    check_data(dataset, None, protected.image_shape, protected.num_classes)
     started = time.perf_counter()
     judge = _Judge(protected)
     batches = [None, *attacks]
