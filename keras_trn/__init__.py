@@ -6,14 +6,17 @@ from keras_trn import evaluation as evaluation
 from keras_trn import gradient_maps as gradient_maps
 from keras_trn import layers as layers
 from keras_trn import metrics as metrics
+from keras_trn import threat_models as threat_models
 from keras_trn import visualization as visualization
 from keras_trn.evaluation import evaluate as evaluate
 from keras_trn.protected_classifier import ProtectedClassifier as ProtectedClassifier
 from keras_trn.restoration_network import TwoStreamRestorationNetwork as TwoStreamRestorationNetwork
+from keras_trn.restored_classifier import RestoredClassifier as RestoredClassifier
 from keras_trn.version import __version__ as __version__
 
 __all__ = [
     "ProtectedClassifier",
+    "RestoredClassifier",
     "TwoStreamRestorationNetwork",
     "__version__",
     "attacks",
@@ -23,5 +26,6 @@ __all__ = [
     "gradient_maps",
     "layers",
     "metrics",
+    "threat_models",
     "visualization",
 ]

@@ -6,20 +6,18 @@ import tensorflow as tf
 
 from keras_trn.attacks import Attack
 from keras_trn.attacks import Mixture
-from keras_trn.classifier_interface import describe_classifier
 from keras_trn.gradient_maps import EstimatedLabel
 from keras_trn.gradient_maps import GradientMap
-from keras_trn.input_validation import check_data
 from keras_trn.input_validation import check_image_type
-from keras_trn.input_validation import check_images
 from keras_trn.input_validation import check_range
 from keras_trn.logits import logits_function
 from keras_trn.metrics import PeakSignalToNoiseRatio
 from keras_trn.restoration_network import TwoStreamRestorationNetwork
+from keras_trn.restored_classifier import RestoredClassifier
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
-class ProtectedClassifier(keras.Model):
+class ProtectedClassifier(RestoredClassifier):
     """Restores images before an unchanged classifier sees them.
 
     Each image gets a gradient map, image and map go through the restorer, and
@@ -83,17 +81,13 @@ class ProtectedClassifier(keras.Model):
     """
 
     def __init__(self, classifier, restorer=None, gradient_map=None, **kwargs):
-        # Images, attacks and gradient maps stay float32 under any global policy.
-        super().__init__(**{**kwargs, "dtype": "float32"})
-        self.image_shape, self.num_classes = describe_classifier(classifier)
+        super().__init__(classifier, **kwargs)
         if restorer is None:
             restorer = TwoStreamRestorationNetwork()
         if gradient_map is None and restorer.gradient_stream:
             gradient_map = EstimatedLabel()
         _check_parts(restorer, gradient_map)
 
-        classifier.trainable = False
-        self.classifier = classifier
         self.restorer = restorer
         self.gradient_map = gradient_map
 
@@ -105,7 +99,6 @@ class ProtectedClassifier(keras.Model):
         self.psnr = PeakSignalToNoiseRatio(name="psnr")
         self.build((None, *self.image_shape))
 
-        self._restore_graph = tf.function(self.restorations, autograph=False, reduce_retracing=True)
         self._gradient_maps_graph = tf.function(
             self._estimate_maps, autograph=False, reduce_retracing=True
         )
@@ -123,9 +116,6 @@ class ProtectedClassifier(keras.Model):
 
     # --- Inference -----------------------------------------------------------
 
-    def call(self, images, labels=None):
-        return logits_function(self.classifier)(self.restorations(images, labels))
-
     def predict(self, x, **kwargs):
         """Predicts the logits of the restored images; as `keras.Model.predict`.
 
@@ -137,20 +127,7 @@ class ProtectedClassifier(keras.Model):
             An array of shape `(number of images, num_classes)`.
         """
         self._check_needs_no_labels()
-        return super().predict(self._checked(x, needs_labels=False), **kwargs)
-
-    def restore(self, images, labels=None, batch_size=128):
-        """Restores images.
-
-        Args:
-            images: Array of shape `(number, height, width, channels)` in [0, 1].
-            labels: Class indices; only for a gradient map that needs them.
-            batch_size: Number of images to restore at a time.
-
-        Returns:
-            An array of the shape of `images`: the restored images, in [0, 1].
-        """
-        return self._in_batches(self._restore_graph, images, labels, batch_size)
+        return super().predict(x, **kwargs)
 
     def estimate_gradient_maps(self, images, labels=None, batch_size=128):
         """Estimates the gradient maps that the restorer is given.
@@ -168,23 +145,19 @@ class ProtectedClassifier(keras.Model):
         return self._in_batches(self._gradient_maps_graph, images, labels, batch_size)
 
     def _in_batches(self, function, images, labels, batch_size):
-        check_images(images, self.image_shape)
-        images = np.asarray(images, "float32")
         if labels is None:
             self._check_needs_no_labels()
-        results = []
-        for start in range(0, len(images), batch_size):
-            batch = slice(start, start + batch_size)
-            batch_labels = None if labels is None else tf.constant(labels[batch])
-            results.append(function(tf.constant(images[batch]), batch_labels).numpy())
-        return np.concatenate(results)
+        return super()._in_batches(function, images, labels, batch_size)
 
-    def restorations(self, images, labels=None):
+    def restorations(self, images, labels=None, constant_maps=False):
         """Restores a batch as a differentiable part of a larger computation.
 
         Args:
             images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
             labels: Class indices; only used by a gradient map that needs them.
+            constant_maps: Whether the gradient maps count as constants when the
+                result is differentiated. Otherwise its gradient is of second
+                order in the classifier.
 
         Returns:
             A tensor of the shape of `images`.
@@ -192,7 +165,8 @@ class ProtectedClassifier(keras.Model):
         check_image_type(images, self.image_shape)
         if self.gradient_map is None:
             return self.restorer(images)
-        return self.restorer(images, gradient_maps=self._estimate_maps(images, labels))
+        maps = self._estimate_maps(images, labels)
+        return self.restorer(images, tf.stop_gradient(maps) if constant_maps else maps)
 
     def _estimate_maps(self, images, labels=None):
         return self.gradient_map(images, classifier=self.classifier, labels=labels)
@@ -373,19 +347,28 @@ class ProtectedClassifier(keras.Model):
             )
             restored = self.restorer(images, gradient_maps=maps)
         logits = logits_function(self.classifier)(restored)
+        losses = self.restoration_losses(restored, logits, labels, clean)
+        return restored, logits, losses + map_losses
+
+    def restoration_losses(self, restored, logits, labels, clean):
+        """The loss of each restored image; another restorer may learn from another one.
+
+        Args:
+            restored: Restored images of shape `(batch, height, width, channels)`.
+            logits: The classifier's logits for them.
+            labels: Class indices of shape `(batch,)`.
+            clean: The clean images.
+
+        Returns:
+            A tensor of shape `(batch,)`.
+        """
         pixel_losses = tf.reduce_mean(tf.abs(restored - clean), axis=[1, 2, 3])
         class_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        losses = (
-            self.pixel_loss_weight * pixel_losses
-            + self.classification_loss_weight * class_losses
-            + map_losses
+        return (
+            self.pixel_loss_weight * pixel_losses + self.classification_loss_weight * class_losses
         )
-        return restored, logits, losses
 
     # --- Checks --------------------------------------------------------------
-
-    def _checked(self, x, y=None, needs_labels=True):
-        return check_data(x, y, self.image_shape, self.num_classes, needs_labels)
 
     def _check_needs_no_labels(self):
         if self.gradient_map is not None and self.gradient_map.needs_labels:
@@ -399,24 +382,19 @@ class ProtectedClassifier(keras.Model):
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
-        classifier = serialize(self.classifier)
-        # A frozen classifier has no use for the optimizer it was trained with.
-        classifier.pop("compile_config", None)
         return {
-            "name": self.name,
-            "classifier": classifier,
+            **super().get_config(),
             "restorer": serialize(self.restorer),
             "gradient_map": serialize(self.gradient_map),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        parts = ("classifier", "restorer", "gradient_map")
-        deserialized = {
+        parts = {
             part: keras.saving.deserialize_keras_object(config[part], custom_objects)
-            for part in parts
+            for part in ("restorer", "gradient_map")
         }
-        return cls(**{**config, **deserialized})
+        return super().from_config({**config, **parts}, custom_objects)
 
     def get_compile_config(self):
         if not self.compiled:

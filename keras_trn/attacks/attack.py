@@ -65,6 +65,9 @@ class Attack:
         ```
     """
 
+    # Whether the attack only asks for logits, and never for a gradient.
+    gradient_free = False
+
     def __init__(self, epsilon, norm="linf", seed=None):
         if norm not in _LARGEST_EPSILON:
             raise ValueError(f"norm must be 'linf' or 'l2', received {norm!r}.")

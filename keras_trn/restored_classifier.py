@@ -1,0 +1,136 @@
+"""A classifier that sees images only after their restoration, learned or not."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_trn.classifier_interface import describe_classifier
+from keras_trn.input_validation import check_data
+from keras_trn.input_validation import check_images
+from keras_trn.logits import logits_function
+
+
+class RestoredClassifier(keras.Model):
+    """A frozen classifier behind a restoration of its images.
+
+    The base of `ProtectedClassifier` and of its peers in `keras_trn.peers`: they
+    differ in how an image is restored, and everything that judges a defence
+    treats them alike. The classifier is frozen: its weights and statistics stay
+    as they are, bit by bit. A subclass writes `restorations`.
+
+    Args:
+        classifier: A built Keras model from images of shape `(batch, height,
+            width, channels)` in [0, 1] to logits of shape `(batch, num_classes)`.
+        **kwargs: The usual arguments of a Keras model (`name`).
+
+    Call arguments:
+        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+        labels: Class indices of shape `(batch,)`; only for a restoration that
+            needs them.
+
+    Returns:
+        The classifier's logits for the restored images: a float32 tensor of shape
+        `(batch, num_classes)`.
+
+    Raises:
+        ValueError: If the classifier is not built, returns probabilities instead
+            of logits, or does not map images to at least two classes.
+
+    Example:
+        A defence of your own, which leaves out the finest grey values:
+
+        ```python
+        import keras
+        import keras_trn
+
+        @keras.saving.register_keras_serializable(package="my_package")
+        class Darkened(keras_trn.RestoredClassifier):
+            def restorations(self, images, labels=None):
+                return keras.ops.maximum(images - 0.1, 0.0)
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        darkened = Darkened(classifier)
+        assert darkened(keras.random.uniform((4, 8, 8, 1))).shape == (4, 10)
+        ```
+    """
+
+    def __init__(self, classifier, **kwargs):
+        # Images, attacks and gradient maps stay float32 under any global policy.
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.image_shape, self.num_classes = describe_classifier(classifier)
+        classifier.trainable = False
+        self.classifier = classifier
+        self._restore_graph = tf.function(self.restorations, autograph=False, reduce_retracing=True)
+
+    def restorations(self, images, labels=None):
+        """Restores a batch as a part of a larger computation: what a subclass must write.
+
+        Args:
+            images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+            labels: Class indices; only for a restoration that needs them.
+
+        Returns:
+            A tensor of the shape of `images`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define `restorations`.")
+
+    def build(self, images_shape):
+        """Creates the weights, where the restoration has any."""
+        self.built = True
+
+    def call(self, images, labels=None):
+        return logits_function(self.classifier)(self.restorations(images, labels))
+
+    def compute_output_shape(self, images_shape):
+        return (images_shape[0], self.num_classes)
+
+    def predict(self, x, **kwargs):
+        """Predicts the logits of the restored images; as `keras.Model.predict`.
+
+        Args:
+            x: Images in [0, 1]: an array, a tensor or a `tf.data.Dataset`.
+            **kwargs: The arguments of `keras.Model.predict`.
+
+        Returns:
+            An array of shape `(number of images, num_classes)`.
+        """
+        return super().predict(self._checked(x, needs_labels=False), **kwargs)
+
+    def restore(self, images, labels=None, batch_size=128):
+        """Restores images.
+
+        Args:
+            images: Array of shape `(number, height, width, channels)` in [0, 1].
+            labels: Class indices; only for a restoration that needs them.
+            batch_size: Number of images to restore at a time.
+
+        Returns:
+            An array of the shape of `images`: the restored images, in [0, 1].
+        """
+        return self._in_batches(self._restore_graph, images, labels, batch_size)
+
+    def _in_batches(self, function, images, labels, batch_size):
+        check_images(images, self.image_shape)
+        images = np.asarray(images, "float32")
+        results = []
+        for start in range(0, len(images), batch_size):
+            batch = slice(start, start + batch_size)
+            batch_labels = None if labels is None else tf.constant(labels[batch])
+            results.append(function(tf.constant(images[batch]), batch_labels).numpy())
+        return np.concatenate(results)
+
+    def _checked(self, x, y=None, needs_labels=True):
+        return check_data(x, y, self.image_shape, self.num_classes, needs_labels)
+
+    def get_config(self):
+        classifier = keras.saving.serialize_keras_object(self.classifier)
+        # A frozen classifier has no use for the optimizer it was trained with.
+        classifier.pop("compile_config", None)
+        return {"name": self.name, "classifier": classifier}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        classifier = keras.saving.deserialize_keras_object(config["classifier"], custom_objects)
+        return cls(**{**config, "classifier": classifier})

@@ -1,0 +1,370 @@
+"""What an attacker knows of a defence, and so what the attacker differentiates.
+
+An attack says how to search for an adversarial image; a threat model says on
+which function. Any attack can be combined with any threat model that admits it.
+"""
+
+import keras
+import tensorflow as tf
+
+from keras_trn.logits import logits_function
+from keras_trn.protected_classifier import ProtectedClassifier
+from keras_trn.restored_classifier import RestoredClassifier
+
+
+class ThreatModel:
+    """What the attacker knows; the base of all threat models.
+
+    Source: the vocabulary follows Carlini et al., "On Evaluating Adversarial
+    Robustness", arXiv 1902.06705.
+
+    Args:
+        labels: `"true"` for an attacker who knows the true labels, as robust
+            accuracy is commonly measured; `"predicted"` for one who leads away
+            from what the attacked function itself predicts, so that the
+            perturbation carries nothing of the truth.
+
+    Raises:
+        ValueError: If `labels` is neither of the two.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        protected = keras_trn.ProtectedClassifier(classifier)
+        images = keras.random.uniform((4, 8, 8, 1))
+
+        target = keras_trn.threat_models.WhiteboxFull().target(protected)
+        attack = keras_trn.attacks.FastGradientMethod(epsilon=0.1)
+        adversarial = attack(target, images, labels=[3, 1, 4, 1])
+        ```
+    """
+
+    name = None
+    # Whether the examples depend on the defence: otherwise they are crafted once for all.
+    is_adaptive = False
+
+    def __init__(self, labels="true"):
+        if labels not in ("true", "predicted"):
+            raise ValueError(f"labels must be 'true' or 'predicted', received {labels!r}.")
+        self.labels = labels
+
+    def target(self, defence):
+        """Returns the function that the attacker attacks.
+
+        Args:
+            defence: A Keras model from images to logits.
+
+        Returns:
+            A function from images to logits, or a Keras model.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define `target`.")
+
+    def applies_to(self, defence):
+        """Tells whether the threat model differs from a simpler one for this defence.
+
+        Args:
+            defence: A Keras model from images to logits.
+        """
+        return True
+
+    def admits(self, attack):
+        """Tells whether this attacker can run an attack.
+
+        Args:
+            attack: An attack of `keras_trn.attacks`.
+        """
+        return not attack.gradient_free
+
+    def get_config(self):
+        """Returns what is needed to say which threat model it is."""
+        return {"name": self.name, "labels": self.labels}
+
+    def __repr__(self):
+        return f"{type(self).__name__}(labels={self.labels!r})"
+
+
+class _Adaptive(ThreatModel):
+    """A threat model whose attacker runs the defence itself.
+
+    Args:
+        labels: `"true"` or `"predicted"`.
+        samples: How often the defence is run for each gradient. More than 1 is
+            for a defence that is random: the attacker then differentiates the
+            mean of its logits (expectation over transformation, Athalye et al.,
+            arXiv 1802.00420).
+    """
+
+    is_adaptive = True
+
+    def __init__(self, labels="true", samples=1):
+        super().__init__(labels)
+        if not isinstance(samples, int) or samples < 1:
+            raise ValueError(f"samples must be a whole number of at least 1, received {samples!r}.")
+        self.samples = samples
+
+    def target(self, defence):
+        logits = self._logits(defence)
+        return logits if self.samples == 1 else _expectation(logits_function(logits), self.samples)
+
+    def get_config(self):
+        return {**super().get_config(), "samples": self.samples}
+
+
+class Oblivious(ThreatModel):
+    """The attacker knows the bare classifier and nothing of the defence.
+
+    The setting in which defences that restore images are usually reported, and
+    the easiest for them. A table that shows it should show `worst` beside it.
+
+    Args:
+        labels: `"true"` or `"predicted"`.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        protected = keras_trn.ProtectedClassifier(classifier)
+        assert keras_trn.threat_models.Oblivious().target(protected) is classifier
+        ```
+    """
+
+    name = "oblivious"
+
+    def target(self, defence):
+        return defence.classifier if isinstance(defence, RestoredClassifier) else defence
+
+
+class Transfer(ThreatModel):
+    """The attacker knows neither the classifier nor the defence, and attacks another.
+
+    Args:
+        classifier: The model that the attacker has: a classifier that was trained
+            independently, bare or behind a restoration of its own.
+        labels: `"true"` or `"predicted"`.
+
+    Raises:
+        ValueError: If `classifier` is no Keras model.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        make = lambda: keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        other = make()
+        transfer = keras_trn.threat_models.Transfer(other)
+        assert transfer.target(make()) is other
+        ```
+    """
+
+    name = "transfer"
+
+    def __init__(self, classifier, labels="true"):
+        super().__init__(labels)
+        if not isinstance(classifier, keras.Model):
+            raise ValueError(
+                "transfer needs the Keras model that the attacker has instead of the defended one: "
+                f"`Transfer(another_classifier)`; received {classifier!r}."
+            )
+        self.classifier = classifier
+
+    def target(self, defence):
+        return self.classifier
+
+
+class BPDA(_Adaptive):
+    """The attacker runs the restoration, and differentiates as if it did nothing.
+
+    Backward pass differentiable approximation (BPDA, Athalye et al., arXiv
+    1802.00420) with the identity: forward through restoration and classifier,
+    backward through the classifier alone. It breaks restorations whose own
+    gradient is of no use, such as rounding or JPEG.
+
+    Args:
+        labels: `"true"` or `"predicted"`.
+        samples: How often a random defence is run for each gradient.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images = keras.random.uniform((4, 8, 8, 1))
+        rounded = keras_trn.peers.BitDepthReduction(classifier, bits=2)
+        target = keras_trn.threat_models.BPDA().target(rounded)
+        assert keras.ops.all(target(images) == rounded(images))
+        ```
+    """
+
+    name = "bpda"
+
+    def applies_to(self, defence):
+        return isinstance(defence, RestoredClassifier)
+
+    def _logits(self, defence):
+        classify = logits_function(defence.classifier)
+
+        def logits(images):
+            restored = tf.stop_gradient(defence.restorations(images))
+            return classify(restored + (images - tf.stop_gradient(images)))
+
+        return logits
+
+
+class WhiteboxStopgrad(_Adaptive):
+    """The attacker differentiates everything but the path through the gradient map.
+
+    It is what comes out when a defence that takes gradients is differentiated
+    carelessly, and is reported so that it cannot be mistaken for `WhiteboxFull`.
+
+    Args:
+        labels: `"true"` or `"predicted"`.
+        samples: How often a random defence is run for each gradient.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        threat_model = keras_trn.threat_models.WhiteboxStopgrad()
+        assert threat_model.applies_to(keras_trn.ProtectedClassifier(classifier))
+        assert not threat_model.applies_to(classifier)
+        ```
+    """
+
+    name = "whitebox_stopgrad"
+
+    def applies_to(self, defence):
+        return isinstance(defence, ProtectedClassifier) and defence.gradient_map is not None
+
+    def _logits(self, defence):
+        classify = logits_function(defence.classifier)
+        return lambda images: classify(defence.restorations(images, constant_maps=True))
+
+
+class WhiteboxFull(_Adaptive):
+    """The attacker differentiates everything, also through the gradient map.
+
+    The gradient of a gradient map is of second order in the classifier.
+
+    Args:
+        labels: `"true"` or `"predicted"`.
+        samples: How often a random defence is run for each gradient.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images = keras.random.uniform((4, 8, 8, 1))
+        protected = keras_trn.ProtectedClassifier(classifier)
+        target = keras_trn.threat_models.WhiteboxFull().target(protected)
+        assert keras.ops.all(target(images) == protected(images))
+        ```
+    """
+
+    name = "whitebox_full"
+
+    def _logits(self, defence):
+        return defence
+
+
+class Blackbox(_Adaptive):
+    """The attacker sees the defence's logits, and no gradient.
+
+    Admits attacks that only query: `Square` and `SPSA`.
+
+    Args:
+        labels: `"true"` or `"predicted"`.
+        samples: How often a random defence is run for each query.
+
+    Example:
+        ```python
+        import keras_trn
+
+        blackbox = keras_trn.threat_models.Blackbox()
+        assert not blackbox.admits(keras_trn.attacks.FastGradientMethod(epsilon=0.1))
+        assert blackbox.admits(keras_trn.attacks.Square(epsilon=0.1))
+        ```
+    """
+
+    name = "blackbox"
+
+    def admits(self, attack):
+        return attack.gradient_free
+
+    def _logits(self, defence):
+        classify = logits_function(defence)
+        return lambda images: tf.stop_gradient(classify(images))
+
+
+_BY_NAME = {
+    threat_model.name: threat_model
+    for threat_model in (Oblivious, Transfer, BPDA, WhiteboxStopgrad, WhiteboxFull, Blackbox)
+}
+
+
+def get(threat_model):
+    """Returns a threat model, which may be given by its name.
+
+    Args:
+        threat_model: A `ThreatModel`, or one of `"oblivious"`, `"bpda"`,
+            `"whitebox_stopgrad"`, `"whitebox_full"` and `"blackbox"`. `Transfer`
+            has to be made with the classifier that the attacker has.
+
+    Returns:
+        The `ThreatModel`.
+
+    Raises:
+        ValueError: If there is no such threat model.
+
+    Example:
+        ```python
+        import keras_trn
+
+        assert keras_trn.threat_models.get("bpda").name == "bpda"
+        ```
+    """
+    if isinstance(threat_model, ThreatModel):
+        return threat_model
+    if threat_model == Transfer.name:
+        raise ValueError(
+            "The threat model 'transfer' needs the classifier that the attacker has: "
+            "`keras_trn.threat_models.Transfer(another_classifier)`."
+        )
+    if threat_model not in _BY_NAME:
+        names = ", ".join(map(repr, _BY_NAME))
+        raise ValueError(f"Unknown threat model {threat_model!r}; there are {names}.")
+    return _BY_NAME[threat_model]()
+
+
+def _expectation(logits, samples):
+    """The mean logits of a random defence over several runs."""
+
+    def mean_logits(images):
+        runs = tf.map_fn(
+            lambda _: logits(images), tf.range(samples), fn_output_signature=tf.float32
+        )
+        return tf.reduce_mean(runs, axis=0)
+
+    return mean_logits
