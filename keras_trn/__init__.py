@@ -6,6 +6,7 @@ from keras_trn import evaluation as evaluation
 from keras_trn import gradient_maps as gradient_maps
 from keras_trn import layers as layers
 from keras_trn import metrics as metrics
+from keras_trn import peers as peers
 from keras_trn import threat_models as threat_models
 from keras_trn import visualization as visualization
 from keras_trn.evaluation import evaluate as evaluate
@@ -26,6 +27,7 @@ __all__ = [
     "gradient_maps",
     "layers",
     "metrics",
+    "peers",
     "threat_models",
     "visualization",
 ]

@@ -128,6 +128,20 @@ def check_range(name, value, low, high):
         raise ValueError(f"{name} must be a number from {low:g} to {high:g}, received {value!r}.")
 
 
+def check_count(name, value):
+    """Checks that a number is a whole number of at least 1.
+
+    Args:
+        name: What the number is called where the user gave it.
+        value: The number.
+
+    Raises:
+        ValueError: If the value is not such a number.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, received {value!r}.")
+
+
 def check_data(x, y, image_shape, num_classes, needs_labels=True):
     """Checks what goes into `fit`, `evaluate` or `predict`.
 

@@ -1,4 +1,4 @@
-"""One way to ask a classifier for its logits, and to know that they are logits."""
+"""One way to ask a classifier for its logits, to know them, and to differentiate their loss."""
 
 import keras
 import numpy as np
@@ -36,6 +36,35 @@ def logits_function(classifier):
     return lambda images: tf.cast(classifier(images), tf.float32)
 
 
+def differentiable_logits_function(classifier):
+    """As `logits_function`, with a gradient of zero where a classifier has none.
+
+    Through a rounding, for instance, no gradient passes, and TensorFlow says so by
+    `None`, which attacks cannot add to an image.
+
+    Args:
+        classifier: A Keras model or layer, or any callable from images to logits.
+
+    Returns:
+        A function of one tensor of images.
+
+    Example:
+        ```python
+        import tensorflow as tf
+        from keras_trn.logits import differentiable_logits_function
+
+        logits = differentiable_logits_function(lambda images: tf.round(images[:, 0, :, 0]))
+        images = tf.ones((2, 1, 3, 1))
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            loss = tf.reduce_sum(logits(images))
+        assert tf.reduce_all(tape.gradient(loss, images) == 0)
+        ```
+    """
+    logits = logits_function(classifier)
+    return lambda images: logits(images) + 0.0 * tf.reduce_sum(images, axis=[1, 2, 3])[:, None]
+
+
 def predicted_labels(classifier, images):
     """Asks a classifier for the classes of images.
 
@@ -57,6 +86,49 @@ def predicted_labels(classifier, images):
         ```
     """
     return tf.argmax(logits_function(classifier)(images), axis=-1)
+
+
+def cross_entropy_direction(logits, label_distribution):
+    """The direction in which the logits raise the cross-entropy for soft labels.
+
+    For one label `c` the gradient of the cross-entropy in the logits is
+    `softmax(z) - onehot(c)`. When the classifier is sure of `c` this underflows
+    to zero. As maps are normalized, only its direction counts, and that is the
+    softmax over the *other* classes minus `onehot(c)`, which never vanishes
+    however sure the classifier is. For soft labels, the mean of these
+    directions over the label distribution.
+
+    Args:
+        logits: Tensor of shape `(batch, num_classes)`.
+        label_distribution: Tensor of the same shape; each row sums to 1.
+
+    Returns:
+        A tensor of the same shape; each row sums to 0.
+
+    Example:
+        ```python
+        from keras_trn.logits import cross_entropy_direction
+
+        # Sure beyond what float32 can tell from certainty, and still not zero.
+        direction = cross_entropy_direction([[300.0, 0.0, 0.0]], [[1.0, 0.0, 0.0]])
+        assert direction.numpy().tolist() == [[-1.0, 0.5, 0.5]]
+        ```
+    """
+    logits, label_distribution = (
+        tf.convert_to_tensor(logits),
+        tf.convert_to_tensor(label_distribution),
+    )
+    top = tf.one_hot(tf.argmax(logits, axis=-1), logits.shape[-1], dtype=logits.dtype)
+    logits = logits - tf.stop_gradient(tf.reduce_max(logits, axis=-1, keepdims=True))
+    exponentials = tf.exp(logits)
+    # The softmax without class c has the sum of the other exponentials below it.
+    # Only for the top class can that sum underflow, so this one is done apart.
+    without_top = tf.nn.softmax(tf.where(top > 0, -1e9, logits))
+    sums_without = tf.reduce_sum(exponentials, axis=-1, keepdims=True) - exponentials
+    shares = (1 - top) * label_distribution / tf.where(top > 0, 1.0, sums_without)
+    others = tf.reduce_sum(shares, axis=-1, keepdims=True) - shares
+    weight_of_top = tf.reduce_sum(top * label_distribution, axis=-1, keepdims=True)
+    return weight_of_top * without_top + exponentials * others - label_distribution
 
 
 def looks_like_probabilities(scores):

@@ -1,6 +1,7 @@
 """How close a restored image is to the clean one."""
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 # The ratio of two equal images is infinite, and one would make every mean infinite.
@@ -31,6 +32,36 @@ def peak_signal_to_noise_ratio(images, restored):
     mean_squared_error = ops.mean(ops.square(images - restored), axis=(1, 2, 3))
     smallest_error = 10 ** (-LARGEST_RATIO / 10)
     return -10.0 * ops.log10(ops.maximum(mean_squared_error, smallest_error))
+
+
+def structural_similarity(images, restored):
+    """Computes the structural similarity (SSIM) of each image.
+
+    Source: Wang et al., "Image Quality Assessment: From Error Visibility to
+    Structural Similarity", 2004; TensorFlow's `tf.image.ssim`. The window has 11
+    pixels, as in the paper, or fewer where the image is smaller.
+
+    Args:
+        images: Clean images of shape `(batch, height, width, channels)` in [0, 1].
+        restored: Images of the same shape to compare with them.
+
+    Returns:
+        A tensor of shape `(batch,)`, at most 1, which only an exact copy reaches.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        images = keras.random.uniform((2, 8, 8, 1))
+        similarity = keras_trn.metrics.structural_similarity(images, images)
+        assert keras.ops.all(keras.ops.abs(similarity - 1.0) < 1e-3)
+        ```
+    """
+    images, restored = ops.convert_to_tensor(images), ops.convert_to_tensor(restored)
+    smallest_side = min(side for side in images.shape[1:3] if side is not None)
+    odd_side = smallest_side - 1 + smallest_side % 2
+    return tf.image.ssim(images, restored, max_val=1.0, filter_size=min(11, odd_side))
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")

@@ -4,8 +4,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_trn.attacks import Attack
-from keras_trn.attacks import Mixture
 from keras_trn.gradient_maps import EstimatedLabel
 from keras_trn.gradient_maps import GradientMap
 from keras_trn.input_validation import check_image_type
@@ -14,6 +12,12 @@ from keras_trn.logits import logits_function
 from keras_trn.metrics import PeakSignalToNoiseRatio
 from keras_trn.restoration_network import TwoStreamRestorationNetwork
 from keras_trn.restored_classifier import RestoredClassifier
+from keras_trn.training import attack_some
+from keras_trn.training import checked_attack
+from keras_trn.training import checked_training_data
+from keras_trn.training import loss_of_replica
+from keras_trn.training import unpack
+from keras_trn.training import with_loss_scaling
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -209,41 +213,42 @@ class ProtectedClassifier(RestoredClassifier):
         Raises:
             ValueError: If there is no attack, or a share or weight is out of range.
         """
-        attack = Mixture(attack) if isinstance(attack, (list, tuple)) else attack
-        if not isinstance(attack, Attack):
-            raise ValueError(
-                "compile() needs the attack to train against, one of `keras_trn.attacks` or a "
-                f"list of them, such as `ProjectedGradientDescent(epsilon=8 / 255)`; received "
-                f"attack={attack!r}."
-            )
-        check_range("benign_share", benign_share, 0, 1)
         check_range("pixel_loss_weight", pixel_loss_weight, 0, np.inf)
         check_range("classification_loss_weight", classification_loss_weight, 0, np.inf)
-        optimizer = keras.optimizers.get(optimizer)
-        if self.restorer.dtype_policy.name == "mixed_float16":
-            optimizer = _with_loss_scaling(optimizer)
-        self._compile_arguments = {
-            "attack": attack,
-            "benign_share": benign_share,
-            "pixel_loss_weight": pixel_loss_weight,
-            "classification_loss_weight": classification_loss_weight,
-            "jit_compile": jit_compile,
-            "run_eagerly": run_eagerly,
-            "steps_per_execution": steps_per_execution,
-        }
-        self.attack = attack
-        self.validation_attack = attack.at_full_strength()
-        self.benign_share = benign_share
         self.pixel_loss_weight = pixel_loss_weight
         self.classification_loss_weight = classification_loss_weight
-        super().compile(
-            optimizer=optimizer,
+        self._compile_training(
+            optimizer,
+            attack,
+            benign_share,
+            loss_arguments={
+                "pixel_loss_weight": pixel_loss_weight,
+                "classification_loss_weight": classification_loss_weight,
+            },
             jit_compile=jit_compile,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,
         )
+
+    def _compile_training(self, optimizer, attack, benign_share, loss_arguments, **keras_arguments):
+        """Compiles whatever the loss is; `loss_arguments` are those of `compile` that say it."""
+        attack = checked_attack(attack)
+        check_range("benign_share", benign_share, 0, 1)
+        optimizer = keras.optimizers.get(optimizer)
+        if self.restorer.dtype_policy.name == "mixed_float16":
+            optimizer = with_loss_scaling(optimizer)
+        self._compile_arguments = {
+            "attack": attack,
+            "benign_share": benign_share,
+            **loss_arguments,
+            **keras_arguments,
+        }
+        self.attack = attack
+        self.validation_attack = attack.at_full_strength()
+        self.benign_share = benign_share
+        super().compile(optimizer=optimizer, **keras_arguments)
         # Else the training step would be traced twice, the second time without creating them.
-        self.optimizer.build(self.trainable_variables)
+        self.optimizer.build(self.restoration_variables)
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """Trains the restorer; as `keras.Model.fit`, after a look at the data.
@@ -264,15 +269,7 @@ class ProtectedClassifier(RestoredClassifier):
             ValueError: If images or labels are malformed. Arrays are checked
                 whole, pipelines by their first batch.
         """
-        x = self._checked(x, y)
-        validation_data = kwargs.get("validation_data")
-        if isinstance(validation_data, (list, tuple)):
-            self._checked(*validation_data[:2])
-        elif validation_data is not None:
-            kwargs["validation_data"] = self._checked(validation_data)
-        if isinstance(x, tf.data.Dataset):
-            # Keras warns of its own default, which does nothing to a pipeline.
-            kwargs.setdefault("shuffle", False)
+        x, kwargs = checked_training_data(self._checked, x, y, kwargs)
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
@@ -297,16 +294,23 @@ class ProtectedClassifier(RestoredClassifier):
         """
         return super().evaluate(self._checked(x, y), y, *args, **kwargs)
 
+    @property
+    def restoration_variables(self):
+        """The variables that learn to restore: all trainable ones."""
+        return self.trainable_variables
+
     def train_step(self, data):
-        clean, labels, sample_weight = _unpack(data)
-        images, benign_count = self._attack_some(clean, labels)
+        clean, labels, sample_weight = unpack(data)
+        images, benign_count = attack_some(
+            self.attack, self.classifier, clean, labels, self.benign_share
+        )
         with tf.GradientTape() as tape:
             restored, logits, losses = self._restore_with_losses(images, labels, clean)
-            loss = _weighted_mean(losses, sample_weight)
-            replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            scaled_loss = self.optimizer.scale_loss(loss / replicas)
-        gradients = tape.gradient(scaled_loss, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            loss = loss_of_replica(losses, sample_weight)
+            scaled_loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled_loss, self.restoration_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.restoration_variables, strict=True))
+        self.judge_restorations(restored, clean, training=True)
 
         self.loss_metric.update_state(losses, sample_weight)
         self.benign_accuracy.update_state(labels[:benign_count], logits[:benign_count])
@@ -315,27 +319,17 @@ class ProtectedClassifier(RestoredClassifier):
         return self.get_metrics_result()
 
     def test_step(self, data):
-        clean, labels, sample_weight = _unpack(data)
+        clean, labels, sample_weight = unpack(data)
         attacked = self.validation_attack(self.classifier, clean, labels)
         _, logits, benign_losses = self._restore_with_losses(clean, labels, clean)
         self.benign_accuracy.update_state(labels, logits, sample_weight)
         restored, logits, losses = self._restore_with_losses(attacked, labels, clean)
+        self.judge_restorations(restored, clean, training=False)
         self.adversarial_accuracy.update_state(labels, logits, sample_weight)
         self.psnr.update_state(clean, restored)
         losses = self.benign_share * benign_losses + (1 - self.benign_share) * losses
         self.loss_metric.update_state(losses, sample_weight)
         return self.get_metrics_result()
-
-    def _attack_some(self, clean, labels):
-        """Leaves the first images of the batch benign and attacks the others."""
-        if self.benign_share == 1:
-            return clean, tf.shape(clean)[0]
-        # At least one image is attacked, as convolutions need one.
-        count = tf.round(self.benign_share * tf.cast(tf.shape(clean)[0], tf.float32))
-        benign_count = tf.minimum(tf.cast(count, tf.int32), tf.shape(clean)[0] - 1)
-        attacked = self.attack(self.classifier, clean[benign_count:], labels[benign_count:])
-        images = tf.concat([clean[:benign_count], attacked], axis=0)
-        return tf.stop_gradient(tf.ensure_shape(images, clean.shape)), benign_count
 
     def _restore_with_losses(self, images, labels, clean):
         """Restored images, their logits, and the loss of each image."""
@@ -368,6 +362,15 @@ class ProtectedClassifier(RestoredClassifier):
             self.pixel_loss_weight * pixel_losses + self.classification_loss_weight * class_losses
         )
 
+    def judge_restorations(self, restored, clean, training):
+        """Where something else learns from the restored images of a batch; here nothing does.
+
+        Args:
+            restored: Restored images of shape `(batch, height, width, channels)`.
+            clean: The clean images.
+            training: Whether it may learn; otherwise it is only measured.
+        """
+
     # --- Checks --------------------------------------------------------------
 
     def _check_needs_no_labels(self):
@@ -393,6 +396,7 @@ class ProtectedClassifier(RestoredClassifier):
         parts = {
             part: keras.saving.deserialize_keras_object(config[part], custom_objects)
             for part in ("restorer", "gradient_map")
+            if part in config
         }
         return super().from_config({**config, **parts}, custom_objects)
 
@@ -419,26 +423,3 @@ def _check_parts(restorer, gradient_map):
             f"map {type(gradient_map).__name__}. Leave out `gradient_map`, or give the restorer a "
             "gradient stream."
         )
-
-
-def _with_loss_scaling(optimizer):
-    """Keeps the small gradients of float16 computations from vanishing."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return optimizer
-    return keras.optimizers.LossScaleOptimizer(optimizer)
-
-
-def _unpack(data):
-    images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    if labels is None:
-        raise ValueError(
-            "Training and evaluation need labels: pass `fit(images, labels)`, or a dataset of "
-            "pairs of images and labels."
-        )
-    return tf.cast(images, tf.float32), tf.cast(tf.reshape(labels, [-1]), tf.int64), sample_weight
-
-
-def _weighted_mean(losses, sample_weight):
-    if sample_weight is None:
-        return tf.reduce_mean(losses)
-    return tf.reduce_mean(losses * tf.cast(tf.reshape(sample_weight, [-1]), losses.dtype))

@@ -7,6 +7,7 @@ which function. Any attack can be combined with any threat model that admits it.
 import keras
 import tensorflow as tf
 
+from keras_trn.input_validation import check_count
 from keras_trn.logits import logits_function
 from keras_trn.protected_classifier import ProtectedClassifier
 from keras_trn.restored_classifier import RestoredClassifier
@@ -103,8 +104,7 @@ class _Adaptive(ThreatModel):
 
     def __init__(self, labels="true", samples=1):
         super().__init__(labels)
-        if not isinstance(samples, int) or samples < 1:
-            raise ValueError(f"samples must be a whole number of at least 1, received {samples!r}.")
+        check_count("samples", samples)
         self.samples = samples
 
     def target(self, defence):

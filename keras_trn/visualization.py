@@ -44,7 +44,7 @@ def plot_restorations(protected, images, labels, attack, class_names=None):
         )
         ```
     """
-    figure_class = _import_figure()
+    figure_class = import_figure()
     adversarial = attack(protected.classifier, images, labels).numpy()
     maps = protected.estimate_gradient_maps(adversarial, labels)
     restored = protected.restore(adversarial, labels)
@@ -62,33 +62,55 @@ def plot_restorations(protected, images, labels, attack, class_names=None):
         is_map = title == "gradient map"
         taken_for = None if is_map else predicted_labels(protected.classifier, pictures).numpy()
         for row, (axis, picture) in enumerate(zip(column, pictures, strict=True)):
-            axis.set_axis_off()
             if is_map:
                 _show_map(axis, picture[..., : images.shape[-1]])
                 continue
-            axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1)
             name = taken_for[row] if class_names is None else class_names[taken_for[row]]
-            is_right = taken_for[row] == labels[row]
-            axis.text(
-                0.5,
-                1.03,
-                f"“{name}”",
-                transform=axis.transAxes,
-                ha="center",
-                va="bottom",
-                color="black" if is_right else "crimson",
-                weight="normal" if is_right else "bold",
-            )
+            show_image(axis, picture, taken_for[row], labels[row], name)
     return figure
 
 
+def show_image(axis, image, taken_for, label, name=None):
+    """Shows an image, and above it what it is taken for, in red where that is wrong.
+
+    Args:
+        axis: The matplotlib axis to show it in.
+        image: Array of shape `(height, width, channels)` in [0, 1].
+        taken_for: Index of the class that the image is taken for.
+        label: Index of the class that it is of.
+        name: Name of the class that it is taken for; by default its index.
+    """
+    axis.set_axis_off()
+    axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
+    is_right = taken_for == label
+    axis.text(
+        0.5,
+        1.03,
+        f"“{taken_for if name is None else name}”",
+        transform=axis.transAxes,
+        ha="center",
+        va="bottom",
+        color="black" if is_right else "crimson",
+        weight="normal" if is_right else "bold",
+    )
+
+
 def _show_map(axis, gradient_map):
+    axis.set_axis_off()
     gradient_map = gradient_map.mean(axis=-1)
     largest = np.abs(gradient_map).max() or 1.0
     axis.imshow(gradient_map, cmap="RdBu_r", vmin=-largest, vmax=largest)
 
 
-def _import_figure():
+def import_figure():
+    """Returns matplotlib's class of figures, or says how to install it.
+
+    A figure that is not made by `pyplot` shows once in a notebook, and needs not
+    be closed.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -1,124 +1,282 @@
-"""The report says what the attacks did, with and without the restorer."""
+"""`evaluate` measures what it says, once for all defences, and goes on where it stopped."""
 
 import json
-from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_trn
-from keras_trn.evaluation.tables import with_tables
+from keras_trn import attacks
+from keras_trn import threat_models
+from keras_trn.evaluation.measurement import measure
 
-ROOT = Path(__file__).parent.parent
+EPSILON = 0.2
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def dataset(digits):
-    return tf.data.Dataset.from_tensor_slices(digits).batch(100)
+    images, labels = digits
+    return tf.data.Dataset.from_tensor_slices((images[:120], labels[:120])).batch(50)
 
 
 @pytest.fixture
-def attacks():
-    return [
-        keras_trn.attacks.FastGradientMethod(epsilon=0.2),
-        keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=5, seed=0),
-    ]
+def fgsm():
+    return attacks.FastGradientMethod(EPSILON)
 
 
-def test_untrained_protection_changes_nothing(classifier, dataset, attacks, protect):
-    report = keras_trn.evaluate(protect(classifier), dataset, attacks, verbose=0)
-    assert [row["attack"] for row in report.rows] == ["benign", "FGSM", "PGD-5"]
-    for row in report.rows:
-        assert row["examples"] == 360
-        assert row["bare_accuracy"] == row["protected_accuracy"]
-        assert row["attacked_psnr"] == row["restored_psnr"]
-    assert report.row("benign")["agreement"] == 1.0
-    assert report.row("PGD-5")["bare_accuracy"] < report.row("benign")["bare_accuracy"] - 0.5
+@pytest.fixture
+def pgd():
+    return attacks.ProjectedGradientDescent(EPSILON, steps=5, seed=0)
 
 
-def test_accuracies_are_those_of_predict(classifier, digits, dataset, attacks, protect):
-    images, labels = digits
+def by_row(cells):
+    return {(cell["defence"], cell["threat_model"], cell["attack"]): cell for cell in cells}
+
+
+def test_untrained_protection_changes_nothing(classifier, dataset, fgsm, pgd, protect):
+    defences = {"bare": classifier, "protected": protect(classifier)}
+    cells = by_row(measure(defences, dataset, [fgsm, pgd], verbose=0))
+    for threat_model, attack in [(None, "benign"), ("oblivious", "FGSM"), ("oblivious", "PGD-5")]:
+        bare = cells["bare", threat_model, attack]
+        protected = cells["protected", threat_model, attack]
+        assert bare["examples"] == 120
+        assert bare["accuracy"] == protected["accuracy"]
+        assert bare["right"] == protected["right"]
+        assert protected["attacked_psnr"] == protected["restored_psnr"]
+        assert "restored_psnr" not in bare
+    assert cells["protected", None, "benign"]["agreement"] == 1.0
+    benign = cells["bare", None, "benign"]["accuracy"]
+    assert cells["bare", "oblivious", "PGD-5"]["accuracy"] < benign - 0.5
+
+
+def test_accuracies_are_those_of_predict(classifier, digits, dataset, fgsm, protect):
+    images, labels = digits[0][:120], digits[1][:120]
     protected = protect(classifier)
     protected.fit(images, labels, epochs=2, verbose=0)
-    report = keras_trn.evaluate(protected, dataset, attacks[:1], verbose=0)
-    adversarial = attacks[0](classifier, images, labels)
+    defences = {"bare": classifier, "protected": protected}
+    cell = by_row(measure(defences, dataset, [fgsm], verbose=0))["protected", "oblivious", "FGSM"]
+    adversarial = fgsm(classifier, images, labels)
     predicted = protected.predict(np.asarray(adversarial), verbose=0).argmax(-1)
-    assert report.row("FGSM")["protected_accuracy"] == np.mean(predicted == labels)
     benign = classifier.predict(images, verbose=0).argmax(-1)
-    assert report.row("FGSM")["agreement"] == np.mean(predicted == benign)
+    assert cell["accuracy"] == np.mean(predicted == labels)
+    assert cell["agreement"] == np.mean(predicted == benign)
+    assert cell["restored_ssim"] == pytest.approx(
+        np.mean(
+            keras_trn.metrics.structural_similarity(images, protected.restore(adversarial.numpy()))
+        ),
+        abs=1e-5,
+    )
 
 
-def test_bad_data_are_refused(classifier, digits, attacks, protect):
+def test_transfer_and_predicted_labels_give_other_attacks(classifier, digits, fgsm):
     images, labels = digits
+    wrong = tf.data.Dataset.from_tensor_slices((images[:120], (labels[:120] + 1) % 10)).batch(120)
+    other = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+    )
+    models = [
+        threat_models.Oblivious(),
+        threat_models.Oblivious(labels="predicted"),
+        threat_models.Transfer(other),
+    ]
+    cells = measure({"bare": classifier}, wrong, [fgsm], models, verbose=0)
+    true, predicted, transfer = [cell for cell in cells if cell["attack"] == "FGSM"]
+    # Leading away from a wrong label leads towards agreement, not away from it.
+    assert true["agreement"] > predicted["agreement"] + 0.3
+    assert transfer["agreement"] > predicted["agreement"] + 0.3
+
+
+def test_adaptive_attacks_are_on_each_defence_and_others_shared(classifier, dataset, fgsm, protect):
+    calls = []
+
+    class Counted(attacks.FastGradientMethod):
+        def __call__(self, target, images, labels=None, epsilon=None):
+            calls.append(target)
+            return super().__call__(target, images, labels, epsilon)
+
+    defences = {"bare": classifier, "one": protect(classifier), "two": protect(classifier)}
+    cells = measure(
+        defences, dataset, [Counted(EPSILON)], ["oblivious", "whitebox_full"], verbose=0
+    )
+    # 3 batches, each crafted once for all, and once for each of the three.
+    assert len(calls) == 3 * (1 + 3)
+    assert len(cells) == 3 * (1 + 1 + 1)
+
+
+def test_curve_is_of_the_first_attack_at_each_epsilon(classifier, dataset, fgsm, pgd):
+    cells = measure({"bare": classifier}, dataset, [pgd, fgsm], epsilons=[0.05, 0.2], verbose=0)
+    on_curve = [cell for cell in cells if cell.get("on_curve")]
+    assert [(cell["attack"], cell["epsilon"]) for cell in on_curve] == [("PGD-5", 0.05)]
+    at_full_epsilon = by_row(cells[:2])["bare", "oblivious", "PGD-5"]
+    assert on_curve[0]["accuracy"] > at_full_epsilon["accuracy"]
+
+
+def test_answer_that_is_no_number_is_wrong(classifier, dataset):
+    @keras.saving.register_keras_serializable(package="tests")
+    class Broken(keras_trn.RestoredClassifier):
+        def restorations(self, images, labels=None):
+            return images * np.nan
+
+    defences = {"bare": classifier, "broken": Broken(classifier)}
+    cells = measure(defences, dataset, [], verbose=0)
+    assert [cell["accuracy"] > 0.9 for cell in cells] == [True, False]
+    assert cells[1]["accuracy"] == 0
+    assert cells[1]["restored_psnr"] is None
+
+
+def test_shuffled_data_are_refused(classifier, digits, fgsm):
+    shuffled = tf.data.Dataset.from_tensor_slices(digits).shuffle(360).batch(120)
+    with pytest.raises(ValueError, match="another order each time"):
+        measure({"bare": classifier}, shuffled, [fgsm], verbose=0)
+
+
+# --- Interrupted and resumed ------------------------------------------------------------
+
+
+class InterruptionError(Exception):
+    pass
+
+
+def interrupted_after(calls, attack):
+    """An attack that is interrupted, as by Ctrl-C, after some batches."""
+
+    class Interrupting(type(attack)):
+        def __call__(self, *args, **kwargs):
+            nonlocal calls
+            calls -= 1
+            if calls < 0:
+                raise InterruptionError
+            return super().__call__(*args, **kwargs)
+
+        @property
+        def name(self):
+            return attack.name
+
+    return Interrupting.from_config(attack.get_config())
+
+
+def without_seconds(cells):
+    return [{**cell, "seconds": None} for cell in cells]
+
+
+def test_interrupted_evaluation_keeps_what_is_finished(classifier, dataset, fgsm, pgd, tmp_path):
+    backup = tmp_path / "backup.jsonl"
+    models = ["oblivious", "whitebox_full"]
+    with pytest.raises(InterruptionError):
+        # In the last of 3 batches of PGD under the second threat model.
+        stopped = [fgsm, interrupted_after(5, pgd)]
+        measure({"bare": classifier}, dataset, stopped, models, backup=backup, verbose=0)
+    # Benign, FGSM, PGD, FGSM are finished.
+    assert len(backup.read_text().splitlines()) == 4
+
+    never = [interrupted_after(0, fgsm), pgd]
+    resumed = measure({"bare": classifier}, dataset, never, models, backup=backup, verbose=0)
+    afresh = measure({"bare": classifier}, dataset, [fgsm, pgd], models, verbose=0)
+    assert without_seconds(resumed) == without_seconds(afresh)
+
+
+def test_backup_is_not_taken_for_other_weights_data_or_settings(
+    classifier, digits, dataset, fgsm, tmp_path
+):
+    backup = tmp_path / "backup.jsonl"
+
+    def lines_after(model, data, attack):
+        measure({"bare": model}, data, [attack], backup=backup, verbose=0)
+        return len(backup.read_text().splitlines())
+
+    assert lines_after(classifier, dataset, fgsm) == 2
+    assert lines_after(classifier, dataset, fgsm) == 2
+    assert lines_after(classifier, dataset, attacks.FastGradientMethod(0.1)) == 3
+    assert lines_after(classifier, dataset.take(1), fgsm) == 5
+    changed = keras.models.clone_model(classifier)
+    changed.set_weights([weight + 0.01 for weight in classifier.get_weights()])
+    assert lines_after(changed, dataset, fgsm) == 7
+
+
+def test_line_that_was_cut_off_is_not_read(tmp_path):
+    path = tmp_path / "backup.jsonl"
+    backup = keras_trn.evaluation.backup.Backup(path)
+    backup.get_or_compute("first", lambda: 1)
+    path.write_text(path.read_text() + '{"key": "half')
+    backup = keras_trn.evaluation.backup.Backup(path)
+    assert backup.get_or_compute("first", lambda: 2) == 1
+    assert backup.get_or_compute("second", lambda: 3) == 3
+    backup = keras_trn.evaluation.backup.Backup(path)
+    assert backup.get_or_compute("second", lambda: 4) == 3
+
+
+# --- What is refused --------------------------------------------------------------------
+
+
+def test_bad_arguments_are_refused(classifier, digits, dataset, fgsm, protect):
+    images, labels = digits
+    protected = protect(classifier)
     bad = tf.data.Dataset.from_tensor_slices((images * 255, labels)).batch(100)
     with pytest.raises(ValueError, match="received values from 0 to 255"):
-        keras_trn.evaluate(protect(classifier), bad, [], verbose=0)
-
-
-def test_predicted_labels_give_another_attack(classifier, digits, attacks, protect):
-    images, labels = digits
-    wrong = tf.data.Dataset.from_tensor_slices((images, (labels + 1) % 10)).batch(120)
-    protected = protect(classifier)
-    true = keras_trn.evaluate(protected, wrong, attacks[:1], labels="true", verbose=0)
-    predicted = keras_trn.evaluate(protected, wrong, attacks[:1], labels="predicted", verbose=0)
-    # Leading away from a wrong label leads towards agreement, not away from it.
-    assert true.row("FGSM")["agreement"] > predicted.row("FGSM")["agreement"] + 0.3
-    with pytest.raises(ValueError, match="'true' or 'predicted'"):
-        keras_trn.evaluate(protected, wrong, attacks, labels="guessed")
-
-
-def test_report_can_be_repeated_read_and_written(classifier, dataset, attacks, protect, tmp_path):
-    protected = protect(classifier)
-    report = keras_trn.evaluate(protected, dataset, attacks, verbose=0)
-    again = keras_trn.evaluate(protected, dataset, attacks, verbose=0)
-    assert report.rows == again.rows
-    report.to_json(tmp_path / "report.json")
-    written = json.loads((tmp_path / "report.json").read_text())
-    assert written["rows"] == report.rows
-    assert str(keras_trn.evaluation.Report.from_json(tmp_path / "report.json")) == str(report)
-    assert written["threat_model"] == "oblivious"
-    assert written["versions"]["keras"]
-    assert written["rows"][2]["settings"]["config"]["steps"] == 5
-    assert "oblivious" in str(report) and "PGD-5" in str(report)
-    assert report.to_markdown().count("\n") == 4
-    with pytest.raises(KeyError, match="there are 'benign', 'FGSM', 'PGD-5'"):
-        report.row("MIM")
-
-
-def test_pictures_show_every_image_in_four_ways(classifier, digits, attacks, protect):
-    images, labels = digits
-    figure = keras_trn.visualization.plot_restorations(
-        protect(classifier), images[:3], labels[:3], attacks[0]
+        keras_trn.evaluate(protected, bad, [fgsm], verbose=0)
+    with pytest.raises(ValueError, match="'blackbox' admits none of the attacks FGSM"):
+        keras_trn.evaluate(protected, dataset, [fgsm], ["blackbox"], verbose=0)
+    with pytest.raises(ValueError, match="draws its epsilon from"):
+        keras_trn.evaluate(protected, dataset, [attacks.FastGradientMethod((0.1, 0.2))], verbose=0)
+    with pytest.raises(ValueError, match="cannot be called 'bare'"):
+        keras_trn.evaluate(protected, dataset, [fgsm], peers={"bare": protected}, verbose=0)
+    other = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(4)]
     )
-    assert len(figure.axes) == 12
-    titles = [axis.get_title() for axis in figure.axes[:4]]
-    assert titles == ["image", "FGSM", "gradient map", "restored"]
+    with pytest.raises(ValueError, match="'other' takes other images or knows other classes"):
+        keras_trn.evaluate(protected, dataset, [fgsm], peers={"other": other}, verbose=0)
 
 
-def test_table_goes_to_its_place_and_nowhere_else(tmp_path):
-    row = {
-        "attack": "FGSM",
-        "settings": None,
-        "examples": 2,
-        "bare_accuracy": 0.0,
-        "protected_accuracy": 1.0,
-        "agreement": 0.5,
-        "attacked_psnr": 14.0,
-        "restored_psnr": 20.0,
+# --- The whole ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def evaluated(classifier, dataset):
+    """A report of a protected classifier and a peer under all threat models."""
+    restorer = keras_trn.TwoStreamRestorationNetwork(width=4, depth=1)
+    gradient_map = keras_trn.gradient_maps.EstimatedLabel(width=4, depth=1)
+    protected = keras_trn.ProtectedClassifier(classifier, restorer, gradient_map)
+    calls = {
+        "attacks": [
+            attacks.ProjectedGradientDescent(EPSILON, steps=5),
+            attacks.Square(EPSILON, queries=20),
+        ],
+        "peers": {"bit depth": keras_trn.peers.BitDepthReduction(classifier)},
+        "epsilons": [0.1],
+        "check_examples": 24,
+        "verbose": 0,
     }
-    report = keras_trn.evaluation.Report([row], labels="true", seconds=1.0)
-    report.to_json(tmp_path / "a.json")
-    page = "Before.\n<!-- table of a.json -->\nstale\n<!-- end of table -->\nAfter."
-    filled = with_tables(page, tmp_path)
-    assert "| FGSM | 0.0 | 100.0 | 50.0 | 14.0 | 20.0 |" in filled
-    assert "stale" not in filled
-    assert filled.startswith("Before.") and filled.endswith("After.")
-    assert with_tables(filled, tmp_path) == filled
+    return protected, calls
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/method.md"])
-def test_pages_show_the_results_as_they_are(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    assert "<!-- table of results/" in text
-    assert with_tables(text, ROOT) == text
+@pytest.mark.slow
+def test_evaluation_can_be_repeated_and_reports_all(evaluated, dataset):
+    protected, calls = evaluated
+    report = keras_trn.evaluate(protected, dataset, **calls)
+    again = keras_trn.evaluate(protected, dataset, **calls)
+    assert without_seconds(report.cells) == without_seconds(again.cells)
+    assert report.checks == again.checks
+
+    assert report.defences == ["bare", "protected", "bit depth"]
+    assert {cell["threat_model"] for cell in report.cells if cell["defence"] == "protected"} == {
+        None,
+        "oblivious",
+        "bpda",
+        "whitebox_stopgrad",
+        "whitebox_full",
+        "blackbox",
+    }
+    assert all(len(checks) == 20 for checks in report.checks.values())
+    assert report.worst() <= report.cell("PGD-5", "whitebox_full")["accuracy"]
+    for plot in (report.plot_accuracy, report.plot_quality, report.plot_pictures):
+        assert plot().axes
+    assert json.dumps(report.to_dict())
+
+
+@pytest.mark.slow
+def test_any_keras_classifier_can_be_judged(classifier, dataset, pgd):
+    report = keras_trn.evaluate(classifier, dataset, [pgd], check_examples=24, verbose=0)
+    assert report.defences == ["bare"]
+    assert report.worst() == min(cell["accuracy"] for cell in report.cells)

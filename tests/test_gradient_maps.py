@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 from keras_trn import gradient_maps
-from keras_trn.gradient_maps.gradient_map import cross_entropy_direction
 from keras_trn.gradient_maps.gradient_map import normalize
+from keras_trn.logits import cross_entropy_direction
 
 FIXED_LABELS = {
     "predicted": (gradient_maps.PredictedLabel, {}),

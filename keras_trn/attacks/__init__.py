@@ -1,7 +1,13 @@
-"""Gradient-based attacks with one signature, on CleverHans."""
+"""Attacks with one signature, of CleverHans, of ART and of our own."""
 
 from keras_trn.attacks.attack import Attack as Attack
+from keras_trn.attacks.auto_attack import auto_attack as auto_attack
+from keras_trn.attacks.auto_projected_gradient_descent import (
+    AutoProjectedGradientDescent as AutoProjectedGradientDescent,
+)
 from keras_trn.attacks.basic_iterative_method import BasicIterativeMethod as BasicIterativeMethod
+from keras_trn.attacks.carlini_wagner import CarliniWagner as CarliniWagner
+from keras_trn.attacks.deep_fool import DeepFool as DeepFool
 from keras_trn.attacks.fast_gradient_method import FastGradientMethod as FastGradientMethod
 from keras_trn.attacks.mixture import Mixture as Mixture
 from keras_trn.attacks.momentum_iterative_method import (
@@ -10,12 +16,22 @@ from keras_trn.attacks.momentum_iterative_method import (
 from keras_trn.attacks.projected_gradient_descent import (
     ProjectedGradientDescent as ProjectedGradientDescent,
 )
+from keras_trn.attacks.restarts import Restarts as Restarts
+from keras_trn.attacks.spsa import SPSA as SPSA
+from keras_trn.attacks.square import Square as Square
 
 __all__ = [
+    "SPSA",
     "Attack",
+    "AutoProjectedGradientDescent",
     "BasicIterativeMethod",
+    "CarliniWagner",
+    "DeepFool",
     "FastGradientMethod",
     "Mixture",
     "MomentumIterativeMethod",
     "ProjectedGradientDescent",
+    "Restarts",
+    "Square",
+    "auto_attack",
 ]

@@ -10,6 +10,7 @@ from keras_trn.input_validation import check_image_type
 from keras_trn.input_validation import check_images
 from keras_trn.input_validation import check_labels
 from keras_trn.input_validation import check_range
+from keras_trn.logits import differentiable_logits_function
 from keras_trn.logits import logits_function
 
 # The largest perturbation that can make a difference to images in [0, 1]. An L2
@@ -104,7 +105,7 @@ class Attack:
         if not tf.executing_eagerly():
             check_image_type(images)
             return self._craft(
-                logits_function(classifier),
+                differentiable_logits_function(classifier),
                 tf.cast(images, tf.float32),
                 self._epsilon_per_image(images, epsilon),
                 self._random_seed(),
@@ -122,9 +123,14 @@ class Attack:
         epsilon = self._epsilon_per_image(images, epsilon)
         # Drawn outside the graph, which would keep the global seed it was traced with.
         random_seed = self._random_seed()
+        if labels is not None:
+            labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
+        return self._run(classifier, images, labels, epsilon, random_seed)
+
+    def _run(self, classifier, images, labels, epsilon, random_seed):
+        """Runs the attack on input that is checked: as a graph, unless a subclass knows better."""
         if labels is None:
             return self._graph(classifier, images, "predicted")(images, epsilon, random_seed)
-        labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
         return self._graph(classifier, images, "given")(images, epsilon, random_seed, labels)
 
     def _craft(self, logits, images, epsilon, random_seed, labels=None):
@@ -148,7 +154,7 @@ class Attack:
                 signature.append(tf.TensorSpec((None,), tf.int64))
             # TensorFlow takes two attacks for one function that is traced again and again, and
             # warns, unless each is an object of its own.
-            craft = functools.partial(self._craft, logits_function(classifier))
+            craft = functools.partial(self._craft, differentiable_logits_function(classifier))
             self._graphs[key] = tf.function(craft, input_signature=signature, autograph=False)
         return self._graphs[key]
 
@@ -179,6 +185,16 @@ class Attack:
         """Returns the same attack with the upper end of its range as epsilon."""
         epsilon = self.epsilon[1] if isinstance(self.epsilon, tuple) else self.epsilon
         return type(self).from_config({**self.get_config(), "epsilon": epsilon})
+
+    def with_seed(self, seed):
+        """Returns the same attack with a seed, unless it has one of its own.
+
+        Args:
+            seed: Whole number that fixes what is random in the attack.
+        """
+        if self.seed is not None:
+            return self
+        return type(self).from_config({**self.get_config(), "seed": seed})
 
     @property
     def name(self):

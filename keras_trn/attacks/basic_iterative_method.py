@@ -6,6 +6,7 @@ from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from keras_trn.attacks.iterative_attack import IterativeAttack
 from keras_trn.attacks.norms import as_cleverhans_norm
 from keras_trn.attacks.norms import project
+from keras_trn.attacks.steady_cross_entropy import steady_cross_entropy
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -71,6 +72,7 @@ class BasicIterativeMethod(IterativeAttack):
                 clip_min=0.0,
                 clip_max=1.0,
                 y=labels,
+                loss_fn=steady_cross_entropy,
             )
             return (project(adversarial, images, epsilon, self.norm),)
 

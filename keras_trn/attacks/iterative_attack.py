@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from keras_trn.attacks.attack import Attack
+from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
 
 
@@ -25,8 +26,7 @@ class IterativeAttack(Attack):
 
     def __init__(self, epsilon, norm="linf", steps=20, relative_step_size=None, seed=None):
         super().__init__(epsilon, norm=norm, seed=seed)
-        if not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps must be a whole number of at least 1, received {steps!r}.")
+        check_count("steps", steps)
         if relative_step_size is not None:
             check_range("relative_step_size", relative_step_size, 0, 1)
         self.steps = steps

@@ -100,6 +100,10 @@ class Mixture(Attack):
         """Returns the mixture of its attacks at full strength."""
         return Mixture([attack.at_full_strength() for attack in self.attacks])
 
+    def with_seed(self, seed):
+        """Returns the mixture of its attacks, each with a seed."""
+        return Mixture([attack.with_seed(seed) for attack in self.attacks])
+
     @property
     def name(self):
         """What the attack is called in tables."""

@@ -8,6 +8,7 @@ from cleverhans.tf2.utils import optimize_linear
 from keras_trn.attacks.iterative_attack import IterativeAttack
 from keras_trn.attacks.norms import as_cleverhans_norm
 from keras_trn.attacks.norms import project
+from keras_trn.attacks.steady_cross_entropy import steady_cross_entropy
 from keras_trn.input_validation import check_range
 
 
@@ -67,10 +68,9 @@ class MomentumIterativeMethod(IterativeAttack):
     def craft(self, logits, images, labels, epsilon, random_seed):
         norm = as_cleverhans_norm(self.norm)
         step_size = self.step_size(epsilon)
-        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits
 
         def step(adversarial, momentum):
-            gradient = compute_gradient(logits, cross_entropy, adversarial, labels, False)
+            gradient = compute_gradient(logits, steady_cross_entropy, adversarial, labels, False)
             length = tf.reduce_mean(tf.abs(gradient), axis=[1, 2, 3], keepdims=True)
             momentum = self.decay * momentum + tf.math.divide_no_nan(gradient, length)
             adversarial = adversarial + optimize_linear(momentum, step_size, norm)

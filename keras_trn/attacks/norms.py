@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 from cleverhans.tf2.utils import clip_eta
 
-# By default XLA has another one, and a seed another result.
-_ALGORITHM = "philox"
+from keras_trn.attacks.random_numbers import ALGORITHM
+
 _CLEVERHANS_NORMS = {"linf": np.inf, "l2": 2}
 
 
@@ -28,10 +28,10 @@ def random_in_ball(images, epsilon, norm, seed):
     """
     shape = tf.shape(images)
     if norm == "linf":
-        return epsilon * tf.random.stateless_uniform(shape, seed, -1.0, 1.0, alg=_ALGORITHM)
+        return epsilon * tf.random.stateless_uniform(shape, seed, -1.0, 1.0, alg=ALGORITHM)
     direction = tf.math.l2_normalize(
-        tf.random.stateless_normal(shape, seed, alg=_ALGORITHM), axis=[1, 2, 3]
+        tf.random.stateless_normal(shape, seed, alg=ALGORITHM), axis=[1, 2, 3]
     )
-    uniform = tf.random.stateless_uniform([shape[0], 1, 1, 1], seed + 1, alg=_ALGORITHM)
+    uniform = tf.random.stateless_uniform([shape[0], 1, 1, 1], seed + 1, alg=ALGORITHM)
     dimensions = tf.cast(tf.reduce_prod(shape[1:]), tf.float32)
     return epsilon * direction * uniform ** (1.0 / dimensions)

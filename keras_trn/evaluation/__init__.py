@@ -1,6 +1,8 @@
-"""Measuring what a defence is worth."""
+"""Judging a defence, and the judgement."""
 
+from keras_trn.evaluation import checks as checks
 from keras_trn.evaluation.evaluator import evaluate as evaluate
+from keras_trn.evaluation.measurement import measure as measure
 from keras_trn.evaluation.report import Report as Report
 
-__all__ = ["Report", "evaluate"]
+__all__ = ["Report", "checks", "evaluate", "measure"]

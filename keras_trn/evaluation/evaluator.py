@@ -1,46 +1,89 @@
-"""Attacks a classifier, with and without its protection, and reports both."""
+"""Attacks a defence as its attackers would, checks the attacks, and reports both."""
 
 import time
 
-import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from keras_trn import threat_models as known_threat_models
+from keras_trn.attacks import ProjectedGradientDescent
+from keras_trn.attacks.iterative_attack import IterativeAttack
+from keras_trn.classifier_interface import describe_classifier
+from keras_trn.evaluation.backup import Backup
+from keras_trn.evaluation.backup import fingerprint
+from keras_trn.evaluation.checks import CheckResult
+from keras_trn.evaluation.checks import Examination
+from keras_trn.evaluation.checks import run_checks
+from keras_trn.evaluation.environment import describe_environment
+from keras_trn.evaluation.measurement import BARE
+from keras_trn.evaluation.measurement import measure
+from keras_trn.evaluation.report import Picture
 from keras_trn.evaluation.report import Report
 from keras_trn.input_validation import check_data
 from keras_trn.logits import predicted_labels
-from keras_trn.metrics import peak_signal_to_noise_ratio
+from keras_trn.restored_classifier import RestoredClassifier
 
-LABELS = ("true", "predicted")
+PROTECTED = "protected"
+_SHOWN_IMAGES = 4
 
 
-def evaluate(protected, dataset, attacks, labels="true", verbose=1):
-    """Measures a protected classifier under attacks on the bare classifier.
+def evaluate(
+    defence,
+    dataset,
+    attacks,
+    threat_models=None,
+    peers=None,
+    epsilons=(),
+    check_examples=100,
+    backup=None,
+    seed=0,
+    verbose=1,
+):
+    """Judges a defence, and the judgement.
 
-    The threat model is `oblivious`: the attacker differentiates the classifier
-    and does not know of the restorer. It is the easiest one for the defence; an
-    attacker who knows of the restorer can do more.
+    Runs every attack under every threat model that admits it, reports accuracy,
+    the worst case per image, and how close the restored images are to the clean
+    ones; and runs the sanity checks of `keras_trn.evaluation.checks`, which tell
+    whether the attacks were strong enough to be believed.
+
+    Any Keras classifier can be judged, protected or not. What an oblivious
+    attacker attacks is the bare classifier: the one behind the restoration, where
+    there is one.
 
     A perturbation that was crafted with the true label carries that label, and a
-    restorer can read it there. `labels="predicted"` gives the attacker only what
-    the classifier itself believes.
+    restorer can read it there: `Oblivious(labels="predicted")` and `Transfer` give
+    it less to read.
 
     Args:
-        protected: A `keras_trn.ProtectedClassifier`.
-        dataset: A `tf.data.Dataset` of batches of images in [0, 1] and labels.
-        attacks: List of attacks of `keras_trn.attacks`. Give attacks with random
-            starts a seed for a report that can be repeated.
-        labels: The labels that the attacks lead away from: `"true"` or
-            `"predicted"`.
+        defence: The model to judge, from images to logits: a
+            `keras_trn.ProtectedClassifier`, another `RestoredClassifier`, or any
+            Keras classifier.
+        dataset: A `tf.data.Dataset` of batches of images in [0, 1] and labels, the
+            same in the same order whenever it is run through.
+        attacks: List of attacks of `keras_trn.attacks`, each with one epsilon.
+        threat_models: List of `keras_trn.threat_models`, or their names; by
+            default all that need nothing further, and `blackbox` where an attack
+            only queries.
+        peers: Dictionary of other models to measure in the same run, on the same
+            images and, where examples do not depend on the defence, on the same
+            adversarial examples; such as those of `keras_trn.peers`.
+        epsilons: Further epsilons at which the first attack is run, for accuracy
+            against epsilon. A threat model that does not admit it has no curve.
+        check_examples: Number of images, from the start of the data, on which the
+            sanity checks are run.
+        backup: Path of a file that keeps what is finished. Where the evaluation is
+            interrupted, the same call goes on where it was; results of other
+            weights, data or settings are not taken for these.
+        seed: Fixes what is random in attacks that have no seed of their own.
         verbose: 1 for a progress bar, 0 for none.
 
     Returns:
-        A `keras_trn.evaluation.Report`: a row for benign images and one for each
-        attack.
+        A `keras_trn.evaluation.Report`.
 
     Raises:
-        ValueError: If `labels` is neither of the two, or the data are malformed.
+        ValueError: If data, attacks, threat models or peers are malformed, or the
+            dataset does not keep its order.
 
     Example:
         ```python
@@ -50,73 +93,150 @@ def evaluate(protected, dataset, attacks, labels="true", verbose=1):
         classifier = keras.Sequential(
             [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
         )
-        restorer = keras_trn.TwoStreamRestorationNetwork(width=8, depth=1)
-        protected = keras_trn.ProtectedClassifier(classifier, restorer)
         train, validation, test = keras_trn.datasets.load("digits")
-        attacks = [keras_trn.attacks.FastGradientMethod(epsilon=0.2)]
-        report = keras_trn.evaluate(protected, test.take(1), attacks, verbose=0)
-        assert [row["attack"] for row in report.rows] == ["benign", "FGSM"]
+        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=5)
+        jpeg = keras_trn.peers.JpegCompression(classifier)
+        report = keras_trn.evaluate(
+            jpeg, test.take(1), [attack], ["oblivious", "bpda"], check_examples=8, verbose=0
+        )
+        assert report.worst() <= report.cell("PGD-5", "oblivious")["accuracy"]
         ```
     """
-    if labels not in LABELS:
-        raise ValueError(f"labels must be 'true' or 'predicted', received {labels!r}.")
-    check_data(dataset, None, protected.image_shape, protected.num_classes)
     started = time.perf_counter()
-    judge = _Judge(protected)
-    batches = [None, *attacks]
-    with tqdm(total=len(batches) * len(dataset), disable=not verbose, unit="batch") as progress:
-        rows = []
-        for attack in batches:
-            progress.set_description("benign" if attack is None else attack.name)
-            measured = []
-            for images, true_labels in dataset:
-                measured.append(judge.measure(attack, images, true_labels, labels))
-                progress.update()
-            rows.append(_row(attack, measured))
-    return Report(rows=rows, labels=labels, seconds=time.perf_counter() - started)
-
-
-class _Judge:
-    """Measures one batch under one attack, in compiled steps."""
-
-    def __init__(self, protected):
-        self.protected = protected
-        self.measure_graph = tf.function(self._measure, autograph=False, reduce_retracing=True)
-
-    def measure(self, attack, images, true_labels, labels):
-        attacked = images
-        if attack is not None:
-            given = true_labels if labels == "true" else None
-            attacked = attack(self.protected.classifier, images, given)
-        return [value.numpy() for value in self.measure_graph(images, attacked, true_labels)]
-
-    def _measure(self, images, attacked, labels):
-        """Per image: what was right without and with protection, agreement, and PSNRs."""
-        protected = self.protected
-        restored = protected.restorations(attacked, labels)
-        benign_prediction = predicted_labels(protected.classifier, images)
-        bare_prediction = predicted_labels(protected.classifier, attacked)
-        protected_prediction = predicted_labels(protected.classifier, restored)
-        return (
-            bare_prediction == labels,
-            protected_prediction == labels,
-            protected_prediction == benign_prediction,
-            peak_signal_to_noise_ratio(images, attacked),
-            peak_signal_to_noise_ratio(images, restored),
-        )
-
-
-def _row(attack, measured):
-    bare, protected, agreement, attacked_psnr, restored_psnr = (
-        np.concatenate(values) for values in zip(*measured, strict=True)
+    image_shape, num_classes = _describe(defence)
+    check_data(dataset, None, image_shape, num_classes)
+    attacks = [attack.with_seed(seed) for attack in attacks]
+    threat_models = _threat_models(threat_models, attacks)
+    defences, judged = _defences(defence, peers or {}, image_shape, num_classes)
+    backup = Backup(backup)
+    cells = measure(defences, dataset, attacks, threat_models, epsilons, backup, verbose)
+    images, labels = _first_examples(dataset, check_examples)
+    checks = _checks(defences, images, labels, attacks, threat_models, backup, seed, verbose)
+    return Report(
+        defences=list(defences),
+        judged=judged,
+        cells=cells,
+        checks=checks,
+        environment=describe_environment(),
+        seconds=time.perf_counter() - started,
+        pictures=_pictures(defences[judged], images, labels, attacks, threat_models),
     )
-    return {
-        "attack": "benign" if attack is None else attack.name,
-        "settings": None if attack is None else keras.saving.serialize_keras_object(attack),
-        "examples": len(bare),
-        "bare_accuracy": float(bare.mean()),
-        "protected_accuracy": float(protected.mean()),
-        "agreement": float(agreement.mean()),
-        "attacked_psnr": float(attacked_psnr.mean()),
-        "restored_psnr": float(restored_psnr.mean()),
-    }
+
+
+def _threat_models(threat_models, attacks):
+    if threat_models is not None:
+        return [known_threat_models.get(threat_model) for threat_model in threat_models]
+    oblivious = known_threat_models.Oblivious
+    every = [
+        oblivious(),
+        oblivious(labels="predicted"),
+        known_threat_models.BPDA(),
+        known_threat_models.WhiteboxStopgrad(),
+        known_threat_models.WhiteboxFull(),
+        known_threat_models.Blackbox(),
+    ]
+    return [model for model in every if any(model.admits(attack) for attack in attacks)]
+
+
+def _describe(model):
+    """The image shape and the number of classes, which a restored classifier knows itself."""
+    if hasattr(model, "image_shape") and hasattr(model, "num_classes"):
+        return model.image_shape, model.num_classes
+    return describe_classifier(model)
+
+
+def _defences(defence, peers, image_shape, num_classes):
+    """All models by their names, the bare classifier first; and the name of the judged one."""
+    for name in (BARE, PROTECTED):
+        if name in peers:
+            raise ValueError(f"A peer cannot be called {name!r}, which is a column of its own.")
+    for name, peer in peers.items():
+        if _describe(peer) != (image_shape, num_classes):
+            raise ValueError(
+                f"The peer {name!r} takes other images or knows other classes: "
+                f"{_describe(peer)}, and the defence {(image_shape, num_classes)}."
+            )
+    if isinstance(defence, RestoredClassifier):
+        return {BARE: defence.classifier, PROTECTED: defence, **peers}, PROTECTED
+    return {BARE: defence, **peers}, BARE
+
+
+def _first_examples(dataset, number):
+    """The first images of a dataset and their labels, as arrays."""
+    images, labels = next(iter(dataset.unbatch().batch(number)))
+    return images.numpy(), labels.numpy().reshape(-1)
+
+
+def _checks(defences, images, labels, attacks, threat_models, backup, seed, verbose):
+    """The results of the sanity checks of each defence."""
+    attack = _checked_attack(attacks, seed)
+    if attack is None:
+        return {name: [] for name in defences}
+    results = {}
+    names = [threat_model.name for threat_model in threat_models]
+    with tqdm(total=len(defences), disable=not verbose, unit="defence") as progress:
+        for name, defence in defences.items():
+            progress.set_description(f"checks, {name}")
+            description = {
+                "checks": names,
+                "model": fingerprint(defence, images),
+                "attack": attack.name,
+                "settings": attack.get_config(),
+                "examples": len(images),
+                "seed": seed,
+            }
+            examination = Examination(defence, images, labels, attack, names, seed=seed)
+            saved = backup.get_or_compute(
+                description,
+                lambda examination=examination: [
+                    vars(result) for result in run_checks(examination)
+                ],
+            )
+            results[name] = [CheckResult(**result) for result in saved]
+            progress.update()
+    return results
+
+
+def _checked_attack(attacks, seed):
+    """The attack that the checks are about: the first that takes several steps."""
+    for attack in attacks:
+        if isinstance(attack, IterativeAttack) and not attack.gradient_free:
+            return attack
+    for attack in attacks:
+        return ProjectedGradientDescent(attack.epsilon, attack.norm, seed=seed)
+    return None
+
+
+def _pictures(defence, images, labels, attacks, threat_models):
+    """A few images, as they are, attacked, and restored."""
+    images, labels = images[:_SHOWN_IMAGES], labels[:_SHOWN_IMAGES]
+    pictures = [_picture("benign", defence, images, labels)]
+    for threat_model in threat_models:
+        admitted = [attack for attack in attacks if threat_model.admits(attack)]
+        # What an attack on predicted labels makes of an image looks much the same.
+        if admitted and threat_model.applies_to(defence) and threat_model.labels == "true":
+            target = threat_model.target(defence)
+            attacked = admitted[0](target, images, labels).numpy()
+            pictures.append(_picture(threat_model.name, defence, attacked, labels))
+    return pictures
+
+
+def _picture(title, defence, attacked, labels):
+    """Each attacked image, and beside it the restored one."""
+    images, classifier = [attacked], defence
+    if isinstance(defence, RestoredClassifier):
+        restored = defence.restorations(tf.constant(attacked), tf.constant(labels))
+        images, classifier = [attacked, np.asarray(restored)], defence.classifier
+    columns = [predicted_labels(classifier, shown).numpy() for shown in images]
+    return Picture(
+        title=title,
+        images=_alternate(images),
+        states=["attacked", "restored"][: len(images)] * len(labels),
+        taken_for=_alternate(columns),
+        labels=np.repeat(labels, len(images)),
+    )
+
+
+def _alternate(arrays):
+    """The first of each array, then the second of each, and so on."""
+    return np.stack(arrays, axis=1).reshape(-1, *arrays[0].shape[1:])

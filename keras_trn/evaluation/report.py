@@ -1,76 +1,235 @@
-"""What an evaluation found, to print, to save and to read again."""
+"""What an evaluation found, to print, to plot, to save and to read again."""
 
 import dataclasses
 import json
-import platform
-from importlib import metadata
 from pathlib import Path
 
-_HEADINGS = ("attack", "bare", "protected", "agreement", "PSNR attacked", "PSNR restored")
+import numpy as np
+
+from keras_trn.evaluation import plots
+from keras_trn.evaluation import tables
+from keras_trn.evaluation.checks import CheckResult
+from keras_trn.evaluation.examples import unpack
+
+TABLES = ("accuracy", "quality", "checks")
+
+
+@dataclasses.dataclass
+class Picture:
+    """A row of images to show.
+
+    Args:
+        title: What stands at its start.
+        images: Array of images.
+        states: What each is: `"attacked"` or `"restored"`.
+        taken_for: The class that each is taken for.
+        labels: The class that each is of.
+    """
+
+    title: str
+    images: np.ndarray
+    states: list
+    taken_for: np.ndarray
+    labels: np.ndarray
 
 
 @dataclasses.dataclass
 class Report:
     """The result of `keras_trn.evaluate`.
 
-    Prints as a table, shows as a table in a notebook, and goes to JSON with all
+    Prints as tables, shows as tables in a notebook, and goes to JSON with all
     that is needed to make it again.
 
+    A **cell** is the result of one defence under one attack and threat model: a
+    dictionary with
+
+    - `defence`, `threat_model`, `labels`, `attack`, `norm`, `epsilon`,
+      `settings` of the attack, `samples` of a random defence per gradient;
+      `on_curve` for one that is only there for accuracy against epsilon;
+    - `examples`, `accuracy`, and `agreement`, the share of images that are
+      classified as the bare classifier classifies the benign image, from 0 to 1;
+    - `attacked_psnr` and `attacked_ssim`, how close the attacked images are to the
+      clean ones; `restored_psnr` and `restored_ssim`, how close the restored;
+      PSNR in decibels;
+    - `right`, one bit for each image, packed to hexadecimal digits;
+    - `seconds` that its run took.
+
     Args:
-        rows: One dictionary for benign images and one for each attack, with
-            `attack`, `settings`, `examples`, `bare_accuracy`,
-            `protected_accuracy`, `agreement` (share of images that are classified
-            as the bare classifier classifies the benign image), all from 0 to 1,
-            and `attacked_psnr` and `restored_psnr` in decibels.
-        labels: Whether the attacks used `"true"` or `"predicted"` labels.
+        defences: Names of the defences, the bare classifier first. The tables of
+            quality and of checks are about the one that was to be judged.
+        judged: Name of the defence that was to be judged.
+        cells: List of cells.
+        checks: Dictionary from the names of defences to the results of their
+            sanity checks.
+        environment: Versions and hardware.
         seconds: How long the evaluation took.
-        threat_model: What the attacker knows.
+        pictures: Rows of attacked and restored images, to be shown; not part of the
+            JSON file.
 
     Example:
         ```python
+        import keras
         import keras_trn
 
-        row = dict(attack="FGSM", settings=None, examples=2, bare_accuracy=0.0,
-                   protected_accuracy=1.0, agreement=1.0, attacked_psnr=14.0,
-                   restored_psnr=20.0)
-        report = keras_trn.evaluation.Report(rows=[row], labels="true", seconds=1.0)
-        assert "FGSM" in str(report)
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        train, validation, test = keras_trn.datasets.load("digits")
+        attack = keras_trn.attacks.FastGradientMethod(epsilon=0.2)
+        report = keras_trn.evaluate(
+            classifier, test.take(1), [attack], check_examples=8, verbose=0
+        )
+        assert report.worst("bare") <= report.cell("FGSM")["accuracy"]
+        report.to_json("report.json")
+        assert str(keras_trn.evaluation.Report.from_json("report.json")) == str(report)
         ```
     """
 
-    rows: list
-    labels: str
+    defences: list
+    judged: str
+    cells: list
+    checks: dict
+    environment: dict
     seconds: float
-    threat_model: str = "oblivious"
+    pictures: list[Picture] | None = None
 
-    def row(self, attack):
-        """Returns the row of an attack.
+    # --- Looking up ----------------------------------------------------------
+
+    def cell(self, attack, threat_model=None, defence=None, labels="true", epsilon=None):
+        """Returns one cell.
 
         Args:
-            attack: Its name, as in the table; `"benign"` for no attack.
+            attack: Name of the attack, as in the table; `"benign"` for none.
+            threat_model: Name of the threat model; by default the first in the
+                report that fits.
+            defence: Name of the defence; by default the one that was judged.
+            labels: Whether the attacker knew the `"true"` labels or took the
+                `"predicted"` ones.
+            epsilon: Epsilon of a cell of the curve; by default the attack's own.
 
         Returns:
-            The dictionary of its measurements.
+            The dictionary of its measurements, see above.
 
         Raises:
-            KeyError: If there is no such attack in the report.
+            KeyError: If there is no such cell.
         """
-        for row in self.rows:
-            if row["attack"] == attack:
-                return row
-        names = ", ".join(repr(row["attack"]) for row in self.rows)
-        raise KeyError(f"No attack {attack!r} in this report; there are {names}.")
+        wanted = {"attack": attack, "defence": defence or self.judged}
+        wanted["on_curve"] = epsilon is not None
+        if attack == "benign":
+            wanted.pop("on_curve")
+        else:
+            wanted["labels"] = labels
+        if threat_model is not None:
+            wanted["threat_model"] = threat_model
+        if epsilon is not None:
+            wanted["epsilon"] = epsilon
+        for cell in self.cells:
+            if all(cell.get(name) == value for name, value in wanted.items()):
+                return cell
+        rows = sorted({f"{cell['attack']!r} under {cell['threat_model']}" for cell in self.cells})
+        raise KeyError(
+            f"No cell with {wanted} in this report. Defences: {', '.join(self.defences)}; "
+            f"attacks: {', '.join(rows)}."
+        )
+
+    def right(self, cell):
+        """Returns which images a cell's defence got right.
+
+        Args:
+            cell: A cell of this report.
+
+        Returns:
+            A boolean array of shape `(examples,)`.
+        """
+        return unpack(cell["right"], cell["examples"])
+
+    @property
+    def budgets(self):
+        """The pairs of norm and epsilon that the attacks were run at, largest first."""
+        budgets = {
+            (cell["norm"], cell["epsilon"])
+            for cell in self.cells
+            if cell["attack"] != "benign" and not cell["on_curve"]
+        }
+        return sorted(budgets, key=lambda budget: (budget[0] != "linf", -budget[1]))
+
+    def worst(self, defence=None, norm=None, epsilon=None):
+        """Returns the share of images that stayed right under all that was run.
+
+        An image counts as right only if it was right without attack and under every
+        attack of the norm and of at most this epsilon, under every threat model.
+
+        Args:
+            defence: Name of the defence; by default the one that was judged.
+            norm: `"linf"` or `"l2"`; by default that of the first budget.
+            epsilon: By default the largest that was run with the norm.
+
+        Returns:
+            The accuracy, from 0 to 1.
+
+        Raises:
+            KeyError: If nothing was run with the norm.
+        """
+        return float(self._worst_right(defence, norm, epsilon).mean())
+
+    def _worst_right(self, defence, norm, epsilon):
+        budgets = [budget for budget in self.budgets if norm in (None, budget[0])]
+        if not budgets:
+            raise KeyError(f"No attack of norm {norm!r} in this report, only {self.budgets}.")
+        norm, largest = budgets[0]
+        epsilon = largest if epsilon is None else epsilon
+        of_defence = [cell for cell in self.cells if cell["defence"] == (defence or self.judged)]
+        within = [
+            cell
+            for cell in of_defence
+            if cell["attack"] == "benign" or (cell["norm"] == norm and cell["epsilon"] <= epsilon)
+        ]
+        return np.all([self.right(cell) for cell in within], axis=0)
+
+    @property
+    def warnings(self):
+        """The checks of the judged defence that did not pass."""
+        return [check for check in self.checks[self.judged] if check.status == "WARN"]
+
+    # --- Saving --------------------------------------------------------------
 
     def to_dict(self):
-        """Returns all that was found, with the versions and the machine it was found on."""
+        """Returns all that was found, as JSON can hold it.
+
+        `robustbench` holds for each defence what RobustBench's result files hold,
+        under their names and in percent, where it fits: `external` is `worst`.
+        """
         return {
-            "threat_model": self.threat_model,
-            "labels": self.labels,
-            "rows": self.rows,
-            "versions": _versions(),
-            "machine": f"{platform.machine()}, {platform.system()}",
+            "judged": self.judged,
+            "defences": self.defences,
+            "robustbench": {name: self._as_robustbench(name) for name in self.defences},
+            "worst": [
+                {"defence": name, "norm": norm, "epsilon": epsilon, "accuracy": accuracy}
+                for name in self.defences
+                for norm, epsilon in self.budgets
+                for accuracy in [self.worst(name, norm, epsilon)]
+            ],
+            "cells": self.cells,
+            "checks": {
+                name: [dataclasses.asdict(check) for check in checks]
+                for name, checks in self.checks.items()
+            },
+            "environment": self.environment,
             "seconds": round(self.seconds, 1),
         }
+
+    def _as_robustbench(self, name):
+        fields = {"clean_acc": round(100 * self.cell("benign", defence=name)["accuracy"], 2)}
+        if self.budgets:
+            norm, epsilon = self.budgets[0]
+            fields |= {
+                "external": round(100 * self.worst(name, norm, epsilon), 2),
+                "eps": epsilon,
+                "norm": {"linf": "Linf", "l2": "L2"}[norm],
+                "footnote": "external: worst case per example over all attacks and threat "
+                "models of this report",
+            }
+        return fields
 
     def to_json(self, path):
         """Writes the report to a JSON file.
@@ -78,7 +237,8 @@ class Report:
         Args:
             path: Where to write it.
         """
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        text = json.dumps(self.to_dict(), indent=1)
+        Path(path).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def from_json(cls, path):
@@ -88,52 +248,92 @@ class Report:
             path: The JSON file.
 
         Returns:
-            The report.
+            The report, without its pictures.
         """
-        saved = json.loads(Path(path).read_text())
-        return cls(**{field.name: saved[field.name] for field in dataclasses.fields(cls)})
+        saved = json.loads(Path(path).read_text(encoding="utf-8"))
+        saved["checks"] = {
+            name: [CheckResult(**check) for check in checks]
+            for name, checks in saved["checks"].items()
+        }
+        names = [field.name for field in dataclasses.fields(cls) if field.name != "pictures"]
+        return cls(**{name: saved[name] for name in names})
 
-    def to_markdown(self):
-        """Returns the table in Markdown."""
-        cells = [_HEADINGS, ["---"] + ["---:"] * (len(_HEADINGS) - 1), *map(_cells, self.rows)]
-        return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    # --- Showing -------------------------------------------------------------
+
+    def to_markdown(self, table="accuracy"):
+        """Returns a table in Markdown.
+
+        Args:
+            table: `"accuracy"` of all defences under each attack; `"quality"` of the
+                restored images; or `"checks"`.
+
+        Raises:
+            ValueError: If there is no such table.
+        """
+        return tables.to_markdown(self._table(table))
+
+    def _table(self, table):
+        if table not in TABLES:
+            raise ValueError(f"table must be one of {', '.join(TABLES)}, received {table!r}.")
+        return getattr(tables, f"{table}_table")(self)
+
+    def _captions(self):
+        examples = self.cells[0]["examples"]
+        return {
+            "accuracy": f"Accuracy in percent of {examples} images. `worst`: images that stay "
+            "right under all of it.",
+            "quality": f"Images of `{self.judged}` against the clean ones, before and after "
+            "restoration: PSNR in decibels, SSIM; agreement with the bare classifier's benign "
+            "prediction in percent.",
+            "checks": f"Sanity checks of `{self.judged}`.",
+        }
 
     def _repr_markdown_(self):
-        return f"{self.to_markdown()}\n\n{self._caption()}"
-
-    def __str__(self):
-        table = [_HEADINGS, *map(_cells, self.rows)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = []
-        for first, *others in table:
-            padded = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-            lines.append("  ".join([first.ljust(widths[0]), *padded]))
-        return "\n".join([*lines, self._caption()])
-
-    def _caption(self):
-        return (
-            f"Accuracy in percent of {self.rows[0]['examples']} images, PSNR in decibels. Threat "
-            f"model: {self.threat_model}; attacks on {self.labels} labels."
+        return "\n\n".join(
+            f"{self.to_markdown(table)}\n\n{caption}" for table, caption in self._captions().items()
         )
 
+    def __str__(self):
+        return "\n\n".join(
+            f"{tables.to_text(self._table(table))}\n{caption}"
+            for table, caption in self._captions().items()
+        )
 
-def _cells(row):
-    shares = [row["bare_accuracy"], row["protected_accuracy"], row["agreement"]]
-    ratios = [row["attacked_psnr"], row["restored_psnr"]]
-    return [
-        row["attack"],
-        *(f"{100 * share:.1f}" for share in shares),
-        *("-" if ratio >= 100 else f"{ratio:.1f}" for ratio in ratios),
-    ]
+    def plot_accuracy(self):
+        """Plots accuracy against epsilon, a line for each threat model.
 
+        Returns:
+            A matplotlib figure.
 
-def _versions():
-    packages = ("keras_trn", "keras", "tensorflow", "cleverhans", "numpy")
-    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
+        Raises:
+            ImportError: If matplotlib is not installed.
+        """
+        return plots.plot_accuracy(self)
 
+    def plot_quality(self):
+        """Plots PSNR and SSIM of attacked and restored images.
 
-def _version(package):
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+        Returns:
+            A matplotlib figure.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+        """
+        return plots.plot_quality(self)
+
+    def plot_pictures(self):
+        """Shows attacked and restored images, a row for each threat model.
+
+        Returns:
+            A matplotlib figure.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+            ValueError: If the report was read from a file, which has no images.
+        """
+        if self.pictures is None:
+            raise ValueError(
+                "This report was read from a JSON file, which holds no images. Run "
+                "`keras_trn.evaluate` again; with its `backup` that takes seconds."
+            )
+        return plots.plot_pictures(self)

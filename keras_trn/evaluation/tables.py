@@ -1,53 +1,144 @@
-"""Writes the tables of saved reports into Markdown pages, so that they cannot go stale.
+"""The tables of a report, as rows of text, and how they are written."""
 
-A page marks the place of a table by the name of the report's JSON file, or of a
-Markdown file that holds the table:
-
-    <!-- table of results/quickstart_digits.json -->
-    <!-- end of table -->
-
-and `python -m keras_trn.evaluation.tables README.md docs/index.md`, in the folder
-that the names start from, fills it in.
-"""
-
-import re
-import sys
-from pathlib import Path
-
-from keras_trn.evaluation.report import Report
-
-_PLACE = re.compile(
-    r"(?P<start><!-- table of (?P<path>\S+) -->\n).*?(?P<end><!-- end of table -->)", re.DOTALL
-)
+_NORMS = {"linf": "L∞", "l2": "L2"}
 
 
-def with_tables(text, folder="."):
-    """Fills the tables of reports into a Markdown text.
+def accuracy_table(report):
+    """Accuracy in percent: a row for each attack, a column for each defence.
 
     Args:
-        text: The text, with or without tables in the marked places.
-        folder: The folder that the names of the reports start from.
+        report: A `keras_trn.evaluation.Report`.
 
     Returns:
-        The text with each table as its report has it now.
+        A list of rows, the first of them the headings; a row is a list of strings.
+    """
+    rows = [["threat model", "attack", "epsilon", *report.defences]]
+    for key, by_defence in _rows(report).items():
+        cells = [by_defence.get(name) for name in report.defences]
+        rows.append([*key, *(_percent(cell and cell["accuracy"]) for cell in cells)])
+    for norm, epsilon in report.budgets:
+        worst = [report.worst(name, norm, epsilon) for name in report.defences]
+        rows.append(["**worst**", "all", _budget(norm, epsilon), *map(_percent, worst)])
+    return rows
+
+
+def quality_table(report):
+    """What the judged defence makes of the images: a row for each attack.
+
+    Args:
+        report: A `keras_trn.evaluation.Report`.
+
+    Returns:
+        A list of rows, the first of them the headings; a row is a list of strings.
+    """
+    headings = ["agreement", "PSNR attacked", "PSNR restored", "SSIM attacked", "SSIM restored"]
+    rows = [["threat model", "attack", "epsilon", *headings]]
+    for key, by_defence in _rows(report).items():
+        cell = by_defence.get(report.judged)
+        if cell is not None:
+            ratios = [_ratio(cell.get(f"{state}_psnr")) for state in ("attacked", "restored")]
+            shares = [_share(cell.get(f"{state}_ssim")) for state in ("attacked", "restored")]
+            rows.append([*key, _percent(cell["agreement"]), *ratios, *shares])
+    return rows
+
+
+def checks_table(report):
+    """The sanity checks of the judged defence: a row for each check.
+
+    Args:
+        report: A `keras_trn.evaluation.Report`.
+
+    Returns:
+        A list of rows, the first of them the headings; a row is a list of strings.
+    """
+    checks = report.checks[report.judged]
+    return [
+        ["check", "result", "finding"],
+        *([check.name, check.status, check.finding] for check in checks),
+    ]
+
+
+def to_markdown(rows):
+    """Writes rows as a table in Markdown, numbers to the right.
+
+    Args:
+        rows: List of rows of strings, the first of them the headings.
+
+    Returns:
+        The text.
 
     Example:
         ```python
-        from keras_trn.evaluation.tables import with_tables
+        from keras_trn.evaluation.tables import to_markdown
 
-        assert with_tables("No place for a table.") == "No place for a table."
+        assert to_markdown([["attack", "bare"], ["FGSM", "1.0"]]).startswith("| attack | bare |")
         ```
     """
-
-    def fill(place):
-        path = Path(folder) / place["path"]
-        is_markdown = path.suffix == ".md"
-        table = path.read_text().strip() if is_markdown else Report.from_json(path).to_markdown()
-        return f"{place['start']}\n{table}\n\n{place['end']}"
-
-    return _PLACE.sub(fill, text)
+    rule = ["---:" if _is_numeric(column) else "---" for column in zip(*rows, strict=True)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])
 
 
-if __name__ == "__main__":
-    for page in map(Path, sys.argv[1:]):
-        page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+def to_text(rows):
+    """Writes rows as a table for the terminal, numbers to the right.
+
+    Args:
+        rows: List of rows of strings, the first of them the headings.
+
+    Returns:
+        The text.
+
+    Example:
+        ```python
+        from keras_trn.evaluation.tables import to_text
+
+        assert to_text([["attack", "bare"], ["FGSM", "1.0"]]) == "attack  bare\\nFGSM     1.0"
+        ```
+    """
+    rows = [[cell.strip("*") for cell in row] for row in rows]
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    pads = [str.rjust if _is_numeric(column) else str.ljust for column in columns]
+    return "\n".join(
+        "  ".join(
+            pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _rows(report):
+    """The cells by what stands at the start of their row, then by their defence."""
+    rows = {}
+    for cell in report.cells:
+        if not cell.get("on_curve"):
+            rows.setdefault(_key(cell), {})[cell["defence"]] = cell
+    return rows
+
+
+def _key(cell):
+    if cell["attack"] == "benign":
+        return ("-", "benign", "-")
+    suffix = ", predicted labels" if cell["labels"] == "predicted" else ""
+    budget = _budget(cell["norm"], cell["epsilon"])
+    return (cell["threat_model"] + suffix, cell["attack"], budget)
+
+
+def _budget(norm, epsilon):
+    return f"{_NORMS[norm]} {epsilon:.3g}"
+
+
+def _percent(share):
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _ratio(ratio):
+    # Copies that are exact count 100.
+    return "-" if ratio is None or ratio >= 99.95 else f"{ratio:.1f}"
+
+
+def _share(share):
+    return "-" if share is None else f"{share:.3f}"
+
+
+def _is_numeric(column):
+    return all(cell.replace(".", "").isdigit() or cell == "-" for cell in column[1:])

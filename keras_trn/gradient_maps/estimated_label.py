@@ -5,8 +5,8 @@ import tensorflow as tf
 from keras import ops
 
 from keras_trn.gradient_maps.gradient_map import GradientMap
-from keras_trn.gradient_maps.gradient_map import cross_entropy_direction
 from keras_trn.gradient_maps.gradient_map import pull_back
+from keras_trn.logits import cross_entropy_direction
 from keras_trn.logits import logits_function
 from keras_trn.restoration_network import TwoStreamRestorationNetwork
 

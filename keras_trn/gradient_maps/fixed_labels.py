@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_trn.gradient_maps.gradient_map import GradientMap
-from keras_trn.gradient_maps.gradient_map import cross_entropy_direction
+from keras_trn.logits import cross_entropy_direction
 
 
 def _label_direction(logits, labels):

@@ -1,0 +1,109 @@
+"""Square: random search with squares, without any gradient."""
+
+import math
+
+import keras
+
+from keras_trn.attacks.art_attack import BATCH_SIZE
+from keras_trn.attacks.art_attack import ArtAttack
+from keras_trn.attacks.art_attack import import_art
+from keras_trn.attacks.norms import as_cleverhans_norm
+from keras_trn.input_validation import check_count
+
+# Share of the image that the first squares cover, as in the paper.
+_FIRST_SHARE = 0.8
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
+class Square(ArtAttack):
+    """Random search that changes a square of the image at a time.
+
+    A change is kept if the margin of the label over the other classes shrinks. It
+    asks for logits alone, and so is not deceived by a defence whose gradient is
+    of no use.
+
+    An image costs up to `3 * queries` forward passes, as ART asks for the same
+    logits again, and no more once it is misclassified.
+
+    Source: Andriushchenko et al., "Square Attack", arXiv 1912.00049; ART's
+    `SquareAttack`.
+
+    Args:
+        epsilon: Largest distance, in units of the image range [0, 1]; or a pair
+            `(low, high)` to draw from for each image.
+        norm: `"linf"` or `"l2"`.
+        queries: Largest number of changes tried; 5000 in AutoAttack.
+        seed: Whole number that fixes the squares, and the epsilons drawn from a
+            range.
+
+    Call arguments:
+        classifier: A Keras model, or a callable, from images to logits.
+        images: Clean images of shape `(batch, height, width, channels)` in [0, 1].
+        labels: Class indices of shape `(batch,)`; by default the predicted ones.
+        epsilon: Overrides the attack's own: a number, or one per image.
+
+    Returns:
+        A float32 tensor of adversarial images, of the shape of `images`.
+
+    Raises:
+        ValueError: If an argument is malformed, or the images are too small, or
+            too oblong, for the squares.
+        RuntimeError: If the attack is called inside a graph.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images = keras.random.uniform((4, 8, 8, 1))
+        attack = keras_trn.attacks.Square(epsilon=0.2, queries=100, seed=0)
+        assert attack.gradient_free
+        assert attack(classifier, images).shape == images.shape
+        ```
+    """
+
+    gradient_free = True
+
+    def __init__(self, epsilon, norm="linf", queries=1000, seed=None):
+        super().__init__(epsilon, norm=norm, seed=seed)
+        check_count("queries", queries)
+        self.queries = queries
+
+    def make_attack(self, estimator, epsilon):
+        """Makes ART's `SquareAttack`."""
+        self._check_image_shape(estimator.input_shape)
+        return import_art().attacks.evasion.SquareAttack(
+            estimator,
+            norm=as_cleverhans_norm(self.norm),
+            max_iter=self.queries,
+            eps=epsilon,
+            p_init=_FIRST_SHARE,
+            batch_size=BATCH_SIZE,
+            verbose=False,
+        )
+
+    def _check_image_shape(self, image_shape):
+        """Refuses images for which ART leaves the image, or divides by zero."""
+        height, width, _ = image_shape
+        side = round(math.sqrt(_FIRST_SHARE * height * width))
+        if self.norm == "l2":
+            side = max(side + (side % 2 == 0), 3)
+        smallest = 10 if self.norm == "l2" else 2
+        if side >= min(height, width) or min(height, width) < smallest:
+            raise ValueError(
+                f"Square in {self.norm} needs images of at least {smallest} pixels a side, and "
+                f"larger than its first squares of {side} pixels a side; received images of "
+                f"{height} x {width} pixels. Take `keras_trn.attacks.SPSA`, which has no squares."
+            )
+
+    @property
+    def name(self):
+        """What the attack is called in tables."""
+        return "Square"
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "queries": self.queries}

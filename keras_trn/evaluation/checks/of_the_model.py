@@ -1,0 +1,362 @@
+"""Checks of the defence itself: whether it can be attacked as any classifier can."""
+
+import contextlib
+import itertools
+from unittest import mock
+
+import numpy as np
+import tensorflow as tf
+
+from keras_trn import threat_models
+from keras_trn.evaluation.checks.check_result import judged
+from keras_trn.evaluation.checks.check_result import not_applicable
+from keras_trn.logits import logits_function
+from keras_trn.logits import looks_like_probabilities
+
+# As AutoAttack's `check_randomized`: as many runs, and as large a difference of the
+# normalized logits, are put down to rounding.
+_RUNS = 5
+_ROUNDING_OF_LOGITS = 1e-4
+# One by one is slow, and what depends on the batch shows in few images already.
+_BATCH_SIZES = (1, 7)
+_REGROUPED_IMAGES = 14
+# Where a gradient is nothing but rounding, so is its sign, and with it the pixel.
+_ROUNDING_OF_PIXELS = 0.02
+
+
+def outputs_are_logits(examination):
+    """Checks that the defence returns logits, and finite ones.
+
+    Probabilities near 0 or 1 have no gradient that an attack could follow, even
+    where they are scaled; and a defence that returns NaN where it is attacked
+    makes an attack stop there. The clean images are looked at, and the attacked.
+
+    Source: `check_range_output` of AutoAttack (Croce and Hein, arXiv 2003.01690).
+
+    Args:
+        examination: The `Examination`.
+
+    Returns:
+        A `CheckResult`; its figure is the share of images without proper logits.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+        from keras_trn.evaluation import checks
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images, labels = keras.random.uniform((8, 8, 8, 1)), [3, 1, 4, 1, 5, 9, 2, 6]
+        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=2)
+        examination = checks.Examination(classifier, images, labels, attack)
+        assert checks.outputs_are_logits(examination).status == "PASS"
+        ```
+    """
+    name = "outputs_are_logits"
+    # Not compiled: fused with a convolution, ReLU makes zeros of NaN on CPUs.
+    answer = logits_function(examination.defence)
+    clean = answer(examination.images).numpy()
+    attacked = answer(examination.adversarial("whitebox_full")).numpy()
+    is_finite = np.isfinite(clean).all(axis=-1) & np.isfinite(attacked).all(axis=-1)
+    share = 1 - is_finite.mean()
+    if share > 0:
+        measured = f"{share:.1%} of images have a logit that is NaN or infinite, clean or attacked"
+        return judged(name, False, share, measured, "attacks stop there; mend the forward pass")
+    # Scaled probabilities are still probabilities, and still flat.
+    if looks_like_probabilities(clean / (np.mean(clean.sum(axis=-1)) or 1.0)):
+        measured = "All rows of scores are positive and have the same sum, as probabilities do"
+        return judged(name, False, 1.0, measured, "leave out the softmax, and return logits")
+    return judged(name, True, 0.0, "All outputs are finite, and no probabilities", "")
+
+
+def deterministic(examination):
+    """Checks that the defence gives one image one answer.
+
+    An attack that differentiates one run of a random defence optimizes against
+    noise that is gone at the next run, and finds too little.
+
+    Source: `check_randomized` of AutoAttack (Croce and Hein, arXiv 2003.01690).
+
+    Args:
+        examination: The `Examination`.
+
+    Returns:
+        A `CheckResult`; its figure is the largest distance between the normalized
+        logits of two runs.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+        from keras_trn.evaluation import checks
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images, labels = keras.random.uniform((8, 8, 8, 1)), [3, 1, 4, 1, 5, 9, 2, 6]
+        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=2)
+        examination = checks.Examination(classifier, images, labels, attack)
+        assert checks.deterministic(examination).figure == 0
+        ```
+    """
+    # Not compiled: a graph would repeat random numbers that NumPy drew while it was traced.
+    answer = logits_function(examination.defence)
+    runs = [_normalized(answer(examination.images).numpy()) for _ in range(_RUNS)]
+    distance = max(np.linalg.norm(run - runs[0], axis=-1).max() for run in runs)
+    correct = {int((run.argmax(axis=-1) == examination.labels).sum()) for run in runs}
+    return judged(
+        "deterministic",
+        distance <= _ROUNDING_OF_LOGITS and len(correct) == 1,
+        distance,
+        f"{_RUNS} runs on the same images differ by at most {distance:.2g} in normalized logits",
+        "attack the mean of several runs, such as `WhiteboxFull(samples=20)`",
+    )
+
+
+def input_gradients(examination):
+    """Checks that every image has a gradient that an attack can follow.
+
+    Where the gradient is zero, NaN or infinite, an attack that follows it stays
+    where it is, and the defence looks robust without being so. The cross-entropy
+    and the margin between the true class and the next one are both tried, as
+    either can be flat where the other is not.
+
+    Source: `check_zero_gradients` of AutoAttack (Croce and Hein, arXiv
+    2003.01690); "shattered gradients" of Athalye et al., arXiv 1802.00420.
+
+    Args:
+        examination: The `Examination`.
+
+    Returns:
+        A `CheckResult`; its figure is the share of images without a gradient.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+        from keras_trn.evaluation import checks
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images, labels = keras.random.uniform((8, 8, 8, 1)), [3, 1, 4, 1, 5, 9, 2, 6]
+        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=2)
+        examination = checks.Examination(classifier, images, labels, attack)
+        assert checks.input_gradients(examination).status == "PASS"
+        ```
+    """
+    size = _gradient_sizes(examination.target("whitebox_full"))(
+        examination.images, examination.labels
+    )
+    is_useless = ~np.isfinite(size) | (size == 0)
+    share = is_useless.any(axis=0).mean()
+    return judged(
+        "input_gradients",
+        share == 0,
+        share,
+        f"{share:.1%} of images have a gradient of cross-entropy or margin that is zero, NaN or "
+        "infinite",
+        "white-box attacks are blind there, and only `bpda` and `blackbox` say something",
+    )
+
+
+def dynamic_defence(examination):
+    """Checks that a defence which takes gradients was attacked through them.
+
+    Attacks for defences that only go forward, AutoAttack's standard version among
+    them, are not enough for one that takes gradients while it answers, as the
+    gradient maps of this package do: it needs an adaptive attack, which
+    differentiates these gradients too.
+
+    Source: `check_dynamic` of AutoAttack; Croce et al., "Evaluating the
+    Adversarial Robustness of Adaptive Test-time Defenses", arXiv 2202.13711.
+
+    Args:
+        examination: The `Examination`.
+
+    Returns:
+        A `CheckResult` without a figure; not applicable where the forward pass
+        takes no gradient.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+        from keras_trn.evaluation import checks
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images, labels = keras.random.uniform((8, 8, 8, 1)), [3, 1, 4, 1, 5, 9, 2, 6]
+        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=2)
+        examination = checks.Examination(classifier, images, labels, attack)
+        assert checks.dynamic_defence(examination).status == "not applicable"
+        ```
+    """
+    name = "dynamic_defence"
+    graph = examination.graph(examination.defence).get_concrete_function().graph.as_graph_def()
+    if not _takes_gradients(graph):
+        return not_applicable(name, "The forward pass takes no gradients")
+    full = threat_models.WhiteboxFull.name
+    return judged(
+        name,
+        full in examination.threat_models,
+        None,
+        "The forward pass takes gradients",
+        "AutoAttack's standard version is not enough for it; report the threat model "
+        f"`{full}`, which differentiates these gradients too",
+    )
+
+
+def restoration_switched_off(examination):
+    """Checks that a restoration is all that stands before the classifier.
+
+    The defence's logits have to be those of its classifier on its restored
+    images, and with a restoration that does nothing those of the bare classifier:
+    bit for bit. Otherwise the columns of a report do not compare the same
+    classifier with and without its restoration.
+
+    Source: this package.
+
+    Args:
+        examination: The `Examination`.
+
+    Returns:
+        A `CheckResult`; its figure is the largest difference between logits. Not
+        applicable where there is no restoration.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+        from keras_trn.evaluation import checks
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images, labels = keras.random.uniform((8, 8, 8, 1)), [3, 1, 4, 1, 5, 9, 2, 6]
+        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=2)
+        examination = checks.Examination(classifier, images, labels, attack)
+        assert checks.restoration_switched_off(examination).status == "not applicable"
+        ```
+    """
+    name = "restoration_switched_off"
+    if not examination.is_restored:
+        return not_applicable(name, "There is no restoration")
+    images, defence = examination.images, examination.defence
+    defended, bare = logits_function(defence), logits_function(defence.classifier)
+    difference = _largest_difference(defended(images), bare(defence.restorations(images)))
+    with _identity_restoration(defence):
+        switched_off = _largest_difference(defended(images), bare(images))
+    figure = max(difference, switched_off)
+    return judged(
+        name,
+        figure == 0,
+        figure,
+        f"Logits differ by {difference:.2g} from the classifier's on the restored images, and by "
+        f"{switched_off:.2g} from the bare classifier's without a restoration",
+        "something but the restoration changes the answer; with and without it do not compare",
+    )
+
+
+def batch_invariance(examination):
+    """Checks that what becomes of an image does not depend on the images beside it.
+
+    A loss that is averaged over a batch where it should be summed, or statistics
+    of a batch, make results that nobody can repeat with another batch size; and an
+    attacker chooses the batch. Logits and adversarial images are compared for
+    batches of 1, of 7, and of all. The attack is that of one step: random starts
+    differ with the place in the batch, and many steps blow up rounding errors.
+
+    Source: this package.
+
+    Args:
+        examination: The `Examination`.
+
+    Returns:
+        A `CheckResult`; its figure is the share of images with other logits or
+        another adversarial image.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+        from keras_trn.evaluation import checks
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images, labels = keras.random.uniform((8, 8, 8, 1)), [3, 1, 4, 1, 5, 9, 2, 6]
+        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=2)
+        examination = checks.Examination(classifier, images, labels, attack)
+        assert checks.batch_invariance(examination).status == "PASS"
+        ```
+    """
+    attack, target = examination.single_step, examination.target("whitebox_full")
+    images, labels = examination.images[:_REGROUPED_IMAGES], examination.labels[:_REGROUPED_IMAGES]
+    logits = _normalized(examination.logits(examination.images)[: len(images)])
+    adversarial = examination.adversarial("whitebox_full", attack)[: len(images)].numpy()
+    differs = np.zeros(len(images), bool)
+    for size in _BATCH_SIZES:
+        starts = range(0, len(images), size)
+        groups = [slice(start, start + size) for start in starts]
+        regrouped = np.concatenate([examination.logits(images[group]) for group in groups])
+        distance = np.linalg.norm(_normalized(regrouped) - logits, axis=-1)
+        attacked = np.concatenate([attack(target, images[g], labels[g]) for g in groups])
+        other_pixels = np.mean(np.abs(attacked - adversarial) > 1e-3, axis=(1, 2, 3))
+        differs |= (distance > _ROUNDING_OF_LOGITS) | (other_pixels > _ROUNDING_OF_PIXELS)
+    share = differs.mean()
+    return judged(
+        "batch_invariance",
+        share == 0,
+        share,
+        f"{share:.1%} of {len(images)} images have other logits or another adversarial image in "
+        f"batches of {' or '.join(map(str, _BATCH_SIZES))} than among all",
+        "the answer depends on the batch; look for means or sums over its axis",
+    )
+
+
+def _normalized(logits):
+    """Logits of length 1 for each image; what is not finite is left to another check."""
+    logits = np.nan_to_num(logits)
+    return logits / np.maximum(np.linalg.norm(logits, axis=-1, keepdims=True), 1e-12)
+
+
+def _gradient_sizes(target):
+    """A function that sums the gradient of each image, for cross-entropy and margin."""
+    answer = logits_function(target)
+
+    @tf.function(autograph=False)
+    def sizes(images, labels):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(images)
+            logits = answer(images)
+            true = tf.one_hot(labels, logits.shape[-1], on_value=True, off_value=False)
+            next_best = tf.reduce_max(tf.where(true, -np.inf, logits), axis=-1)
+            margin = next_best - tf.reduce_sum(tf.where(true, logits, 0.0), axis=-1)
+            cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        zero = tf.UnconnectedGradients.ZERO
+        gradients = [tape.gradient(loss, images, None, zero) for loss in (cross_entropy, margin)]
+        return tf.reduce_sum(tf.abs(tf.stack(gradients)), axis=[2, 3, 4])
+
+    return lambda images, labels: sizes(images, tf.constant(labels)).numpy()
+
+
+def _takes_gradients(graph):
+    """Whether a graph holds what a gradient tape writes into it, also in functions it calls."""
+    nodes = [graph.node, *(function.node_def for function in graph.library.function)]
+    return any(node.name.startswith("gradient_tape/") for node in itertools.chain(*nodes))
+
+
+@contextlib.contextmanager
+def _identity_restoration(defence):
+    """Makes a defence restore nothing, for as long as the context lasts."""
+    with mock.patch.object(defence, "restorations", lambda images, labels=None: images):
+        yield
+
+
+def _largest_difference(logits, other_logits):
+    """The largest difference; NaN equals NaN."""
+    return float(np.abs(np.nan_to_num(logits) - np.nan_to_num(other_logits)).max())

@@ -1,0 +1,27 @@
+"""The defences that ours is measured against, with the same interface."""
+
+from keras_trn.peers.adversarial_training import (
+    AdversariallyTrainedClassifier as AdversariallyTrainedClassifier,
+)
+from keras_trn.peers.bit_depth_reduction import BitDepthReduction as BitDepthReduction
+from keras_trn.peers.jpeg_compression import JpegCompression as JpegCompression
+from keras_trn.peers.median_smoothing import MedianSmoothing as MedianSmoothing
+from keras_trn.peers.perturbation_elimination import (
+    AdversarialPerturbationElimination as AdversarialPerturbationElimination,
+)
+from keras_trn.peers.representation_guided_denoiser import (
+    RepresentationGuidedDenoiser as RepresentationGuidedDenoiser,
+)
+from keras_trn.peers.total_variation_minimization import (
+    TotalVariationMinimization as TotalVariationMinimization,
+)
+
+__all__ = [
+    "AdversarialPerturbationElimination",
+    "AdversariallyTrainedClassifier",
+    "BitDepthReduction",
+    "JpegCompression",
+    "MedianSmoothing",
+    "RepresentationGuidedDenoiser",
+    "TotalVariationMinimization",
+]

@@ -1,0 +1,262 @@
+"""A classifier that is trained on adversarial images, and restores none."""
+
+import keras
+import tensorflow as tf
+
+from keras_trn.classifier_interface import describe_classifier
+from keras_trn.input_validation import check_data
+from keras_trn.input_validation import check_range
+from keras_trn.training import attack_some
+from keras_trn.training import checked_attack
+from keras_trn.training import checked_training_data
+from keras_trn.training import loss_of_replica
+from keras_trn.training import unpack
+from keras_trn.training import with_loss_scaling
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
+class AdversariallyTrainedClassifier(keras.Model):
+    """Trains a new classifier of the same architecture on attacks on itself.
+
+    The defence that does without restoration: in each step, the classifier is
+    attacked as it is, and learns from the adversarial images. It is made anew, with
+    fresh weights that can all be trained, even those frozen in the classifier that
+    was given; that one stays as it is.
+
+    Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial
+    Attacks", arXiv 1706.06083.
+
+    Args:
+        classifier: A built Keras model from images of shape `(batch, height,
+            width, channels)` in [0, 1] to logits of shape `(batch, num_classes)`:
+            only its architecture is taken.
+        **kwargs: The usual arguments of a Keras model (`name`).
+
+    Call arguments:
+        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+
+    Returns:
+        The logits of the new classifier: a float32 tensor of shape `(batch,
+        num_classes)`.
+
+    Raises:
+        ValueError: If the classifier is not built, returns probabilities instead
+            of logits, or does not map images to at least two classes.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        trained = keras_trn.peers.AdversariallyTrainedClassifier(classifier)
+        trained.compile(attack=keras_trn.attacks.FastGradientMethod(epsilon=0.1))
+        train, validation, _ = keras_trn.datasets.load("digits")
+        history = trained.fit(train.take(2), validation_data=validation.take(1), verbose=0)
+        assert "val_adversarial_accuracy" in history.history
+        ```
+    """
+
+    def __init__(self, classifier, **kwargs):
+        # Images and attacks stay float32 under any global policy.
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.image_shape, self.num_classes = describe_classifier(classifier)
+        self.classifier = _made_anew(classifier)
+        self.loss_metric = keras.metrics.Mean(name="loss")
+        self.benign_accuracy = keras.metrics.SparseCategoricalAccuracy(name="benign_accuracy")
+        self.adversarial_accuracy = keras.metrics.SparseCategoricalAccuracy(
+            name="adversarial_accuracy"
+        )
+        self.built = True
+
+    def call(self, images, training=None):
+        return tf.cast(self.classifier(images, training=training), tf.float32)
+
+    def compute_output_shape(self, images_shape):
+        return (images_shape[0], self.num_classes)
+
+    def predict(self, x, **kwargs):
+        """Predicts logits; as `keras.Model.predict`, after a look at the data.
+
+        Args:
+            x: Images in [0, 1]: an array, a tensor or a `tf.data.Dataset`.
+            **kwargs: The arguments of `keras.Model.predict`.
+
+        Returns:
+            An array of shape `(number of images, num_classes)`.
+        """
+        return super().predict(self._checked(x, needs_labels=False), **kwargs)
+
+    # --- Training ------------------------------------------------------------
+
+    def compile(
+        self,
+        optimizer="adam",
+        attack=None,
+        benign_share=0.25,
+        jit_compile="auto",
+        run_eagerly=False,
+        steps_per_execution=1,
+    ):
+        """Says how the classifier is trained: by cross-entropy, on attacked images.
+
+        Args:
+            optimizer: A Keras optimizer, or its name.
+            attack: An attack of `keras_trn.attacks`, or a list of them, of which
+                each gets an equal share of every batch. An attack whose epsilon
+                is a range draws one for each image while training; validation
+                attacks with the upper end of the range.
+            benign_share: Share of each batch that is left benign, from 0, as in the
+                source, to 1.
+            jit_compile: Whether to compile the steps with XLA; `"auto"` leaves it
+                to Keras.
+            run_eagerly: Whether to run steps without a graph, to debug them.
+            steps_per_execution: Number of batches for each call of the graph.
+
+        Raises:
+            ValueError: If there is no attack, or the share is out of range.
+        """
+        attack = checked_attack(attack)
+        check_range("benign_share", benign_share, 0, 1)
+        optimizer = keras.optimizers.get(optimizer)
+        if self.classifier.dtype_policy.name == "mixed_float16":
+            optimizer = with_loss_scaling(optimizer)
+        self._compile_arguments = {
+            "attack": attack,
+            "benign_share": benign_share,
+            "jit_compile": jit_compile,
+            "run_eagerly": run_eagerly,
+            "steps_per_execution": steps_per_execution,
+        }
+        self.attack = attack
+        self.validation_attack = attack.at_full_strength()
+        self.benign_share = benign_share
+        super().compile(
+            optimizer=optimizer,
+            jit_compile=jit_compile,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+        )
+        # Else the training step would be traced twice, the second time without creating them.
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """Trains the classifier; as `keras.Model.fit`, after a look at the data.
+
+        Args:
+            x: Clean images in [0, 1]: an array, a tensor, or a `tf.data.Dataset`
+                of pairs of images and labels.
+            y: Class indices; left out where `x` holds them.
+            *args: The arguments of `keras.Model.fit`.
+            **kwargs: The arguments of `keras.Model.fit`.
+
+        Returns:
+            A `keras.callbacks.History` of `loss`, `benign_accuracy` and
+            `adversarial_accuracy`, and with validation data the same with `val_`
+            before them.
+
+        Raises:
+            ValueError: If images or labels are malformed. Arrays are checked
+                whole, pipelines by their first batch.
+        """
+        x, kwargs = checked_training_data(self._checked, x, y, kwargs)
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """Measures accuracy with and without attack; as `keras.Model.evaluate`.
+
+        The attack is the one of `compile`, at full strength, on this classifier.
+
+        Args:
+            x: Clean images in [0, 1]: an array, a tensor, or a `tf.data.Dataset`
+                of pairs of images and labels.
+            y: Class indices; left out where `x` holds them.
+            *args: The arguments of `keras.Model.evaluate`.
+            **kwargs: The arguments of `keras.Model.evaluate`.
+
+        Returns:
+            As `keras.Model.evaluate`: `loss`, `benign_accuracy` and
+            `adversarial_accuracy`.
+
+        Raises:
+            ValueError: If images or labels are malformed.
+        """
+        return super().evaluate(self._checked(x, y), y, *args, **kwargs)
+
+    def train_step(self, data):
+        clean, labels, sample_weight = unpack(data)
+        images, benign_count = attack_some(
+            self.attack, self.classifier, clean, labels, self.benign_share
+        )
+        with tf.GradientTape() as tape:
+            logits = self(images, training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            weight_penalty = loss_of_replica(sum(self.losses, start=0.0))
+            loss = loss_of_replica(losses, sample_weight) + weight_penalty
+            scaled_loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled_loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+
+        self.loss_metric.update_state(losses, sample_weight)
+        self.benign_accuracy.update_state(labels[:benign_count], logits[:benign_count])
+        self.adversarial_accuracy.update_state(labels[benign_count:], logits[benign_count:])
+        return self.get_metrics_result()
+
+    def test_step(self, data):
+        clean, labels, sample_weight = unpack(data)
+        attacked = self.validation_attack(self.classifier, clean, labels)
+        benign_logits, logits = self(clean, training=False), self(attacked, training=False)
+        self.benign_accuracy.update_state(labels, benign_logits, sample_weight)
+        self.adversarial_accuracy.update_state(labels, logits, sample_weight)
+        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits
+        losses = self.benign_share * cross_entropy(labels, benign_logits)
+        losses += (1 - self.benign_share) * cross_entropy(labels, logits)
+        self.loss_metric.update_state(losses, sample_weight)
+        return self.get_metrics_result()
+
+    def _checked(self, x, y=None, needs_labels=True):
+        return check_data(x, y, self.image_shape, self.num_classes, needs_labels)
+
+    # --- Saving --------------------------------------------------------------
+
+    def get_config(self):
+        return {"name": self.name, "classifier": _architecture(self.classifier)}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        classifier = keras.saving.deserialize_keras_object(config["classifier"], custom_objects)
+        return cls(**{**config, "classifier": classifier})
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return {}
+        arguments = {**self._compile_arguments, "optimizer": self.optimizer}
+        return keras.saving.serialize_keras_object(arguments)
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+
+def _architecture(classifier):
+    """The configuration of a classifier, without how it was trained."""
+    config = keras.saving.serialize_keras_object(classifier)
+    config.pop("compile_config", None)
+    return config
+
+
+def _made_anew(classifier):
+    """A classifier of the same architecture: unlike `clone_model`, also of a subclassed model."""
+    return keras.saving.deserialize_keras_object(_trainable(_architecture(classifier)))
+
+
+def _trainable(config):
+    """The same configuration with no layer frozen: what was built frozen can never be trained."""
+    if isinstance(config, dict):
+        return {
+            key: True if key == "trainable" else _trainable(value) for key, value in config.items()
+        }
+    if isinstance(config, (list, tuple)):
+        return type(config)(map(_trainable, config))
+    return config

@@ -1,0 +1,110 @@
+"""A denoiser that is guided by what the classifier makes of its images."""
+
+import keras
+import tensorflow as tf
+
+from keras_trn.logits import logits_function
+from keras_trn.peers.single_stream import checked_restorer
+from keras_trn.protected_classifier import ProtectedClassifier
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
+class RepresentationGuidedDenoiser(ProtectedClassifier):
+    """Denoises images such that an unchanged classifier takes them for the clean ones.
+
+    A single-stream restorer learns to bring the classifier's logits for a restored
+    image close to those for the clean image: the logits guided denoiser, one of the
+    high-level representation guided denoisers (HGD). It compares neither pixels nor
+    labels. The restorer is the residual network of this project, instead of the
+    U-Net of the source.
+
+    Source: Liao et al., "Defense against Adversarial Attacks Using High-Level
+    Representation Guided Denoiser", arXiv 1712.02976.
+
+    Args:
+        classifier: A built Keras model from images of shape `(batch, height,
+            width, channels)` in [0, 1] to logits of shape `(batch, num_classes)`.
+            It is frozen.
+        restorer: A `TwoStreamRestorationNetwork` with `gradient_stream=False`, the
+            default. For a fair comparison, take the `single_stream_rival` of the
+            restorer to compare with.
+        **kwargs: The usual arguments of a Keras model (`name`).
+
+    Call arguments:
+        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+
+    Returns:
+        The classifier's logits for the denoised images: a float32 tensor of shape
+        `(batch, num_classes)`.
+
+    Raises:
+        ValueError: If the classifier is not built or returns probabilities, or the
+            restorer has a gradient stream.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        denoiser = keras_trn.peers.RepresentationGuidedDenoiser(
+            classifier,
+            keras_trn.TwoStreamRestorationNetwork(width=8, depth=1, gradient_stream=False),
+        )
+        denoiser.compile(attack=keras_trn.attacks.FastGradientMethod(epsilon=0.2))
+        train, _, _ = keras_trn.datasets.load("digits")
+        history = denoiser.fit(train.take(2), verbose=0)
+        assert "adversarial_accuracy" in history.history
+        ```
+    """
+
+    def __init__(self, classifier, restorer=None, **kwargs):
+        super().__init__(classifier, checked_restorer(restorer), **kwargs)
+
+    def compile(
+        self,
+        optimizer="adam",
+        attack=None,
+        benign_share=0.25,
+        jit_compile="auto",
+        run_eagerly=False,
+        steps_per_execution=1,
+    ):
+        """Says how the restorer is trained.
+
+        The loss of an image is the mean absolute difference of the classifier's
+        logits for the restored image from those for the clean image.
+
+        Args:
+            optimizer: A Keras optimizer, or its name.
+            attack: An attack of `keras_trn.attacks`, or a list of them, of which
+                each gets an equal share of every batch.
+            benign_share: Share of each batch that is left benign, from 0 to 1.
+            jit_compile: Whether to compile the steps with XLA; `"auto"` leaves it
+                to Keras.
+            run_eagerly: Whether to run steps without a graph, to debug them.
+            steps_per_execution: Number of batches for each call of the graph.
+
+        Raises:
+            ValueError: If there is no attack, or the share is out of range.
+        """
+        self._compile_training(
+            optimizer,
+            attack,
+            benign_share,
+            loss_arguments={},
+            jit_compile=jit_compile,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+        )
+
+    def restoration_losses(self, restored, logits, labels, clean):
+        clean_logits = logits_function(self.classifier)(clean)
+        return tf.reduce_mean(tf.abs(logits - clean_logits), axis=-1)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["gradient_map"]
+        return config

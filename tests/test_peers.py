@@ -1,0 +1,391 @@
+"""The peers restore what they say, and can be used and judged like our own defence."""
+
+import io
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from scipy import ndimage
+from skimage.restoration import denoise_tv_bregman
+from test_saving import run_python
+
+import keras_trn
+
+PEERS = keras_trn.peers
+ATTACKS = keras_trn.attacks
+FILTERS = [
+    PEERS.JpegCompression,
+    PEERS.BitDepthReduction,
+    PEERS.MedianSmoothing,
+    PEERS.TotalVariationMinimization,
+]
+DENOISERS = [PEERS.RepresentationGuidedDenoiser, PEERS.AdversarialPerturbationElimination]
+
+LOAD_AND_PREDICT = """
+import sys
+from pathlib import Path
+import keras, numpy as np
+import keras_trn
+
+folder = Path(sys.argv[1])
+images = np.load(folder / "images.npy")
+for path in folder.glob("*.keras"):
+    model = keras.models.load_model(path)
+    np.save(path.with_suffix(".npy"), model.predict(images, verbose=0))
+"""
+
+
+def untrained_classifier(shape):
+    return keras.Sequential(
+        [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(10, name="logits")]
+    )
+
+
+def single_stream():
+    return keras_trn.TwoStreamRestorationNetwork(width=8, depth=1, gradient_stream=False)
+
+
+def accuracy(model, images, labels):
+    return np.mean(model.predict(images, verbose=0).argmax(-1) == labels)
+
+
+@pytest.fixture
+def noise():
+    return lambda *shape: np.random.default_rng(0).random((6, *shape), dtype="float32")
+
+
+# --- Filters --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (12, 20, 1), (32, 32, 3)])
+@pytest.mark.parametrize("make_filter", FILTERS)
+def test_filter_keeps_shape_and_range_and_treats_each_image_alone(make_filter, noise, shape):
+    filtered = make_filter(untrained_classifier(shape))
+    images = noise(*shape)
+    restored = filtered.restore(images)
+    assert restored.shape == images.shape and restored.dtype == np.float32
+    assert restored.min() >= 0 and restored.max() <= 1
+    assert not np.array_equal(restored, images)
+    alone = [filtered.restore(image[None]) for image in images]
+    np.testing.assert_array_equal(restored, np.concatenate(alone))
+    np.testing.assert_array_equal(filtered.restore(images[::-1])[::-1], restored)
+
+
+@pytest.mark.parametrize("make_filter", FILTERS)
+def test_filter_gives_the_same_in_every_mode(make_filter, noise):
+    filtered = make_filter(untrained_classifier((8, 8, 1)))
+    images = noise(8, 8, 1)
+    expected = filtered.classifier.predict(filtered.restore(images), verbose=0)
+    np.testing.assert_allclose(filtered(images), expected, rtol=1e-5)
+    np.testing.assert_allclose(tf.function(filtered)(tf.constant(images)), expected, rtol=1e-5)
+    np.testing.assert_allclose(filtered.predict(images, verbose=0), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize("make_filter", FILTERS)
+def test_gradient_of_a_filter_is_zero_and_not_missing(make_filter, noise, in_graph):
+    filtered = make_filter(untrained_classifier((8, 8, 1)))
+
+    def gradient(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            logits = filtered(images)
+        return tape.gradient(logits, images)
+
+    gradient = tf.function(gradient) if in_graph else gradient
+    np.testing.assert_array_equal(gradient(tf.constant(noise(8, 8, 1))), 0.0)
+
+
+@pytest.mark.parametrize("make_filter", FILTERS)
+def test_attacks_on_filter_and_classifier_run(make_filter, classifier, digits):
+    images, labels = digits[0][:32], digits[1][:32]
+    filtered = make_filter(classifier)
+    attack = ATTACKS.ProjectedGradientDescent(epsilon=0.3, steps=5, seed=0)
+    blind = attack(filtered, images, labels)
+    bpda = attack(keras_trn.threat_models.BPDA().target(filtered), images, labels)
+    assert accuracy(filtered, bpda, labels) < accuracy(filtered, blind, labels)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (12, 20, 1), (32, 32, 3)])
+def test_jpeg_is_that_of_pillow(noise, shape):
+    images = noise(*shape)
+    restored = PEERS.JpegCompression(untrained_classifier(shape), quality=30).restore(images)
+    for image, received in zip(images, restored, strict=True):
+        file = io.BytesIO()
+        pixels = np.round(image * 255).astype("uint8")
+        Image.fromarray(pixels.squeeze()).save(file, "JPEG", quality=30)
+        expected = np.asarray(Image.open(file)).reshape(shape)
+        np.testing.assert_array_equal(np.round(received * 255), expected)
+
+
+def test_jpeg_takes_more_grey_images_than_fit_in_one_picture():
+    images = np.random.default_rng(0).random((3, 40_000, 8, 1), dtype="float32")
+    classifier = keras.Sequential(
+        [keras.Input((None, 8, 1)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+    )
+    compressed = PEERS.JpegCompression(classifier)
+    alone = np.concatenate([compressed.restore(image[None]) for image in images])
+    np.testing.assert_array_equal(compressed.restore(images), alone)
+
+
+def test_jpeg_of_lower_quality_is_further_from_the_image(classifier, digits):
+    images, _ = digits
+    distances = [
+        np.abs(PEERS.JpegCompression(classifier, quality).restore(images) - images).mean()
+        for quality in (10, 50, 90)
+    ]
+    assert distances == sorted(distances, reverse=True)
+
+
+def test_bits_are_rounded_to_evenly_spaced_levels():
+    images = np.linspace(0, 1, 64, dtype="float32").reshape(1, 8, 8, 1)
+    restored = PEERS.BitDepthReduction(untrained_classifier((8, 8, 1)), bits=2).restore(images)
+    np.testing.assert_allclose(np.unique(restored), [0, 1 / 3, 2 / 3, 1], rtol=1e-6)
+    assert np.abs(restored - images).max() <= 1 / 6 + 1e-6
+
+
+def test_eight_bits_leave_an_image_of_eight_bits_as_it_is():
+    images = (np.arange(64, dtype="float32") * 4 / 255).reshape(1, 8, 8, 1)
+    restored = PEERS.BitDepthReduction(untrained_classifier((8, 8, 1)), bits=8).restore(images)
+    np.testing.assert_allclose(restored, images, rtol=1e-6)
+
+
+def test_median_is_that_of_scipy_and_removes_a_lone_pixel(noise):
+    smoothed = PEERS.MedianSmoothing(untrained_classifier((9, 9, 3)), size=5)
+    images = noise(9, 9, 3)
+    for image, received in zip(images, smoothed.restore(images), strict=True):
+        for channel in range(3):
+            expected = ndimage.median_filter(image[..., channel], 5, mode="reflect")
+            np.testing.assert_array_equal(received[..., channel], expected)
+    lone_pixel = np.zeros((1, 9, 9, 3), "float32")
+    lone_pixel[0, 4, 4] = 1
+    assert smoothed.restore(lone_pixel).max() == 0
+
+
+def test_total_variation_is_that_of_scikit_image_and_falls(noise):
+    images = noise(8, 8, 3)
+    smoothed = PEERS.TotalVariationMinimization(untrained_classifier((8, 8, 3)), weight=3.0)
+    restored = smoothed.restore(images)
+    for image, received in zip(images, restored, strict=True):
+        for channel in range(3):
+            expected = denoise_tv_bregman(image[..., channel], weight=3.0)
+            np.testing.assert_allclose(received[..., channel], expected, rtol=1e-6)
+    variations = [tf.image.total_variation(tf.constant(batch)) for batch in (restored, images)]
+    assert np.all(variations[0] < 0.8 * variations[1])
+
+
+@pytest.mark.parametrize(
+    ("make_filter", "least"),
+    [
+        (PEERS.JpegCompression, 0.9),
+        (PEERS.BitDepthReduction, 0.9),
+        (PEERS.MedianSmoothing, 0.7),
+        (PEERS.TotalVariationMinimization, 0.85),
+    ],
+)
+def test_benign_digits_are_still_recognised(make_filter, classifier, digits, least):
+    assert accuracy(make_filter(classifier), *digits) >= least
+
+
+@pytest.mark.parametrize(
+    ("make_peer", "message"),
+    [
+        (lambda c: PEERS.JpegCompression(c, quality=0), "quality .* from 1 to 95, received 0"),
+        (lambda c: PEERS.JpegCompression(c, quality=96), "received 96"),
+        (lambda c: PEERS.JpegCompression(c, quality=75.0), "whole number"),
+        (lambda c: PEERS.BitDepthReduction(c, bits=0), "bits .* from 1 to 8, received 0"),
+        (lambda c: PEERS.BitDepthReduction(c, bits=9), "received 9"),
+        (lambda c: PEERS.MedianSmoothing(c, size=2), "odd .* received 2"),
+        (lambda c: PEERS.MedianSmoothing(c, size=1), "received 1"),
+        (lambda c: PEERS.TotalVariationMinimization(c, weight=0), "positive .* received 0"),
+        (lambda c: PEERS.TotalVariationMinimization(c, weight=float("inf")), "received inf"),
+    ],
+)
+def test_wrong_argument_of_a_filter_is_refused(make_peer, message):
+    with pytest.raises(ValueError, match=message):
+        make_peer(untrained_classifier((8, 8, 1)))
+
+
+def test_jpeg_refuses_images_of_two_channels():
+    with pytest.raises(ValueError, match="2 channels"):
+        PEERS.JpegCompression(untrained_classifier((8, 8, 2)))
+
+
+# --- Learned restorers ----------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make_denoiser", DENOISERS)
+def test_denoiser_learns_and_leaves_the_classifier_alone(make_denoiser, classifier, digits):
+    keras.utils.set_random_seed(0)
+    weights = [weight.numpy() for weight in classifier.weights]
+    denoiser = make_denoiser(classifier, single_stream())
+    np.testing.assert_array_equal(denoiser.restore(digits[0]), digits[0])
+    attack = ATTACKS.FastGradientMethod(epsilon=0.2)
+    denoiser.compile(keras.optimizers.Adam(5e-3), attack=attack, jit_compile=False)
+    before = denoiser.evaluate(*digits, verbose=0, return_dict=True)
+    denoiser.fit(*digits, epochs=15, verbose=0)
+    after = denoiser.evaluate(*digits, verbose=0, return_dict=True)
+    assert after["loss"] < 0.8 * before["loss"]
+    assert after["adversarial_accuracy"] > before["adversarial_accuracy"] + 0.2
+    assert after["benign_accuracy"] > before["benign_accuracy"] - 0.05
+    for weight, old in zip(classifier.weights, weights, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), old)
+
+
+@pytest.mark.parametrize("make_denoiser", DENOISERS)
+def test_denoiser_refuses_a_gradient_stream(make_denoiser, classifier):
+    with pytest.raises(ValueError, match="gradient_stream=False"):
+        make_denoiser(classifier, keras_trn.TwoStreamRestorationNetwork())
+
+
+def test_loss_of_the_guided_denoiser_compares_logits(classifier, digits):
+    images = tf.constant(digits[0][:4])
+    denoiser = PEERS.RepresentationGuidedDenoiser(classifier, single_stream())
+    logits = classifier(images)
+    same = denoiser.restoration_losses(images, logits, None, images)
+    other = denoiser.restoration_losses(images, logits + 2.0, None, images)
+    np.testing.assert_allclose(same, 0.0, atol=1e-5)
+    np.testing.assert_allclose(other, 2.0, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_discriminator_learns_to_tell_restored_images(classifier, digits):
+    keras.utils.set_random_seed(0)
+    eliminator = PEERS.AdversarialPerturbationElimination(classifier, single_stream())
+    # A restorer that does not move is an easy opponent.
+    eliminator.compile(
+        keras.optimizers.SGD(0.0),
+        attack=ATTACKS.FastGradientMethod(epsilon=0.3),
+        benign_share=0.0,
+        discriminator_optimizer=keras.optimizers.Adam(5e-3),
+        jit_compile=False,
+    )
+    before = eliminator.evaluate(*digits, verbose=0, return_dict=True)
+    history = eliminator.fit(*digits, epochs=8, verbose=0).history
+    after = eliminator.evaluate(*digits, verbose=0, return_dict=True)
+    assert before["discriminator_loss"] == pytest.approx(2 * np.log(2), rel=0.1)
+    assert history["discriminator_loss"][-1] < 0.8
+    assert after["discriminator_loss"] < 0.8
+    np.testing.assert_array_equal(eliminator.restore(digits[0]), digits[0])
+
+
+@pytest.mark.slow
+def test_eliminator_goes_on_training_where_it_was(classifier, digits, tmp_path):
+    eliminator = PEERS.AdversarialPerturbationElimination(classifier, single_stream())
+    attack = ATTACKS.FastGradientMethod(epsilon=0.3)
+    eliminator.compile(attack=attack, adversarial_loss_weight=0.5, jit_compile=False)
+    eliminator.fit(*digits, batch_size=120, verbose=0)
+    eliminator.save(tmp_path / "eliminator.keras")
+    loaded = keras.models.load_model(tmp_path / "eliminator.keras")
+    assert loaded.adversarial_loss_weight == 0.5
+    saved_variables = eliminator.discriminator_optimizer.variables
+    for loaded_variable, saved in zip(
+        loaded.discriminator_optimizer.variables, saved_variables, strict=True
+    ):
+        np.testing.assert_array_equal(loaded_variable, saved)
+    loaded.fit(*digits, batch_size=120, verbose=0)
+    assert int(loaded.discriminator_optimizer.iterations) == 6
+
+
+# --- Adversarial training -------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_adversarial_training_withstands_attacks_on_itself(classifier, digits):
+    keras.utils.set_random_seed(0)
+    images, labels = digits
+    train, _, _ = keras_trn.datasets.load("digits", batch_size=64)
+    weights = [weight.numpy() for weight in classifier.weights]
+    trained = PEERS.AdversariallyTrainedClassifier(classifier)
+    attack = ATTACKS.ProjectedGradientDescent(epsilon=0.15, steps=3)
+    trained.compile(keras.optimizers.Adam(3e-3), attack=attack, jit_compile=False)
+    history = trained.fit(train, validation_data=digits, epochs=8, verbose=0).history
+    names = {"loss", "benign_accuracy", "adversarial_accuracy"}
+    assert set(history) == names | {f"val_{name}" for name in names}
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+
+    attack = ATTACKS.ProjectedGradientDescent(epsilon=0.1, steps=10, seed=0)
+    robust = accuracy(trained, attack(trained, images, labels), labels)
+    assert robust > accuracy(classifier, attack(classifier, images, labels), labels) + 0.2
+    assert accuracy(trained, images, labels) > 0.85
+    for weight, old in zip(classifier.weights, weights, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), old)
+
+
+def test_adversarially_trained_classifier_starts_afresh_and_unfrozen():
+    classifier = untrained_classifier((8, 8, 1))
+    classifier.trainable = False
+    trained = PEERS.AdversariallyTrainedClassifier(classifier)
+    assert len(trained.trainable_weights) == 2
+    assert not classifier.trainable_weights
+    fresh, given = trained.classifier.get_layer("logits"), classifier.get_layer("logits")
+    assert not np.array_equal(fresh.kernel, given.kernel)
+
+
+def test_adversarial_training_counts_the_weight_decay(digits):
+    def trained_kernel(kernel_regularizer):
+        keras.utils.set_random_seed(0)
+        logits = keras.layers.Dense(10, name="logits", kernel_regularizer=kernel_regularizer)
+        classifier = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), logits])
+        trained = PEERS.AdversariallyTrainedClassifier(classifier)
+        attack = ATTACKS.FastGradientMethod(epsilon=0.1)
+        trained.compile(keras.optimizers.SGD(0.5), attack=attack, jit_compile=False)
+        trained.fit(*digits, verbose=0)
+        return trained.classifier.get_layer("logits").kernel.numpy()
+
+    decayed = trained_kernel(keras.regularizers.L2(0.1))
+    assert np.abs(decayed).mean() < 0.8 * np.abs(trained_kernel(None)).mean()
+
+
+@pytest.mark.parametrize("make_peer", [*DENOISERS, PEERS.AdversariallyTrainedClassifier])
+def test_compile_and_fit_say_what_is_wrong(make_peer, digits):
+    peer = make_peer(untrained_classifier((8, 8, 1)))
+    with pytest.raises(ValueError, match="needs the attack to train against"):
+        peer.compile()
+    attack = ATTACKS.FastGradientMethod(epsilon=0.1)
+    with pytest.raises(ValueError, match="benign_share"):
+        peer.compile(attack=attack, benign_share=2)
+    peer.compile(attack=attack)
+    with pytest.raises(ValueError, match="must lie in"):
+        peer.fit(255 * digits[0], digits[1])
+
+
+# --- All ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_fresh_process_loads_every_peer(classifier, digits, tmp_path):
+    images = digits[0][:64]
+    peers = [
+        PEERS.JpegCompression(classifier, quality=20),
+        PEERS.BitDepthReduction(classifier, bits=1),
+        PEERS.MedianSmoothing(classifier, size=5),
+        PEERS.TotalVariationMinimization(classifier, weight=1.0),
+    ]
+    for make_peer in DENOISERS:
+        denoiser = make_peer(classifier, single_stream())
+        # An untrained one would restore nothing.
+        denoiser.restorer.correction.kernel.assign_add(keras.random.normal((3, 3, 8, 4)))
+        peers.append(denoiser)
+    peers.append(PEERS.AdversariallyTrainedClassifier(classifier))
+    for peer in peers[len(FILTERS) :]:
+        peer.compile(attack=ATTACKS.FastGradientMethod(epsilon=0.2))
+    for peer in peers:
+        peer.save(tmp_path / f"{type(peer).__name__}.keras")
+    np.save(tmp_path / "images.npy", images)
+    run_python(LOAD_AND_PREDICT, tmp_path)
+    for peer in peers:
+        logits = np.load(tmp_path / f"{type(peer).__name__}.npy")
+        np.testing.assert_array_equal(logits, peer.predict(images, verbose=0))
+
+
+@pytest.mark.parametrize("make_peer", [*FILTERS, *DENOISERS])
+def test_peer_freezes_the_classifier_and_is_a_restored_classifier(make_peer):
+    classifier = untrained_classifier((8, 8, 1))
+    peer = make_peer(classifier)
+    assert isinstance(peer, keras_trn.RestoredClassifier)
+    assert not classifier.trainable_weights
+    assert peer.classifier is classifier

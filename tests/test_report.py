@@ -1,0 +1,167 @@
+"""A report finds its cells, knows the worst case, and is the same after it was saved."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import keras_trn
+from keras_trn.evaluation.checks import CheckResult
+from keras_trn.evaluation.examples import pack
+from keras_trn.evaluation.examples import unpack
+from keras_trn.evaluation.pages import with_tables
+
+ROOT = Path(__file__).parent.parent
+
+
+def make_cell(attack, right, defence="protected", threat_model="oblivious", **changes):
+    right = np.array(right, bool)
+    cell = {
+        "defence": defence,
+        "attack": attack,
+        "threat_model": threat_model,
+        "labels": "true",
+        "norm": "linf",
+        "epsilon": 0.2,
+        "on_curve": False,
+        "examples": len(right),
+        "accuracy": float(right.mean()),
+        "agreement": 0.5,
+        "attacked_psnr": 14.0,
+        "attacked_ssim": 0.7,
+        "restored_psnr": 20.0,
+        "restored_ssim": 0.9,
+        "right": pack(right),
+        "seconds": 1.0,
+    }
+    if attack == "benign":
+        cell |= {"threat_model": None, "labels": None, "norm": None, "epsilon": 0.0}
+    return cell | changes
+
+
+@pytest.fixture
+def report():
+    cells = [
+        make_cell("benign", [1, 1, 1, 0], attacked_psnr=100.0),
+        make_cell("PGD-5", [1, 1, 0, 1]),
+        make_cell("PGD-5", [1, 1, 1, 1], epsilon=0.1, on_curve=True),
+        make_cell("PGD-5", [0, 1, 1, 1], threat_model="whitebox_full"),
+        make_cell("PGD-5", [1, 1, 1, 1], labels="predicted"),
+        make_cell("DeepFool", [0, 0, 1, 1], norm="l2", epsilon=1.0),
+        make_cell("benign", [1, 1, 1, 1], defence="bare"),
+        make_cell("PGD-5", [0, 0, 0, 0], defence="bare"),
+    ]
+    return keras_trn.evaluation.Report(
+        defences=["bare", "protected"],
+        judged="protected",
+        cells=cells,
+        checks={
+            "bare": [],
+            "protected": [
+                CheckResult("deterministic", "PASS", 0.0, "5 runs agree."),
+                CheckResult("input_gradients", "WARN", 1.0, "All gradients are zero."),
+            ],
+        },
+        environment={"versions": {}, "hardware": {}},
+        seconds=12.34,
+    )
+
+
+def test_worst_is_per_image_and_within_the_budget(report):
+    assert report.budgets == [("linf", 0.2), ("l2", 1.0)]
+    # Only the second image is right without attack and under every L-inf attack.
+    assert report.worst() == 0.25
+    assert report.worst(epsilon=0.1) == 0.75
+    assert report.worst(norm="l2") == 0.25
+    assert report.worst("bare") == 0.0
+    with pytest.raises(KeyError, match="No attack of norm 'l1'"):
+        report.worst(norm="l1")
+
+
+def test_cells_are_found_by_what_they_are(report):
+    assert report.cell("benign")["accuracy"] == 0.75
+    assert report.cell("benign", defence="bare")["accuracy"] == 1.0
+    assert report.cell("PGD-5", "whitebox_full")["right"] == pack([0, 1, 1, 1])
+    assert report.cell("PGD-5", labels="predicted")["accuracy"] == 1.0
+    assert report.cell("PGD-5", epsilon=0.1)["on_curve"]
+    with pytest.raises(KeyError, match=r"Defences: bare, protected; attacks: .*'DeepFool' under"):
+        report.cell("MIM-20")
+
+
+def test_warnings_are_the_checks_that_did_not_pass(report):
+    assert [check.name for check in report.warnings] == ["input_gradients"]
+
+
+def test_saved_report_is_the_same(report, tmp_path):
+    report.to_json(tmp_path / "report.json")
+    loaded = keras_trn.evaluation.Report.from_json(tmp_path / "report.json")
+    assert str(loaded) == str(report)
+    assert loaded.cells == report.cells and loaded.checks == report.checks
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["robustbench"]["protected"]["clean_acc"] == 75.0
+    assert written["robustbench"]["protected"]["external"] == 25.0
+    assert written["robustbench"]["protected"]["eps"] == 0.2
+    worst = {(row["defence"], row["norm"]): row["accuracy"] for row in written["worst"]}
+    assert worst["protected", "l2"] == 0.25 and worst["bare", "linf"] == 0.0
+    with pytest.raises(ValueError, match="holds no images"):
+        loaded.plot_pictures()
+
+
+def test_tables_show_each_attack_once_and_the_worst(report):
+    lines = report.to_markdown().splitlines()
+    assert lines[0] == "| threat model | attack | epsilon | bare | protected |"
+    assert lines[1] == "| --- | --- | --- | ---: | ---: |"
+    assert "| oblivious | PGD-5 | L∞ 0.2 | 0.0 | 75.0 |" in lines
+    assert "| whitebox_full | PGD-5 | L∞ 0.2 | - | 75.0 |" in lines
+    assert "| oblivious, predicted labels | PGD-5 | L∞ 0.2 | - | 100.0 |" in lines
+    assert "| **worst** | all | L∞ 0.2 | 0.0 | 25.0 |" in lines
+    assert not any("0.1" in line for line in lines)
+    quality = report.to_markdown("quality")
+    assert "| - | benign | - | 50.0 | - | 20.0 | 0.700 | 0.900 |" in quality
+    assert "| input_gradients | WARN | All gradients are zero. |" in report.to_markdown("checks")
+    with pytest.raises(ValueError, match="accuracy, quality, checks, received 'sizes'"):
+        report.to_markdown("sizes")
+
+
+def test_text_has_all_tables(report):
+    for part in ("worst", "WARN", "PSNR restored", "4 images"):
+        assert part in str(report)
+        assert part in report._repr_markdown_()
+
+
+def test_plots_show_the_threat_models(report):
+    accuracy = report.plot_accuracy()
+    labels = [text.get_text() for text in accuracy.axes[0].get_legend().get_texts()]
+    assert labels == [
+        "oblivious, PGD-5",
+        "whitebox_full, PGD-5",
+        "oblivious, PGD-5, predicted labels",
+        "bare, PGD-5",
+        "worst",
+    ]
+    (worst,) = [line for line in accuracy.axes[0].lines if line.get_label() == "worst"]
+    np.testing.assert_allclose(worst.get_ydata(), [75.0, 75.0, 25.0])
+    assert len(report.plot_quality().axes) == 2
+
+
+def test_bits_are_packed_without_loss():
+    right = np.random.default_rng(0).random(77) < 0.5
+    np.testing.assert_array_equal(unpack(pack(right), 77), right)
+
+
+def test_table_goes_to_its_place_and_nowhere_else(report, tmp_path):
+    report.to_json(tmp_path / "a.json")
+    page = "Before.\n<!-- table of a.json: checks -->\nstale\n<!-- end of table -->\nAfter."
+    filled = with_tables(page, tmp_path)
+    assert "| deterministic | PASS | 5 runs agree. |" in filled
+    assert "stale" not in filled
+    assert filled.startswith("Before.") and filled.endswith("After.")
+    assert with_tables(filled, tmp_path) == filled
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/method.md"])
+def test_pages_show_the_results_as_they_are(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert "<!-- table of results/" in text
+    assert with_tables(text, ROOT) == text

@@ -1,0 +1,107 @@
+"""SPSA keeps the contract of all attacks, and never asks for a gradient."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_trn.attacks import SPSA
+from keras_trn.threat_models import Blackbox
+
+
+def predictions(classifier, images):
+    return np.argmax(classifier(images), axis=-1)
+
+
+def quick(epsilon=0.2, **config):
+    return SPSA(epsilon, steps=5, samples=8, **config)
+
+
+@pytest.fixture
+def few(digits):
+    return digits[0][:12], digits[1][:12]
+
+
+def test_it_breaks_a_trained_classifier(classifier, digits):
+    images, labels = digits[0][:120], digits[1][:120]
+    adversarial = SPSA(0.2, seed=0)(classifier, images, labels)
+    assert np.mean(predictions(classifier, adversarial) == labels) <= 0.06
+
+
+def test_slopes_point_along_the_gradient_of_the_margin():
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense(2)
+    classifier = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), dense])
+    images = tf.fill((3, 4, 4, 1), 0.5)
+    measure = tf.function(SPSA(0.1, samples=2000)._slope, autograph=False)
+    slope = measure(classifier, images, tf.constant([0, 1, 0]), tf.constant([1, 2]))
+    gradient = dense.kernel[:, 0] - dense.kernel[:, 1]
+    for sign, measured in zip([1, -1, 1], np.reshape(slope, (3, 16)), strict=True):
+        np.testing.assert_allclose(measured, sign * gradient, atol=0.15)
+
+
+def test_it_needs_no_gradient(classifier, few):
+    blackbox = Blackbox()
+    attack = quick(seed=0)
+    assert blackbox.admits(attack)
+    np.testing.assert_array_equal(
+        attack(blackbox.target(classifier), *few), attack(classifier, *few)
+    )
+
+
+def test_adversarial_images_stay_in_the_ball_and_the_unit_range(classifier, few):
+    images, labels = few
+    epsilons = np.tile([0.0, 0.05, 0.1, 0.2], 3)
+    adversarial = quick()(classifier, images, labels, epsilon=epsilons)
+    assert np.min(adversarial) >= 0 and np.max(adversarial) <= 1
+    changes = np.abs(adversarial - images).max(axis=(1, 2, 3))
+    assert np.all(changes <= epsilons + 1e-6)
+    assert np.all(changes[epsilons == 0.2] > 0)
+    np.testing.assert_array_equal(adversarial[::4], images[::4])
+
+
+def test_images_that_are_misclassified_already_are_left_as_they_are(classifier, few):
+    images, _ = few
+    labels = (predictions(classifier, images) + 1) % 10
+    np.testing.assert_array_equal(quick()(classifier, images, labels), images)
+
+
+def test_a_seed_gives_one_result(classifier, few):
+    first = quick(seed=7)(classifier, *few)
+    np.testing.assert_array_equal(quick(seed=7)(classifier, *few), first)
+    assert np.any(quick(seed=8)(classifier, *few) != first)
+    attack = quick()
+    assert np.any(attack(classifier, *few) != attack(classifier, *few))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_it_works_inside_a_graph(jit_compile, classifier, few):
+    attack = quick(seed=0)
+
+    @tf.function(jit_compile=jit_compile)
+    def attack_in_graph(images, labels):
+        return attack(classifier, images, labels)
+
+    np.testing.assert_allclose(attack_in_graph(*few), attack(classifier, *few), atol=1e-3)
+
+
+def test_config_round_trip():
+    attack = SPSA((0.1, 0.3), 7, relative_step_size=0.2, samples=3, delta=0.05, seed=1)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(attack))
+    assert copy.get_config() == attack.get_config()
+    assert copy.name == "SPSA" and copy.norm == "linf" and copy.gradient_free
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"steps": 0}, "steps must be a whole number of at least 1, received 0"),
+        ({"samples": "8"}, "samples must be a whole number"),
+        ({"delta": 0}, "delta must be a number from 1e-06 to 1"),
+        ({"relative_step_size": 2}, "relative_step_size must be a number from 0 to 1"),
+    ],
+    ids=str,
+)
+def test_malformed_argument_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        SPSA(0.1, **config)

@@ -1,0 +1,196 @@
+"""Each threat model differentiates what it says, and nothing else."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_trn
+from keras_trn import threat_models
+
+EPSILON = 0.2
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Rounded(keras_trn.RestoredClassifier):
+    """Restores by rounding, whose gradient is zero."""
+
+    def restorations(self, images, labels=None):
+        return tf.round(images * 3) / 3
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Noisy(keras_trn.RestoredClassifier):
+    """Adds noise that is drawn anew each time."""
+
+    def restorations(self, images, labels=None):
+        return tf.clip_by_value(images + tf.random.normal(tf.shape(images), stddev=0.2), 0.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def some(digits):
+    images, labels = digits
+    return images[:100], labels[:100]
+
+
+@pytest.fixture
+def protected(classifier, protect, digits):
+    """A protected classifier whose restorer does more than nothing."""
+    images, labels = digits
+    protected = protect(classifier)
+    protected.fit(images, labels, epochs=3, verbose=0)
+    return protected
+
+
+def gradient(target, images, labels):
+    images = tf.constant(images)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        logits = target(images)
+        loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+    found = tape.gradient(loss, images)
+    return None if found is None else found.numpy()
+
+
+@pytest.mark.parametrize("name", ["bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"])
+def test_attacker_who_runs_the_defence_sees_its_answers(name, protected, some):
+    target = threat_models.get(name).target(protected)
+    np.testing.assert_array_equal(target(some[0]), protected(some[0]))
+
+
+def test_oblivious_attacker_sees_the_classifier_alone(protected, classifier):
+    assert threat_models.Oblivious().target(protected) is protected.classifier
+    assert threat_models.Oblivious().target(classifier) is classifier
+
+
+def test_gradients_of_the_threat_models_differ(protected, some):
+    gradients = {
+        name: gradient(threat_models.get(name).target(protected), *some)
+        for name in ("oblivious", "bpda", "whitebox_stopgrad", "whitebox_full")
+    }
+    for first in gradients:
+        for second in gradients:
+            if first < second:
+                difference = np.abs(gradients[first] - gradients[second]).max()
+                assert difference > 1e-4, (first, second)
+
+
+def test_stopgrad_is_the_gradient_with_constant_maps(protected, some):
+    images, labels = some
+    maps = tf.constant(protected.estimate_gradient_maps(images))
+
+    def with_constant_maps(images):
+        return protected.classifier(protected.restorer(images, maps), training=False)
+
+    target = threat_models.WhiteboxStopgrad().target(protected)
+    np.testing.assert_allclose(
+        gradient(target, images, labels), gradient(with_constant_maps, images, labels), atol=1e-5
+    )
+
+
+def test_full_gradient_is_that_of_finite_differences(protected, some):
+    images, labels = some[0][:2], some[1][:2]
+    target = threat_models.WhiteboxFull().target(protected)
+    full = gradient(target, images, labels)
+
+    def loss(images):
+        logits = np.asarray(target(images), "float64")
+        shifted = logits - logits.max(-1, keepdims=True)
+        return np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(len(labels)), labels]
+
+    direction = np.random.default_rng(0).normal(size=images.shape).astype("float32")
+    step = 1e-3
+    numeric = (loss(images + step * direction) - loss(images - step * direction)) / (2 * step)
+    analytic = (full * direction).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(analytic, numeric, rtol=0.1, atol=0.02)
+
+
+def test_bpda_is_the_classifiers_gradient_at_the_restored_image(classifier, some):
+    images, labels = some
+    rounded = Rounded(classifier)
+    assert gradient(rounded, images, labels) is None
+    target = threat_models.BPDA().target(rounded)
+    at_restored = gradient(classifier, rounded.restorations(images), labels)
+    np.testing.assert_allclose(gradient(target, images, labels), at_restored, atol=1e-5)
+
+
+def test_attack_on_what_has_no_gradient_does_nothing_and_bpda_breaks_it(classifier, some):
+    images, labels = some
+    rounded = Rounded(classifier)
+    attack = keras_trn.attacks.ProjectedGradientDescent(EPSILON, steps=10, seed=0)
+
+    def accuracy(threat_model):
+        adversarial = attack(threat_models.get(threat_model).target(rounded), images, labels)
+        return np.mean(np.argmax(rounded(adversarial), -1) == labels)
+
+    assert accuracy("whitebox_full") > 0.7
+    assert accuracy("bpda") < 0.1
+
+
+def test_blackbox_has_no_gradient(protected, some):
+    target = threat_models.Blackbox().target(protected)
+    assert gradient(target, *some) is None
+
+
+def test_expectation_averages_a_random_defence(classifier, some):
+    images, _ = some
+    noisy = Noisy(classifier)
+    once = threat_models.WhiteboxFull().target(noisy)
+    often = threat_models.WhiteboxFull(samples=20).target(noisy)
+
+    def spread(target):
+        return np.std([target(images).numpy() for _ in range(4)], axis=0).mean()
+
+    assert spread(often) < spread(once) / 3
+
+
+def test_expectation_strengthens_an_attack_on_a_random_defence(classifier, some):
+    images, labels = some
+    noisy = Noisy(classifier)
+    keras.utils.set_random_seed(0)
+    attack = keras_trn.attacks.ProjectedGradientDescent(EPSILON / 2, steps=10, seed=0)
+
+    def accuracy(samples):
+        target = threat_models.WhiteboxFull(samples=samples).target(noisy)
+        adversarial = attack(target, images, labels)
+        runs = [tf.argmax(noisy(adversarial), axis=-1) == labels for _ in range(10)]
+        return np.mean(runs)
+
+    assert accuracy(20) < accuracy(1) - 0.03
+
+
+def test_transfer_attacks_the_other_model(classifier, some):
+    other = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+    )
+    assert threat_models.Transfer(other).target(classifier) is other
+    with pytest.raises(ValueError, match=r"Transfer\(another_classifier\)"):
+        threat_models.get("transfer")
+    with pytest.raises(ValueError, match="Keras model that the attacker has"):
+        threat_models.Transfer("resnet")
+
+
+def test_threat_models_apply_where_they_differ(classifier, protect):
+    protected = protect(classifier)
+    single_stream = protect(classifier, gradient_stream=False)
+    applies = {
+        name: [
+            threat_models.get(name).applies_to(model)
+            for model in (classifier, single_stream, protected)
+        ]
+        for name in ("bpda", "whitebox_stopgrad", "whitebox_full")
+    }
+    assert applies == {
+        "bpda": [False, True, True],
+        "whitebox_stopgrad": [False, False, True],
+        "whitebox_full": [True, True, True],
+    }
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="'true' or 'predicted', received 'guessed'"):
+        threat_models.Oblivious(labels="guessed")
+    with pytest.raises(ValueError, match="samples must be a whole number"):
+        threat_models.BPDA(samples=0)
+    with pytest.raises(ValueError, match="Unknown threat model 'whitebox'; there are 'oblivious'"):
+        threat_models.get("whitebox")
