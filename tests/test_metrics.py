@@ -1,11 +1,13 @@
-"""The peak signal-to-noise ratio is the textbook's, with an end."""
+"""The peak signal-to-noise ratio and the structural similarity are the textbook's."""
 
 import keras
 import numpy as np
 import pytest
+import skimage.metrics
 
 from keras_trn.metrics import PeakSignalToNoiseRatio
 from keras_trn.metrics import peak_signal_to_noise_ratio
+from keras_trn.metrics import structural_similarity
 
 
 @pytest.fixture
@@ -58,3 +60,32 @@ def test_metric_config_round_trip(image_pairs):
     copy.update_state(*image_pairs)
     metric.update_state(*image_pairs)
     assert float(copy.result()) == float(metric.result())
+
+
+@pytest.mark.parametrize("side", [11, 28])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_structural_similarity_is_that_of_scikit_image(side, channels):
+    random = np.random.default_rng(0)
+    images = random.random((3, side, side, channels), dtype="float32")
+    restored = np.clip(images + 0.1 * random.normal(size=images.shape), 0, 1).astype("float32")
+    expected = [
+        skimage.metrics.structural_similarity(
+            image,
+            other,
+            data_range=1.0,
+            channel_axis=-1,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+        for image, other in zip(images, restored, strict=True)
+    ]
+    similarity = structural_similarity(images, restored)
+    np.testing.assert_allclose(similarity, expected, atol=1e-4)
+    np.testing.assert_allclose(structural_similarity(images, images), 1, atol=1e-5)
+
+
+def test_structural_similarity_of_images_smaller_than_its_window():
+    images = np.random.default_rng(0).random((2, 8, 8, 1), dtype="float32")
+    np.testing.assert_allclose(structural_similarity(images, images), 1, atol=1e-5)
+    assert np.all(structural_similarity(images, 1 - images) < 0)

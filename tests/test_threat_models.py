@@ -127,6 +127,24 @@ def test_attack_on_what_has_no_gradient_does_nothing_and_bpda_breaks_it(classifi
     assert accuracy("bpda") < 0.1
 
 
+@pytest.mark.parametrize(
+    "make_peer",
+    [
+        lambda classifier: keras_trn.peers.JpegCompression(classifier, quality=75),
+        lambda classifier: keras_trn.peers.BitDepthReduction(classifier, bits=4),
+    ],
+    ids=["JPEG", "bit depth"],
+)
+def test_bpda_leaves_no_more_of_a_filter_than_of_the_bare_classifier(make_peer, classifier, digits):
+    images, labels = digits
+    peer = make_peer(classifier)
+    attack = keras_trn.attacks.ProjectedGradientDescent(EPSILON, seed=0)
+    adversarial = attack(threat_models.BPDA().target(peer), images, labels)
+    of_peer = np.mean(np.argmax(peer(adversarial), -1) == labels)
+    of_bare = np.mean(np.argmax(classifier(attack(classifier, images, labels)), -1) == labels)
+    assert of_peer <= of_bare + 0.03
+
+
 def test_blackbox_has_no_gradient(protected, some):
     target = threat_models.Blackbox().target(protected)
     assert gradient(target, *some) is None

@@ -1,6 +1,5 @@
 """The tutorials run from start to end, and show what they say they show."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,44 +9,82 @@ import papermill
 import pytest
 import tensorflow as tf
 
+from keras_trn.evaluation import Report
+
 pytestmark = pytest.mark.slow
 
 TUTORIALS = Path(__file__).parent.parent / "tutorials"
 
 
-def run_quickstart(folder, **parameters):
-    """Executes the quickstart and returns its two reports."""
+def run_tutorial(name, folder, **parameters):
+    """Executes a tutorial in a folder, which also takes its results."""
     papermill.execute_notebook(
-        str(TUTORIALS / "01_quickstart.ipynb"),
-        str(folder / "quickstart.ipynb"),
+        str(TUTORIALS / f"{name}.ipynb"),
+        str(folder / f"{name}.ipynb"),
         parameters={"RESULTS_FOLDER": str(folder), **parameters},
         cwd=str(folder),
         progress_bar=False,
     )
-    return [
-        {row["attack"]: row for row in json.loads((folder / name).read_text())["rows"]}
-        for name in ("quickstart_digits.json", "quickstart_digits_predicted_labels.json")
-    ]
 
 
-def assert_quickstart_protects(on_true_labels, on_predicted_labels):
+def assert_quickstart_protects(report):
     """What the quickstart promises of the 360 test digits at epsilon 0.2."""
-    attacks = ["FGSM", "BIM-20", "PGD-20", "MIM-20"]
-    benign = on_true_labels["benign"]
+    benign, bare_benign = report.cell("benign"), report.cell("benign", defence="bare")
     assert benign["examples"] == 360
-    assert benign["bare_accuracy"] >= 0.98
-    assert benign["protected_accuracy"] >= benign["bare_accuracy"] - 0.01
-    assert on_true_labels["FGSM"]["bare_accuracy"] <= 0.20
-    assert on_true_labels["PGD-20"]["bare_accuracy"] <= 0.08
-    for attack in attacks:
-        assert on_true_labels[attack]["protected_accuracy"] >= 0.94, attack
-        assert on_predicted_labels[attack]["agreement"] >= 0.92, attack
-        row = on_true_labels[attack]
-        assert row["restored_psnr"] > row["attacked_psnr"] + 3, attack
+    assert bare_benign["accuracy"] >= 0.98
+    assert benign["accuracy"] >= bare_benign["accuracy"] - 0.01
+    assert report.cell("FGSM", "oblivious", "bare")["accuracy"] <= 0.20
+    assert report.cell("PGD-20", "oblivious", "bare")["accuracy"] <= 0.08
+    for attack in ["FGSM", "BIM-20", "PGD-20", "MIM-20"]:
+        cell = report.cell(attack, "oblivious")
+        assert cell["accuracy"] >= 0.94, attack
+        assert cell["restored_psnr"] > cell["attacked_psnr"] + 3, attack
+        on_predicted_labels = report.cell(attack, "oblivious", labels="predicted")
+        assert on_predicted_labels["agreement"] >= 0.92, attack
 
 
-def test_quickstart_protects_the_classifier(tmp_path):
-    assert_quickstart_protects(*run_quickstart(tmp_path))
+def assert_report_is_honest(report):
+    """What must hold whatever the defence is worth."""
+    assert report.worst() <= min(
+        cell["accuracy"] for cell in report.cells if cell["defence"] == "protected"
+    )
+    whitebox = report.cell("PGD-20", "whitebox_full")["accuracy"]
+    assert whitebox <= report.cell("PGD-20", "oblivious")["accuracy"]
+    assert len(report.checks["protected"]) == 20
+    statuses = {check.name: check.status for check in report.checks["protected"]}
+    for check in ("outputs_are_logits", "deterministic", "input_gradients", "dynamic_defence"):
+        assert statuses[check] == "PASS", check
+    assert statuses["bare_classifier_falls"] == "PASS"
+
+
+@pytest.fixture(scope="module")
+def quickstart_folder(tmp_path_factory):
+    """The quickstart at its own size, and all that it leaves behind."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    run_tutorial("01_quickstart", folder)
+    return folder
+
+
+def test_quickstart_protects_the_classifier(quickstart_folder):
+    report = Report.from_json(quickstart_folder / "quickstart_digits.json")
+    assert_quickstart_protects(report)
+    assert_report_is_honest(report)
+
+
+def test_attack_it_yourself_breaks_what_the_quickstart_protects(quickstart_folder):
+    run_tutorial(
+        "02_attack_it_yourself", quickstart_folder, EXAMPLES=90, CHECK_EXAMPLES=24, QUERIES=50
+    )
+    report = Report.from_json(quickstart_folder / "attack_it_yourself_digits.json")
+    assert_report_is_honest(report)
+    assert report.cell("benign")["examples"] == 90
+    accuracies = [
+        report.cell("PGD-20", threat_model)["accuracy"]
+        for threat_model in ("oblivious", "whitebox_stopgrad", "whitebox_full")
+    ]
+    assert accuracies[0] >= 0.9
+    assert accuracies[1] <= 0.5
+    assert accuracies[2] <= 0.3
 
 
 def test_quickstart_runs_from_the_command_line(tmp_path):
@@ -81,4 +118,7 @@ def test_tutorial_is_committed_with_its_outputs(path):
 def test_tutorials_at_full_size_on_a_gpu(tmp_path):
     if not tf.config.list_physical_devices("GPU"):
         pytest.skip("TensorFlow sees no GPU on this machine")
-    assert_quickstart_protects(*run_quickstart(tmp_path, CLASSIFIER_EPOCHS=80, RESTORER_EPOCHS=120))
+    run_tutorial("01_quickstart", tmp_path, CLASSIFIER_EPOCHS=80, RESTORER_EPOCHS=120)
+    assert_quickstart_protects(Report.from_json(tmp_path / "quickstart_digits.json"))
+    run_tutorial("02_attack_it_yourself", tmp_path)
+    assert_report_is_honest(Report.from_json(tmp_path / "attack_it_yourself_digits.json"))

@@ -52,8 +52,8 @@ def evaluate(
     there is one.
 
     A perturbation that was crafted with the true label carries that label, and a
-    restorer can read it there: `Oblivious(labels="predicted")` and `Transfer` give
-    it less to read.
+    restorer can read it there. `Oblivious(labels="predicted")` and
+    `Transfer(another_classifier, labels="predicted")` give it less to read.
 
     Args:
         defence: The model to judge, from images to logits: a

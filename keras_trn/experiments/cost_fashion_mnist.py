@@ -8,10 +8,6 @@ images, and ART's PGD with as many steps, one after the other, several times ove
 Tracing is left out of all of them: each is run once before it is timed.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import json
 import sys
 import time

@@ -8,10 +8,6 @@ is finished is kept in a folder beside the JSON file until the report is written
 a run that was interrupted goes on where it was when it is started again.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import shutil
 import sys
 from pathlib import Path
@@ -165,6 +161,7 @@ def make_threat_models(other):
         threat_models.Oblivious(),
         threat_models.Oblivious(labels="predicted"),
         threat_models.Transfer(other),
+        threat_models.Transfer(other, labels="predicted"),
         threat_models.BPDA(),
         threat_models.WhiteboxStopgrad(),
         threat_models.WhiteboxFull(),

@@ -10,10 +10,6 @@ gets wrong without any attack: nothing but the perturbation can help there. Writ
 table in Markdown beside the JSON file.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import json
 import sys
 from pathlib import Path

@@ -165,7 +165,7 @@ class AdversarialPerturbationElimination(ProtectedClassifier):
 
 def _make_discriminator(channels):
     """A small network from images of any size to the logit of their being clean."""
-    convolution = {"padding": "same", "activation": "leaky_relu", "dtype": "float32"}
+    convolution = {"padding": "same", "activation": "relu", "dtype": "float32"}
     return keras.Sequential(
         [
             keras.Input((None, None, channels)),
