@@ -168,7 +168,7 @@ def check_data(x, y, image_shape, num_classes, needs_labels=True):
     elif isinstance(x, tf.data.Dataset):
         images_spec = x.element_spec[0] if isinstance(x.element_spec, tuple) else x.element_spec
         check_image_type(images_spec, image_shape)
-        first = next(iter(x.take(1)), (None, None))
+        first = next(iter(first_elements(x, 1)), (None, None))
     elif isinstance(x, keras.utils.PyDataset):
         first = x[0]
     else:
@@ -186,3 +186,30 @@ def check_data(x, y, image_shape, num_classes, needs_labels=True):
             "pairs of images and labels."
         )
     return x
+
+
+def first_elements(dataset, number):
+    """Reads the first elements of a pipeline, and leaves no iterator half read.
+
+    Where an iterator of a cached pipeline is abandoned half read, TensorFlow 2.21
+    now and then takes what was read for the whole, and the pipeline ends there
+    ever after.
+
+    Args:
+        dataset: A `tf.data.Dataset`.
+        number: Number of elements.
+
+    Returns:
+        A list of at most that many elements.
+
+    Example:
+        ```python
+        import tensorflow as tf
+        from keras_trn.input_validation import first_elements
+
+        dataset = tf.data.Dataset.range(10).cache()
+        assert len(first_elements(dataset, 2)) == 2
+        assert len(list(dataset)) == 10
+        ```
+    """
+    return list(dataset.take(number))

@@ -56,6 +56,9 @@ class RestoredClassifier(keras.Model):
         ```
     """
 
+    # Whether an attacker who differentiates the restoration learns anything from it.
+    is_differentiable = True
+
     def __init__(self, classifier, **kwargs):
         # Images, attacks and gradient maps stay float32 under any global policy.
         super().__init__(**{**kwargs, "dtype": "float32"})

@@ -262,7 +262,10 @@ class WhiteboxStopgrad(_Adaptive):
 class WhiteboxFull(_Adaptive):
     """The attacker differentiates everything, also through the gradient map.
 
-    The gradient of a gradient map is of second order in the classifier.
+    The gradient of a gradient map is of second order in the classifier. It does not
+    apply to a restoration that says of itself that it has no gradient
+    (`is_differentiable = False`): attacks would find nothing, and that would look
+    like strength.
 
     Args:
         labels: `"true"` or `"predicted"`.
@@ -284,6 +287,9 @@ class WhiteboxFull(_Adaptive):
     """
 
     name = "whitebox_full"
+
+    def applies_to(self, defence):
+        return getattr(defence, "is_differentiable", True)
 
     def _logits(self, defence):
         return defence

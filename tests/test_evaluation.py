@@ -216,6 +216,8 @@ def test_bad_arguments_are_refused(classifier, digits, dataset, fgsm, protect):
     bad = tf.data.Dataset.from_tensor_slices((images * 255, labels)).batch(100)
     with pytest.raises(ValueError, match="received values from 0 to 255"):
         keras_trn.evaluate(protected, bad, [fgsm], verbose=0)
+    with pytest.raises(ValueError, match=r"received tuple\. For arrays: `tf\.data\.Dataset"):
+        keras_trn.evaluate(protected, digits, [fgsm], verbose=0)
     with pytest.raises(ValueError, match="'blackbox' admits none of the attacks FGSM"):
         keras_trn.evaluate(protected, dataset, [fgsm], ["blackbox"], verbose=0)
     with pytest.raises(ValueError, match="draws its epsilon from"):

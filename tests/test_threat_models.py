@@ -191,17 +191,18 @@ def test_transfer_attacks_the_other_model(classifier, some):
 def test_threat_models_apply_where_they_differ(classifier, protect):
     protected = protect(classifier)
     single_stream = protect(classifier, gradient_stream=False)
+    jpeg = keras_trn.peers.JpegCompression(classifier)
     applies = {
         name: [
             threat_models.get(name).applies_to(model)
-            for model in (classifier, single_stream, protected)
+            for model in (classifier, jpeg, single_stream, protected)
         ]
         for name in ("bpda", "whitebox_stopgrad", "whitebox_full")
     }
     assert applies == {
-        "bpda": [False, True, True],
-        "whitebox_stopgrad": [False, False, True],
-        "whitebox_full": [True, True, True],
+        "bpda": [False, True, True, True],
+        "whitebox_stopgrad": [False, False, False, True],
+        "whitebox_full": [True, False, True, True],
     }
 
 

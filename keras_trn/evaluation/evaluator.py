@@ -17,10 +17,12 @@ from keras_trn.evaluation.checks import Examination
 from keras_trn.evaluation.checks import run_checks
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.measurement import BARE
+from keras_trn.evaluation.measurement import check_dataset
 from keras_trn.evaluation.measurement import measure
 from keras_trn.evaluation.report import Picture
 from keras_trn.evaluation.report import Report
 from keras_trn.input_validation import check_data
+from keras_trn.input_validation import first_elements
 from keras_trn.logits import predicted_labels
 from keras_trn.restored_classifier import RestoredClassifier
 
@@ -104,6 +106,7 @@ def evaluate(
     """
     started = time.perf_counter()
     image_shape, num_classes = _describe(defence)
+    check_dataset(dataset)
     check_data(dataset, None, image_shape, num_classes)
     attacks = [attack.with_seed(seed) for attack in attacks]
     threat_models = _threat_models(threat_models, attacks)
@@ -163,7 +166,7 @@ def _defences(defence, peers, image_shape, num_classes):
 
 def _first_examples(dataset, number):
     """The first images of a dataset and their labels, as arrays."""
-    images, labels = next(iter(dataset.unbatch().batch(number)))
+    ((images, labels),) = first_elements(dataset.unbatch().batch(number), 1)
     return images.numpy(), labels.numpy().reshape(-1)
 
 

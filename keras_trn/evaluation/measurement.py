@@ -70,11 +70,12 @@ def measure(
         assert [cell["attack"] for cell in cells] == ["benign", "FGSM"]
         ```
     """
+    check_dataset(dataset)
     threat_models = [known_threat_models.get(threat_model) for threat_model in threat_models]
     runs = plan(defences, attacks, threat_models, epsilons)
-    images, _ = next(iter(dataset))
-    fingerprints = {name: fingerprint(model, images) for name, model in defences.items()}
     data = _Data(dataset)
+    images = data.first_images
+    fingerprints = {name: fingerprint(model, images) for name, model in defences.items()}
     judges = {name: _Judge(model, images.shape[1:]) for name, model in defences.items()}
     bare = next(iter(judges.values()))
     backup = backup if isinstance(backup, Backup) else Backup(backup)
@@ -94,6 +95,23 @@ def measure(
                 description, lambda run=run: _measure_run(run, judges, bare, data, progress)
             )
     return cells
+
+
+def check_dataset(dataset):
+    """Checks that data are a pipeline, which can be run through again and again.
+
+    Args:
+        dataset: What was given as data.
+
+    Raises:
+        ValueError: If it is not a `tf.data.Dataset`.
+    """
+    if not isinstance(dataset, tf.data.Dataset):
+        raise ValueError(
+            "The data must be a `tf.data.Dataset` of batches of images and labels, received "
+            f"{type(dataset).__name__}. For arrays: "
+            "`tf.data.Dataset.from_tensor_slices((images, labels)).batch(128)`."
+        )
 
 
 @dataclasses.dataclass
@@ -290,6 +308,8 @@ class _Data:
         digest = hashlib.sha256()
         self.batch_digests = []
         for images, labels in dataset:
+            if not self.batch_digests:
+                self.first_images = tf.cast(images, tf.float32)
             digest.update(images.numpy().tobytes() + labels.numpy().tobytes())
             self.batch_digests.append(digest.hexdigest())
         self.batches = len(self.batch_digests)
@@ -305,4 +325,4 @@ class _Data:
                     "image under several attacks cannot be put together. Shuffle it with "
                     "`reshuffle_each_iteration=False`, or not at all."
                 )
-            yield images, tf.cast(tf.reshape(labels, [-1]), tf.int64)
+            yield tf.cast(images, tf.float32), tf.cast(tf.reshape(labels, [-1]), tf.int64)

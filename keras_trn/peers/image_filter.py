@@ -13,13 +13,16 @@ class ImageFilter(RestoredClassifier):
     The base of the filters: a subclass writes `filtered`. The gradient of a
     filter counts as zero everywhere, so that gradient attacks on filter and
     classifier together run, and find nothing. Such a gradient hides how easily
-    a filter is broken; `keras_trn.threat_models.BPDA` shows it.
+    a filter is broken; `keras_trn.threat_models.BPDA` shows it, and a report leaves
+    `whitebox_full` out.
 
     Args:
         classifier: A built Keras model from images of shape `(batch, height,
             width, channels)` in [0, 1] to logits of shape `(batch, num_classes)`.
         **kwargs: The usual arguments of a Keras model (`name`).
     """
+
+    is_differentiable = False
 
     def __init__(self, classifier, **kwargs):
         super().__init__(classifier, **kwargs)
