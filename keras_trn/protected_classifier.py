@@ -373,8 +373,13 @@ class ProtectedClassifier(RestoredClassifier):
 
     # --- Checks --------------------------------------------------------------
 
+    @property
+    def needs_labels(self):
+        """Whether the gradient map needs the true labels, which only a study can give it."""
+        return self.gradient_map is not None and self.gradient_map.needs_labels
+
     def _check_needs_no_labels(self):
-        if self.gradient_map is not None and self.gradient_map.needs_labels:
+        if self.needs_labels:
             raise ValueError(
                 f"The gradient map {type(self.gradient_map).__name__} needs the true labels, which "
                 "are not known at test time. Use another estimator, or for a study pass them: "

@@ -56,6 +56,8 @@ class RestoredClassifier(keras.Model):
         ```
     """
 
+    # Whether the restoration needs the true labels, which only a study can give it.
+    needs_labels = False
     # Whether an attacker who differentiates the restoration learns anything from it.
     is_differentiable = True
 

@@ -150,6 +150,7 @@ class Transfer(ThreatModel):
         classifier: The model that the attacker has: a classifier that was trained
             independently, bare or behind a restoration of its own.
         labels: `"true"` or `"predicted"`.
+        name: What it is called in tables; to tell several of them apart.
 
     Raises:
         ValueError: If `classifier` is no Keras model.
@@ -170,8 +171,9 @@ class Transfer(ThreatModel):
 
     name = "transfer"
 
-    def __init__(self, classifier, labels="true"):
+    def __init__(self, classifier, labels="true", name="transfer"):
         super().__init__(labels)
+        self.name = name
         if not isinstance(classifier, keras.Model):
             raise ValueError(
                 "transfer needs the Keras model that the attacker has instead of the defended one: "

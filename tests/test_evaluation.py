@@ -154,6 +154,9 @@ def interrupted_after(calls, attack):
         def name(self):
             return attack.name
 
+    # A backup tells attacks apart by their classes.
+    Interrupting.__module__ = type(attack).__module__
+    Interrupting.__qualname__ = type(attack).__qualname__
     return Interrupting.from_config(attack.get_config())
 
 
@@ -195,6 +198,39 @@ def test_backup_is_not_taken_for_other_weights_data_or_settings(
     assert lines_after(changed, dataset, fgsm) == 7
 
 
+def test_backup_tells_names_and_attacks_apart(classifier, dataset, pgd, tmp_path):
+    class Harmless(attacks.ProjectedGradientDescent):
+        def craft(self, logits, images, labels, epsilon, random_seed):
+            return images
+
+    backup = tmp_path / "backup.jsonl"
+    harmless = Harmless.from_config(pgd.get_config())
+
+    def cells(name, attack):
+        models = {"bare": classifier, name: classifier}
+        return measure(models, dataset, [attack], ["whitebox_full"], backup=backup, verbose=0)
+
+    assert [cell["defence"] for cell in cells("copy", pgd)] == ["bare", "copy", "bare", "copy"]
+    assert [cell["defence"] for cell in cells("other", pgd)] == ["bare", "other"] * 2
+    assert cells("copy", harmless)[-1]["accuracy"] > cells("copy", pgd)[-1]["accuracy"] + 0.5
+
+
+def test_defence_does_not_see_the_labels(classifier, dataset):
+    @keras.saving.register_keras_serializable(package="tests")
+    class Peeking(keras_trn.RestoredClassifier):
+        def restorations(self, images, labels=None):
+            return images if labels is None else images * np.nan
+
+    cells = measure({"bare": classifier, "peeking": Peeking(classifier)}, dataset, [], verbose=0)
+    assert cells[0]["accuracy"] == cells[1]["accuracy"]
+
+
+def test_study_of_the_true_label_can_be_measured(classifier, dataset, fgsm, protect):
+    protected = protect(classifier, gradient_map=keras_trn.gradient_maps.TrueLabel())
+    cells = measure({"bare": classifier, "protected": protected}, dataset, [fgsm], verbose=0)
+    assert cells[-1]["defence"] == "protected"
+
+
 def test_line_that_was_cut_off_is_not_read(tmp_path):
     path = tmp_path / "backup.jsonl"
     backup = keras_trn.evaluation.backup.Backup(path)
@@ -222,6 +258,12 @@ def test_bad_arguments_are_refused(classifier, digits, dataset, fgsm, protect):
         keras_trn.evaluate(protected, dataset, [fgsm], ["blackbox"], verbose=0)
     with pytest.raises(ValueError, match="draws its epsilon from"):
         keras_trn.evaluate(protected, dataset, [attacks.FastGradientMethod((0.1, 0.2))], verbose=0)
+    with pytest.raises(ValueError, match="nothing to judge a defence by"):
+        keras_trn.evaluate(protected, dataset, [], verbose=0)
+    with pytest.raises(ValueError, match="List its attacks instead"):
+        keras_trn.evaluate(protected, dataset, [attacks.Mixture([fgsm])], verbose=0)
+    with pytest.raises(ValueError, match="2 runs on bare, protected would have the same row"):
+        keras_trn.evaluate(protected, dataset, [fgsm, fgsm], verbose=0)
     with pytest.raises(ValueError, match="cannot be called 'bare'"):
         keras_trn.evaluate(protected, dataset, [fgsm], peers={"bare": protected}, verbose=0)
     other = keras.Sequential(

@@ -63,6 +63,7 @@ def report():
                 CheckResult("input_gradients", "WARN", 1.0, "All gradients are zero."),
             ],
         },
+        settings={"checked_attack": "PGD-5", "check_examples": 4},
         environment={"versions": {}, "hardware": {}},
         seconds=12.34,
     )
@@ -77,6 +78,15 @@ def test_worst_is_per_image_and_within_the_budget(report):
     assert report.worst("bare") == 0.0
     with pytest.raises(KeyError, match="No attack of norm 'l1'"):
         report.worst(norm="l1")
+    with pytest.raises(KeyError, match="No defence 'protcted'"):
+        report.worst("protcted")
+
+
+def test_defence_that_was_not_attacked_has_no_worst_case(report):
+    assert report.worst("bare", "l2") is None
+    assert report.worst("bare", epsilon=0.01) is None
+    assert "| **worst** | all | L2 1 | - | 25.0 |" in report.to_markdown()
+    assert report.to_dict()["worst"][1]["accuracy"] is None
 
 
 def test_cells_are_found_by_what_they_are(report):
@@ -160,7 +170,9 @@ def test_table_goes_to_its_place_and_nowhere_else(report, tmp_path):
     assert with_tables(filled, tmp_path) == filled
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/method.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/index.md", "docs/method.md", "docs/judging.md"]
+)
 def test_pages_show_the_results_as_they_are(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert "<!-- table of results/" in text

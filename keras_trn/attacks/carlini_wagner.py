@@ -41,7 +41,9 @@ class CarliniWagner(Attack):
             `(low, high)` to draw from for each image.
         steps: Number of steps of Adam for each constant.
         search_steps: Number of constants tried for each image.
-        learning_rate: Learning rate of Adam, above 0 and at most 1.
+        learning_rate: Learning rate of Adam, above 0 and at most 1. A black or white
+            pixel only moves after a way of about 8: `steps * learning_rate` should
+            exceed that.
         confidence: Margin that another class must have over the label, in logits.
         seed: Whole number that fixes the epsilons drawn from a range.
 

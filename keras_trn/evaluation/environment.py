@@ -13,6 +13,10 @@ _PACKAGES = (
     "cleverhans",
     "adversarial-robustness-toolbox",
     "numpy",
+    "pillow",
+    "scikit-image",
+    "scikit-learn",
+    "scipy",
 )
 
 

@@ -1,5 +1,6 @@
 """Attacks a defence as its attackers would, checks the attacks, and reports both."""
 
+import hashlib
 import time
 
 import numpy as np
@@ -8,6 +9,7 @@ from tqdm import tqdm
 
 from keras_trn import threat_models as known_threat_models
 from keras_trn.attacks import ProjectedGradientDescent
+from keras_trn.attacks import Restarts
 from keras_trn.attacks.iterative_attack import IterativeAttack
 from keras_trn.classifier_interface import describe_classifier
 from keras_trn.evaluation.backup import Backup
@@ -108,18 +110,34 @@ def evaluate(
     image_shape, num_classes = _describe(defence)
     check_dataset(dataset)
     check_data(dataset, None, image_shape, num_classes)
+    if not attacks:
+        raise ValueError(
+            "There is nothing to judge a defence by without attacks: "
+            "`attacks=[keras_trn.attacks.ProjectedGradientDescent(epsilon=8 / 255)]`."
+        )
     attacks = [attack.with_seed(seed) for attack in attacks]
     threat_models = _threat_models(threat_models, attacks)
     defences, judged = _defences(defence, peers or {}, image_shape, num_classes)
     backup = Backup(backup)
     cells = measure(defences, dataset, attacks, threat_models, epsilons, backup, verbose)
     images, labels = _first_examples(dataset, check_examples)
-    checks = _checks(defences, images, labels, attacks, threat_models, backup, seed, verbose)
+    ((first_batch, _),) = first_elements(dataset, 1)
+    checked_attack = _checked_attack(attacks, seed)
+    checks = _checks(defences, images, labels, checked_attack, threat_models, backup, seed, verbose)
     return Report(
         defences=list(defences),
         judged=judged,
         cells=cells,
         checks=checks,
+        settings={
+            "threat_models": [threat_model.get_config() for threat_model in threat_models],
+            "epsilons": list(epsilons),
+            "seed": seed,
+            "check_examples": len(images),
+            "checked_attack": checked_attack.name,
+            "checked_attack_settings": checked_attack.get_config(),
+            "batch_size": len(first_batch),
+        },
         environment=describe_environment(),
         seconds=time.perf_counter() - started,
         pictures=_pictures(defences[judged], images, labels, attacks, threat_models),
@@ -170,25 +188,22 @@ def _first_examples(dataset, number):
     return images.numpy(), labels.numpy().reshape(-1)
 
 
-def _checks(defences, images, labels, attacks, threat_models, backup, seed, verbose):
+def _checks(defences, images, labels, attack, threat_models, backup, seed, verbose):
     """The results of the sanity checks of each defence."""
-    attack = _checked_attack(attacks, seed)
-    if attack is None:
-        return {name: [] for name in defences}
     results = {}
-    names = [threat_model.name for threat_model in threat_models]
     with tqdm(total=len(defences), disable=not verbose, unit="defence") as progress:
         for name, defence in defences.items():
             progress.set_description(f"checks, {name}")
             description = {
-                "checks": names,
+                "checks": [threat_model.get_config() for threat_model in threat_models],
                 "model": fingerprint(defence, images),
-                "attack": attack.name,
+                "attack_class": str(type(attack)),
                 "settings": attack.get_config(),
-                "examples": len(images),
+                "images": hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest(),
                 "seed": seed,
+                "versions": describe_environment()["versions"],
             }
-            examination = Examination(defence, images, labels, attack, names, seed=seed)
+            examination = Examination(defence, images, labels, attack, threat_models, seed=seed)
             saved = backup.get_or_compute(
                 description,
                 lambda examination=examination: [
@@ -201,13 +216,12 @@ def _checks(defences, images, labels, attacks, threat_models, backup, seed, verb
 
 
 def _checked_attack(attacks, seed):
-    """The attack that the checks are about: the first that takes several steps."""
+    """The attack that the checks are about: the first that takes several steps, or else PGD."""
     for attack in attacks:
+        attack = attack.attack if isinstance(attack, Restarts) else attack
         if isinstance(attack, IterativeAttack) and not attack.gradient_free:
             return attack
-    for attack in attacks:
-        return ProjectedGradientDescent(attack.epsilon, attack.norm, seed=seed)
-    return None
+    return ProjectedGradientDescent(attacks[0].epsilon, attacks[0].norm, seed=seed)
 
 
 def _pictures(defence, images, labels, attacks, threat_models):
@@ -228,7 +242,8 @@ def _picture(title, defence, attacked, labels):
     """Each attacked image, and beside it the restored one."""
     images, classifier = [attacked], defence
     if isinstance(defence, RestoredClassifier):
-        restored = defence.restorations(tf.constant(attacked), tf.constant(labels))
+        known_labels = tf.constant(labels) if defence.needs_labels else None
+        restored = defence.restorations(tf.constant(attacked), known_labels)
         images, classifier = [attacked, np.asarray(restored)], defence.classifier
     columns = [predicted_labels(classifier, shown).numpy() for shown in images]
     return Picture(

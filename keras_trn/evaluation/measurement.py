@@ -1,8 +1,10 @@
 """Crafts adversarial images once, and measures every defence on them."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
+import json
 import math
 import time
 
@@ -12,8 +14,10 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_trn import threat_models as known_threat_models
+from keras_trn.attacks import Mixture
 from keras_trn.evaluation.backup import Backup
 from keras_trn.evaluation.backup import fingerprint
+from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.examples import pack
 from keras_trn.logits import logits_function
 from keras_trn.metrics import peak_signal_to_noise_ratio
@@ -79,12 +83,16 @@ def measure(
     judges = {name: _Judge(model, images.shape[1:]) for name, model in defences.items()}
     bare = next(iter(judges.values()))
     backup = backup if isinstance(backup, Backup) else Backup(backup)
+    versions = describe_environment()["versions"]
     cells = []
     with tqdm(total=len(runs) * data.batches, disable=not verbose, unit="batch") as progress:
         for run in runs:
             progress.set_description(run.title)
             description = {
                 **run.settings(),
+                "attack_class": str(type(run.attack)),
+                "defences": run.defences,
+                "versions": versions,
                 "data": data.digest,
                 "models": [fingerprints[name] for name in [next(iter(judges)), *run.defences]],
                 "target": run.target_fingerprint(images),
@@ -137,14 +145,16 @@ class Run:
         """Returns what the results show of the run."""
         if self.attack is None:
             return {"attack": "benign", "threat_model": None, "labels": None, "epsilon": 0.0}
+        epsilon = self.attack.epsilon if self.epsilon is None else self.epsilon
+        config = keras.saving.serialize_keras_object(self.attack)["config"]
         return {
             "attack": self.attack.name,
             "threat_model": self.threat_model.name,
             "labels": self.threat_model.labels,
             "norm": self.attack.norm,
-            "epsilon": self.attack.epsilon if self.epsilon is None else self.epsilon,
+            "epsilon": epsilon,
             "on_curve": self.on_curve,
-            "settings": keras.saving.serialize_keras_object(self.attack)["config"],
+            "settings": {**config, "epsilon": epsilon},
             "samples": getattr(self.threat_model, "samples", 1),
         }
 
@@ -172,6 +182,11 @@ def plan(defences, attacks, threat_models, epsilons):
             none of the attacks.
     """
     for attack in attacks:
+        if isinstance(attack, Mixture):
+            raise ValueError(
+                "A mixture gives each image another attack, and its accuracy is that of none of "
+                f"them. List its attacks instead: `attacks={attack.attacks!r}`."
+            )
         if isinstance(attack.epsilon, tuple):
             raise ValueError(
                 f"{attack.name} draws its epsilon from {attack.epsilon}, and a result needs one "
@@ -194,7 +209,24 @@ def plan(defences, attacks, threat_models, epsilons):
                 for epsilon in epsilons:
                     if epsilon != attacks[0].epsilon:
                         runs.append(Run(attacks[0], threat_model, epsilon, True, names, target))
+    _check_rows(runs)
     return runs
+
+
+def _check_rows(runs):
+    """Refuses runs that a table could not tell apart."""
+    rows = collections.Counter()
+    for run in runs[1:]:
+        settings = {**run.settings(), "settings": None}
+        rows[json.dumps([settings, run.defences])] += 1
+    for row, number in rows.items():
+        if number > 1:
+            settings, defences = json.loads(row)
+            raise ValueError(
+                f"{number} runs on {', '.join(defences)} would have the same row: "
+                f"{settings['attack']} under {settings['threat_model']} at an epsilon of "
+                f"{settings['epsilon']}. Leave one out, or give a `Transfer` a `name` of its own."
+            )
 
 
 def _targets(threat_model, defences):
@@ -272,7 +304,9 @@ class _Judge:
             "attacked_ssim": structural_similarity(images, attacked),
         }
         if isinstance(self.defence, RestoredClassifier):
-            restored = self.defence.restorations(attacked, labels)
+            # A defence must not see the labels, unless it is a study of what if it did.
+            known_labels = labels if self.defence.needs_labels else None
+            restored = self.defence.restorations(attacked, known_labels)
             logits = logits_function(self.defence.classifier)(restored)
             measured["restored_psnr"] = peak_signal_to_noise_ratio(images, restored)
             measured["restored_ssim"] = structural_similarity(images, restored)

@@ -31,7 +31,7 @@ def plot_accuracy(report):
     figure = import_figure()(figsize=(7, 4.2), layout="constrained")
     axis = figure.subplots()
     benign = report.cell("benign")["accuracy"]
-    for (threat_model, labels), cells in _curves(report, report.judged).items():
+    for (threat_model, labels, _), cells in _curves(report, report.judged).items():
         epsilons = [0.0, *(cell["epsilon"] for cell in cells)]
         accuracies = [benign, *(cell["accuracy"] for cell in cells)]
         predicted = labels == "predicted"
@@ -58,7 +58,7 @@ def _plot_bare(axis, report):
     bare = report.defences[0]
     if bare == report.judged:
         return
-    for (threat_model, labels), cells in _curves(report, bare).items():
+    for (threat_model, labels, _), cells in _curves(report, bare).items():
         if threat_model == "oblivious" and labels == "true":
             accuracies = [report.cell("benign", defence=bare), *cells]
             axis.plot(
@@ -75,9 +75,10 @@ def _plot_worst(axis, report):
     """The worst case at each epsilon of the first attack's norm."""
     norm = report.budgets[0][0]
     epsilons = {cell["epsilon"] for cell in report.cells if cell.get("norm") == norm}
-    epsilons = [0.0, *sorted(epsilons)]
-    worst = [100 * report.worst(norm=norm, epsilon=epsilon) for epsilon in epsilons]
-    axis.plot(epsilons, worst, color="black", linewidth=2, label="worst", zorder=1)
+    epsilons = sorted(epsilons)
+    worst = [report.worst(norm=norm, epsilon=epsilon) for epsilon in epsilons]
+    worst = np.array([report.cell("benign")["accuracy"], *worst], "float64")
+    axis.plot([0.0, *epsilons], 100 * worst, color="black", linewidth=2, label="worst", zorder=1)
 
 
 def _curves(report, defence):
@@ -85,13 +86,13 @@ def _curves(report, defence):
     attacked = [
         cell for cell in report.cells if cell["defence"] == defence and cell["attack"] != "benign"
     ]
-    on_curve = {(cell["attack"], cell["norm"]) for cell in report.cells if cell.get("on_curve")}
+    attacks = [(cell["attack"], cell["norm"]) for cell in report.cells if cell.get("norm")]
     curves = {}
     for cell in attacked:
-        key = (cell["threat_model"], cell["labels"])
+        key = (cell["threat_model"], cell["labels"], cell.get("samples", 1))
         # An attack that only queries has no curve, and shows as a point.
         is_first = key not in curves and cell["threat_model"] == "blackbox"
-        if not on_curve or (cell["attack"], cell["norm"]) in on_curve or is_first:
+        if (cell["attack"], cell["norm"]) == attacks[0] or is_first:
             curves.setdefault(key, []).append(cell)
     return {key: sorted(cells, key=lambda cell: cell["epsilon"]) for key, cells in curves.items()}
 

@@ -12,6 +12,7 @@ from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.examples import unpack
 
 TABLES = ("accuracy", "quality", "checks")
+_WHO_KNOW = {"bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"}
 
 
 @dataclasses.dataclass
@@ -61,6 +62,7 @@ class Report:
         cells: List of cells.
         checks: Dictionary from the names of defences to the results of their
             sanity checks.
+        settings: What `evaluate` was called with, and the digest of the data.
         environment: Versions and hardware.
         seconds: How long the evaluation took.
         pictures: Rows of attacked and restored images, to be shown; not part of the
@@ -89,6 +91,7 @@ class Report:
     judged: str
     cells: list
     checks: dict
+    settings: dict
     environment: dict
     seconds: float
     pictures: list[Picture] | None = None
@@ -165,26 +168,30 @@ class Report:
             epsilon: By default the largest that was run with the norm.
 
         Returns:
-            The accuracy, from 0 to 1.
+            The accuracy, from 0 to 1; `None` where the defence was not attacked within
+            this budget, as a defence must not shine by not having been tried.
 
         Raises:
-            KeyError: If nothing was run with the norm.
+            KeyError: If there is no such defence, or nothing was run with the norm.
         """
-        return float(self._worst_right(defence, norm, epsilon).mean())
-
-    def _worst_right(self, defence, norm, epsilon):
+        defence = self.judged if defence is None else defence
+        if defence not in self.defences:
+            raise KeyError(f"No defence {defence!r} in this report, only {self.defences}.")
         budgets = [budget for budget in self.budgets if norm in (None, budget[0])]
         if not budgets:
             raise KeyError(f"No attack of norm {norm!r} in this report, only {self.budgets}.")
         norm, largest = budgets[0]
         epsilon = largest if epsilon is None else epsilon
-        of_defence = [cell for cell in self.cells if cell["defence"] == (defence or self.judged)]
-        within = [
+        of_defence = [cell for cell in self.cells if cell["defence"] == defence]
+        attacked = [
             cell
             for cell in of_defence
-            if cell["attack"] == "benign" or (cell["norm"] == norm and cell["epsilon"] <= epsilon)
+            if cell["attack"] != "benign" and cell["norm"] == norm and cell["epsilon"] <= epsilon
         ]
-        return np.all([self.right(cell) for cell in within], axis=0)
+        if not attacked:
+            return None
+        benign = [cell for cell in of_defence if cell["attack"] == "benign"]
+        return float(np.all([self.right(cell) for cell in benign + attacked], axis=0).mean())
 
     @property
     def warnings(self):
@@ -214,6 +221,7 @@ class Report:
                 name: [dataclasses.asdict(check) for check in checks]
                 for name, checks in self.checks.items()
             },
+            "settings": self.settings,
             "environment": self.environment,
             "seconds": round(self.seconds, 1),
         }
@@ -222,8 +230,9 @@ class Report:
         fields = {"clean_acc": round(100 * self.cell("benign", defence=name)["accuracy"], 2)}
         if self.budgets:
             norm, epsilon = self.budgets[0]
+            worst = self.worst(name, norm, epsilon)
             fields |= {
-                "external": round(100 * self.worst(name, norm, epsilon), 2),
+                "external": None if worst is None else round(100 * worst, 2),
                 "eps": epsilon,
                 "norm": {"linf": "Linf", "l2": "L2"}[norm],
                 "footnote": "external: worst case per example over all attacks and threat "
@@ -279,13 +288,16 @@ class Report:
 
     def _captions(self):
         examples = self.cells[0]["examples"]
+        attackers = {cell["threat_model"] for cell in self.cells if cell["defence"] == self.judged}
+        unknown = "" if attackers & _WHO_KNOW else f" No attacker here knows `{self.judged}`."
         return {
             "accuracy": f"Accuracy in percent of {examples} images. `worst`: images that stay "
-            "right under all of it.",
+            f"right under all of it.{unknown}",
             "quality": f"Images of `{self.judged}` against the clean ones, before and after "
             "restoration: PSNR in decibels, SSIM; agreement with the bare classifier's benign "
             "prediction in percent.",
-            "checks": f"Sanity checks of `{self.judged}`.",
+            "checks": f"Sanity checks of `{self.judged}` under {self.settings['checked_attack']}, "
+            f"on {self.settings['check_examples']} images.",
         }
 
     def _repr_markdown_(self):

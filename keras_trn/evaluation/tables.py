@@ -120,7 +120,8 @@ def _key(cell):
         return ("-", "benign", "-")
     suffix = ", predicted labels" if cell["labels"] == "predicted" else ""
     budget = _budget(cell["norm"], cell["epsilon"])
-    return (cell["threat_model"] + suffix, cell["attack"], budget)
+    samples = f", {cell['samples']} samples" if cell.get("samples", 1) > 1 else ""
+    return (cell["threat_model"] + suffix + samples, cell["attack"], budget)
 
 
 def _budget(norm, epsilon):

@@ -24,8 +24,9 @@ CLASSIFIER_EPOCHS = 40
 RESTORER_EPOCHS = 30
 L2_EPSILON = 1.0
 # Fewer than a report on one defence would take: there are ten of them here.
-STEPS = 30
-QUERIES = 200
+STEPS = 20
+QUERIES = 120
+CHECK_EXAMPLES = 50
 
 
 def make_transfer_classifier():
@@ -43,17 +44,18 @@ def make_transfer_classifier():
 
 
 def make_learned_defences(classifier):
-    """Makes the defences that have to be trained, by name, not yet trained."""
-    protected = keras_trn.ProtectedClassifier(
-        classifier, digits.make_restorer(), digits.make_gradient_map()
-    )
+    """How to make the defences that have to be trained, by name."""
     peers = keras_trn.peers
     return {
-        "protected": protected,
-        "single stream": keras_trn.ProtectedClassifier(classifier, digits.make_rival()),
-        "HGD": peers.RepresentationGuidedDenoiser(classifier, digits.make_rival()),
-        "APE-GAN": peers.AdversarialPerturbationElimination(classifier, digits.make_rival()),
-        "adversarial training": peers.AdversariallyTrainedClassifier(classifier),
+        "protected": lambda: keras_trn.ProtectedClassifier(
+            classifier, digits.make_restorer(), digits.make_gradient_map()
+        ),
+        "single stream": lambda: keras_trn.ProtectedClassifier(classifier, digits.make_rival()),
+        "HGD": lambda: peers.RepresentationGuidedDenoiser(classifier, digits.make_rival()),
+        "APE-GAN": lambda: peers.AdversarialPerturbationElimination(
+            classifier, digits.make_rival()
+        ),
+        "adversarial training": lambda: peers.AdversariallyTrainedClassifier(classifier),
     }
 
 
@@ -77,19 +79,21 @@ def make_attacks():
         attacks.FastGradientMethod(epsilon),
         attacks.MomentumIterativeMethod(epsilon),
         *attacks.auto_attack(epsilon, steps=STEPS, queries=QUERIES),
-        attacks.CarliniWagner(L2_EPSILON, steps=STEPS, search_steps=4),
-        attacks.DeepFool(L2_EPSILON, steps=10),
+        attacks.ProjectedGradientDescent(L2_EPSILON, norm="l2"),
+        # So few steps have to be long ones.
+        attacks.CarliniWagner(L2_EPSILON, steps=STEPS, search_steps=3, learning_rate=0.5),
+        attacks.DeepFool(L2_EPSILON, steps=5),
     ]
 
 
-def train(model, folder, name, fit):
-    """Trains a model, or loads it where an earlier run has trained it.
+def train(make, fit, folder, name):
+    """Makes and trains a model, or loads it where an earlier run has trained it.
 
     Args:
-        model: The model to train.
+        make: Function that makes the model.
+        fit: Function that trains it, on a pipeline of images.
         folder: Where trained models are kept.
         name: Name of the file.
-        fit: Function that trains the model.
 
     Returns:
         The trained model.
@@ -98,12 +102,20 @@ def train(model, folder, name, fit):
     if path.exists():
         return keras.models.load_model(path)
     print(f"Training: {name}", flush=True)
+    # Whatever was trained before, or loaded, each model starts from the same random numbers.
     keras.utils.set_random_seed(SEED)
-    fit(model)
+    images, _, _ = digits.load_shifted_digits()
+    model = make()
+    fit(model, images)
     # A file that was only half written must not be loaded by the next run.
     model.save(folder / "unfinished.keras")
     (folder / "unfinished.keras").rename(path)
     return model
+
+
+def fit_classifier(classifier, images):
+    """Trains one of the classifiers."""
+    digits.train_classifier(classifier, images, CLASSIFIER_EPOCHS)
 
 
 def fit_defence(defence, images):
@@ -120,22 +132,17 @@ def fit_defence(defence, images):
 def main(path):
     """Runs the experiment, and writes the report and its plots."""
     tf.config.experimental.enable_op_determinism()
-    keras.utils.set_random_seed(SEED)
     path = Path(path)
     folder = path.with_suffix(".unfinished")
     folder.mkdir(parents=True, exist_ok=True)
-    images, _, test = digits.load_shifted_digits()
-
-    def fit_classifier(classifier):
-        digits.train_classifier(classifier, images, CLASSIFIER_EPOCHS)
-
-    classifier = train(digits.make_classifier(), folder, "classifier", fit_classifier)
-    other = train(make_transfer_classifier(), folder, "transfer classifier", fit_classifier)
+    classifier = train(digits.make_classifier, fit_classifier, folder, "classifier")
+    other = train(make_transfer_classifier, fit_classifier, folder, "transfer classifier")
     trained = {
-        name: train(defence, folder, name, lambda defence: fit_defence(defence, images))
-        for name, defence in make_learned_defences(classifier).items()
+        name: train(make, fit_defence, folder, name)
+        for name, make in make_learned_defences(classifier).items()
     }
     protected = trained.pop("protected")
+    _, _, test = digits.load_shifted_digits()
     report = keras_trn.evaluate(
         protected,
         test.unbatch().batch(360),
@@ -143,6 +150,7 @@ def main(path):
         threat_models=make_threat_models(other),
         peers={**make_filters(protected.classifier), **trained},
         epsilons=[fraction * digits.EPSILON for fraction in (0.25, 0.5, 1.5)],
+        check_examples=CHECK_EXAMPLES,
         backup=folder / "report.jsonl",
         seed=SEED,
     )

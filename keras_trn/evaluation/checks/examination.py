@@ -42,7 +42,9 @@ class Examination:
         labels: Their class indices, of shape `(number,)`.
         attack: An attack of several steps along gradients with one epsilon, such
             as `keras_trn.attacks.ProjectedGradientDescent(epsilon=8 / 255)`.
-        threat_models: Names of the threat models in the report.
+        threat_models: The threat models of the report, or their names. Where one of
+            them runs a random defence several times for each gradient, so do the
+            checks.
         queries: How often an attack without gradients, and a random search, may
             ask for the logits of an image.
         seed: Whole number that fixes all that is random, unless the attack has a
@@ -79,7 +81,12 @@ class Examination:
         check_labels(labels, num_classes, batch_size=len(images))
         self.labels = np.reshape(labels, -1).astype("int64")
         self.attack = attack.with_seed(seed)
-        self.threat_models = tuple(threat_models)
+        threat_models = [known_threat_models.get(threat_model) for threat_model in threat_models]
+        self.threat_models = {
+            threat_model.name: threat_model
+            for threat_model in threat_models
+            if threat_model.labels == "true"
+        }
         self.queries = queries
         self.seed = seed
         self._memory = {}
@@ -171,7 +178,9 @@ class Examination:
         """
         return self._remembered(
             ("target", threat_model),
-            lambda: known_threat_models.get(threat_model).target(self.defence),
+            lambda: known_threat_models.get(
+                self.threat_models.get(threat_model, threat_model)
+            ).target(self.defence),
         )
 
     def adversarial(self, threat_model, attack=None, epsilon=None):
