@@ -79,6 +79,16 @@ def show_image(axis, image, taken_for, label, name=None):
         taken_for: Index of the class that the image is taken for.
         label: Index of the class that it is of.
         name: Name of the class that it is taken for; by default its index.
+
+    Example:
+        ```python
+        import numpy as np
+        import keras_trn
+
+        axis = keras_trn.visualization.import_figure()().subplots()
+        image = np.zeros((8, 8, 1), "float32")
+        keras_trn.visualization.show_image(axis, image, taken_for=3, label=5)
+        ```
     """
     axis.set_axis_off()
     axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
@@ -108,8 +118,19 @@ def import_figure():
     A figure that is not made by `pyplot` shows once in a notebook, and needs not
     be closed.
 
+    Returns:
+        The class `matplotlib.figure.Figure`.
+
     Raises:
         ImportError: If matplotlib is not installed.
+
+    Example:
+        ```python
+        import keras_trn
+
+        figure = keras_trn.visualization.import_figure()(figsize=(4, 3))
+        assert not figure.axes
+        ```
     """
     try:
         from matplotlib.figure import Figure

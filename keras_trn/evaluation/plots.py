@@ -32,8 +32,11 @@ def plot_accuracy(report):
     axis = figure.subplots()
     benign = report.cell("benign")["accuracy"]
     for (threat_model, labels, _), cells in _curves(report, report.judged).items():
-        epsilons = [0.0, *(cell["epsilon"] for cell in cells)]
-        accuracies = [benign, *(cell["accuracy"] for cell in cells)]
+        epsilons = [cell["epsilon"] for cell in cells]
+        accuracies = [cell["accuracy"] for cell in cells]
+        # One point says nothing of the way there.
+        if len(cells) > 1:
+            epsilons, accuracies = [0.0, *epsilons], [benign, *accuracies]
         predicted = labels == "predicted"
         axis.plot(
             epsilons,

@@ -1,6 +1,7 @@
 """Checks of the defence itself: whether it can be attacked as any classifier can."""
 
 import contextlib
+import functools
 import itertools
 from unittest import mock
 
@@ -328,7 +329,6 @@ def _gradient_sizes(target):
     """A function that sums the gradient of each image, for cross-entropy and margin."""
     answer = logits_function(target)
 
-    @tf.function(autograph=False)
     def sizes(images, labels):
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(images)
@@ -341,7 +341,10 @@ def _gradient_sizes(target):
         gradients = [tape.gradient(loss, images, None, zero) for loss in (cross_entropy, margin)]
         return tf.reduce_sum(tf.abs(tf.stack(gradients)), axis=[2, 3, 4])
 
-    return lambda images, labels: sizes(images, tf.constant(labels)).numpy()
+    # TensorFlow takes these for one function that is traced again and again, and warns, unless
+    # each is an object of its own.
+    compiled = tf.function(functools.partial(sizes), autograph=False)
+    return lambda images, labels: compiled(images, tf.constant(labels)).numpy()
 
 
 def _takes_gradients(graph):
