@@ -127,10 +127,16 @@ def test_tables_show_each_attack_once_and_the_worst(report):
     assert "| oblivious, predicted labels | PGD-5 | L∞ 0.2 | - | 100.0 |" in lines
     assert "| **worst** | all | L∞ 0.2 | 0.0 | 25.0 |" in lines
     assert not any("0.1" in line for line in lines)
+    assert report.to_markdown("summary").splitlines() == [
+        "| defence | benign | worst | oblivious | whitebox_full | oblivious, predicted labels |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| bare | 100.0 | 0.0 | 0.0 | - | - |",
+        "| protected | 75.0 | 25.0 | 50.0 | 50.0 | 75.0 |",
+    ]
     quality = report.to_markdown("quality")
     assert "| - | benign | - | 50.0 | - | 20.0 | 0.700 | 0.900 |" in quality
     assert "| input_gradients | WARN | All gradients are zero. |" in report.to_markdown("checks")
-    with pytest.raises(ValueError, match="accuracy, quality, checks, received 'sizes'"):
+    with pytest.raises(ValueError, match="summary, accuracy, quality, checks, received 'sizes'"):
         report.to_markdown("sizes")
 
 

@@ -11,7 +11,7 @@ from keras_trn.evaluation import tables
 from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.examples import unpack
 
-TABLES = ("accuracy", "quality", "checks")
+TABLES = ("summary", "accuracy", "quality", "checks")
 _WHO_KNOW = {"bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"}
 
 
@@ -156,7 +156,7 @@ class Report:
         }
         return sorted(budgets, key=lambda budget: (budget[0] != "linf", -budget[1]))
 
-    def worst(self, defence=None, norm=None, epsilon=None):
+    def worst(self, defence=None, norm=None, epsilon=None, threat_model=None, labels=None):
         """Returns the share of images that stayed right under all that was run.
 
         An image counts as right only if it was right without attack and under every
@@ -166,6 +166,8 @@ class Report:
             defence: Name of the defence; by default the one that was judged.
             norm: `"linf"` or `"l2"`; by default that of the first budget.
             epsilon: By default the largest that was run with the norm.
+            threat_model: Name of the only threat model to count; by default all.
+            labels: `"true"` or `"predicted"`, to count only attacks on these labels.
 
         Returns:
             The accuracy, from 0 to 1; `None` where the defence was not attacked within
@@ -186,7 +188,11 @@ class Report:
         attacked = [
             cell
             for cell in of_defence
-            if cell["attack"] != "benign" and cell["norm"] == norm and cell["epsilon"] <= epsilon
+            if cell["attack"] != "benign"
+            and cell["norm"] == norm
+            and cell["epsilon"] <= epsilon
+            and threat_model in (None, cell["threat_model"])
+            and labels in (None, cell["labels"])
         ]
         if not attacked:
             return None
@@ -273,7 +279,8 @@ class Report:
         """Returns a table in Markdown.
 
         Args:
-            table: `"accuracy"` of all defences under each attack; `"quality"` of the
+            table: `"summary"`, the worst case of each defence under each threat model;
+                `"accuracy"` of all defences under each attack; `"quality"` of the
                 restored images; or `"checks"`.
 
         Raises:
@@ -290,7 +297,14 @@ class Report:
         examples = self.cells[0]["examples"]
         attackers = {cell["threat_model"] for cell in self.cells if cell["defence"] == self.judged}
         unknown = "" if attackers & _WHO_KNOW else f" No attacker here knows `{self.judged}`."
-        return {
+        norm, epsilon = self.budgets[0]
+        summary = {
+            "summary": f"Accuracy in percent of {examples} images: the worst case for each image "
+            f"over the attacks of each threat model within {tables.budget_text(norm, epsilon)}, "
+            "and over all of them (`worst`)."
+        }
+        # Of one defence, the next table tells it as well.
+        return (summary if len(self.defences) > 2 else {}) | {
             "accuracy": f"Accuracy in percent of {examples} images. `worst`: images that stay "
             f"right under all of it.{unknown}",
             "quality": f"Images of `{self.judged}` against the clean ones, before and after "

@@ -3,6 +3,31 @@
 _NORMS = {"linf": "L∞", "l2": "L2"}
 
 
+def summary_table(report):
+    """The worst case per image: a row for each defence, a column for each threat model.
+
+    Args:
+        report: A `keras_trn.evaluation.Report`.
+
+    Returns:
+        A list of rows, the first of them the headings; a row is a list of strings.
+    """
+    norm, epsilon = report.budgets[0]
+    attacked = [cell for cell in report.cells if cell["attack"] != "benign"]
+    keys = dict.fromkeys((cell["threat_model"], cell["labels"]) for cell in attacked)
+    headings = [f"{name}{_labels_suffix(labels)}" for name, labels in keys]
+    rows = [["defence", "benign", "worst", *headings]]
+    for name in report.defences:
+        by_threat_model = [report.worst(name, norm, epsilon, *key) for key in keys]
+        accuracies = [
+            report.cell("benign", defence=name)["accuracy"],
+            report.worst(name, norm, epsilon),
+            *by_threat_model,
+        ]
+        rows.append([name, *map(_percent, accuracies)])
+    return rows
+
+
 def accuracy_table(report):
     """Accuracy in percent: a row for each attack, a column for each defence.
 
@@ -18,7 +43,7 @@ def accuracy_table(report):
         rows.append([*key, *(_percent(cell and cell["accuracy"]) for cell in cells)])
     for norm, epsilon in report.budgets:
         worst = [report.worst(name, norm, epsilon) for name in report.defences]
-        rows.append(["**worst**", "all", _budget(norm, epsilon), *map(_percent, worst)])
+        rows.append(["**worst**", "all", budget_text(norm, epsilon), *map(_percent, worst)])
     return rows
 
 
@@ -118,13 +143,26 @@ def _rows(report):
 def _key(cell):
     if cell["attack"] == "benign":
         return ("-", "benign", "-")
-    suffix = ", predicted labels" if cell["labels"] == "predicted" else ""
-    budget = _budget(cell["norm"], cell["epsilon"])
+    suffix = _labels_suffix(cell["labels"])
+    budget = budget_text(cell["norm"], cell["epsilon"])
     samples = f", {cell['samples']} samples" if cell.get("samples", 1) > 1 else ""
     return (cell["threat_model"] + suffix + samples, cell["attack"], budget)
 
 
-def _budget(norm, epsilon):
+def _labels_suffix(labels):
+    return ", predicted labels" if labels == "predicted" else ""
+
+
+def budget_text(norm, epsilon):
+    """Writes a norm and an epsilon.
+
+    Args:
+        norm: `"linf"` or `"l2"`.
+        epsilon: A number.
+
+    Returns:
+        The text, such as `"L∞ 0.2"`.
+    """
     return f"{_NORMS[norm]} {epsilon:.3g}"
 
 
