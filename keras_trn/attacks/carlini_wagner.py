@@ -33,8 +33,8 @@ class CarliniWagner(Attack):
     that are misclassified already, or for which nothing is found, stay as they are.
 
     Source: Carlini and Wagner, "Towards Evaluating the Robustness of Neural
-    Networks", arXiv 1608.04644. CleverHans' own fails on Keras 3; that of ART
-    1.20 finds perturbations that are longer by two fifths.
+    Networks", arXiv 1608.04644. CleverHans' own fails on Keras 3. The tests
+    compare the success rates with those of Foolbox.
 
     Args:
         epsilon: Largest L2 distance, in units of the image range [0, 1]; or a pair
