@@ -35,8 +35,16 @@ class Backup:
         self.path = None if path is None else Path(path)
         self.results = {}
         if self.path is not None and self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                self._read(line)
+            self._read_file()
+
+    def _read_file(self):
+        text = self.path.read_text(encoding="utf-8")
+        for line in text.splitlines():
+            self._read(line)
+        if text and not text.endswith("\n"):
+            # A line that was cut off must not swallow the next.
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n")
 
     def _read(self, line):
         try:
@@ -69,10 +77,7 @@ class Backup:
     def _append(self, saved):
         if self.path is None:
             return
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         with self.path.open("a", encoding="utf-8") as file:
-            # A line that was cut off must not swallow the next.
-            file.write("" if text.endswith("\n") or not text else "\n")
             file.write(json.dumps(saved) + "\n")
 
 
