@@ -106,8 +106,15 @@ class _Adaptive(ThreatModel):
         super().__init__(labels)
         check_count("samples", samples)
         self.samples = samples
+        self._targets = {}
 
     def target(self, defence):
+        # Attacks are traced once for a function: it has to be the same whenever it is asked for.
+        if defence not in self._targets:
+            self._targets[defence] = self._make_target(defence)
+        return self._targets[defence]
+
+    def _make_target(self, defence):
         logits = self._logits(defence)
         return logits if self.samples == 1 else _expectation(logits_function(logits), self.samples)
 

@@ -150,6 +150,22 @@ def test_blackbox_has_no_gradient(protected, some):
     assert gradient(target, *some) is None
 
 
+def test_attack_is_traced_once_for_a_threat_model_and_a_defence(classifier, some):
+    images, labels = some
+    traces = []
+
+    class Counted(keras_trn.attacks.FastGradientMethod):
+        def craft(self, *args):
+            traces.append(args)
+            return super().craft(*args)
+
+    attack, bpda = Counted(EPSILON), threat_models.BPDA()
+    rounded = Rounded(classifier)
+    for _ in range(3):
+        attack(bpda.target(rounded), images, labels)
+    assert len(traces) == 1
+
+
 def test_expectation_averages_a_random_defence(classifier, some):
     images, _ = some
     noisy = Noisy(classifier)
