@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_trn.evaluation.tables import row_key
 from keras_trn.visualization import import_figure
 from keras_trn.visualization import show_image
 
@@ -131,6 +132,7 @@ def plot_quality(report):
         axis.set_yticks(positions, [_title(cell) for cell in cells])
         axis.set_xlabel(title)
         axis.grid(axis="x", alpha=0.3)
+    axis.margins(y=0.01)
     axis.invert_yaxis()
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
@@ -139,8 +141,7 @@ def plot_quality(report):
 def _title(cell):
     if cell["attack"] == "benign":
         return "benign"
-    suffix = " (predicted labels)" if cell["labels"] == "predicted" else ""
-    return f"{cell['threat_model']}: {cell['attack']}{suffix}"
+    return ", ".join(row_key(cell))
 
 
 def plot_pictures(report):

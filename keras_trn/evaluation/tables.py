@@ -136,11 +136,19 @@ def _rows(report):
     rows = {}
     for cell in report.cells:
         if not cell.get("on_curve"):
-            rows.setdefault(_key(cell), {})[cell["defence"]] = cell
+            rows.setdefault(row_key(cell), {})[cell["defence"]] = cell
     return rows
 
 
-def _key(cell):
+def row_key(cell):
+    """Says what the row of a cell is about.
+
+    Args:
+        cell: A cell of a report.
+
+    Returns:
+        Its threat model, attack and budget, as they stand at the start of the row.
+    """
     if cell["attack"] == "benign":
         return ("-", "benign", "-")
     suffix = _labels_suffix(cell["labels"])

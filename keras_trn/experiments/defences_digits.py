@@ -155,7 +155,7 @@ def main(path):
         seed=SEED,
     )
     report.to_json(path)
-    for name in ("accuracy", "quality", "pictures"):
+    for name in ("accuracy", "pictures"):
         figure = getattr(report, f"plot_{name}")()
         figure.savefig(path.with_name(f"{path.stem}_{name}.png"), dpi=110, bbox_inches="tight")
     print(report)
