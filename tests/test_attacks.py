@@ -76,7 +76,7 @@ def test_fast_gradient_method_is_that_of_cleverhans(norm, unsure, digits):
         y=labels,
     )
     adversarial = FastGradientMethod(EPSILONS[norm], norm=norm)(unsure, images, labels)
-    np.testing.assert_allclose(adversarial, expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(adversarial, expected, rtol=0, atol=1e-6)
 
 
 @every_norm
@@ -96,7 +96,7 @@ def test_basic_iterative_method_is_that_of_cleverhans(norm, unsure, digits):
         rand_init=False,
     )
     adversarial = attack(unsure, images, labels)
-    np.testing.assert_allclose(adversarial, expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(adversarial, expected, rtol=0, atol=1e-6)
 
 
 @every_norm
@@ -120,7 +120,7 @@ def test_momentum_iterative_method_is_that_of_cleverhans(norm, decay, unsure, di
         sanity_checks=False,
     )
     adversarial = attack(unsure, images, labels)
-    np.testing.assert_allclose(adversarial, expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(adversarial, expected, rtol=0, atol=1e-6)
 
 
 @every_norm
