@@ -31,9 +31,14 @@ def logits_function(classifier):
         assert logits.shape == (2, 10)
         ```
     """
-    if isinstance(classifier, keras.layers.Layer):
-        return lambda images: tf.cast(classifier(images, training=False), tf.float32)
-    return lambda images: tf.cast(classifier(images), tf.float32)
+    arguments = {"training": False} if isinstance(classifier, keras.layers.Layer) else {}
+
+    # CleverHans would have AutoGraph rewrite the whole classifier, which takes seconds.
+    @tf.autograph.experimental.do_not_convert
+    def logits(images):
+        return tf.cast(classifier(images, **arguments), tf.float32)
+
+    return logits
 
 
 def differentiable_logits_function(classifier):
@@ -62,7 +67,12 @@ def differentiable_logits_function(classifier):
         ```
     """
     logits = logits_function(classifier)
-    return lambda images: logits(images) + 0.0 * tf.reduce_sum(images, axis=[1, 2, 3])[:, None]
+
+    @tf.autograph.experimental.do_not_convert
+    def connected_logits(images):
+        return logits(images) + 0.0 * tf.reduce_sum(images, axis=[1, 2, 3])[:, None]
+
+    return connected_logits
 
 
 def predicted_labels(classifier, images):

@@ -12,16 +12,14 @@ from keras_trn.logits import logits_function
 from keras_trn.metrics import PeakSignalToNoiseRatio
 from keras_trn.restoration_network import TwoStreamRestorationNetwork
 from keras_trn.restored_classifier import RestoredClassifier
+from keras_trn.training import TrainedOnAttacks
 from keras_trn.training import attack_some
-from keras_trn.training import checked_attack
-from keras_trn.training import checked_training_data
 from keras_trn.training import loss_of_replica
 from keras_trn.training import unpack
-from keras_trn.training import with_loss_scaling
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
-class ProtectedClassifier(RestoredClassifier):
+class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
     """Restores images before an unchanged classifier sees them.
 
     Each image gets a gradient map, image and map go through the restorer, and
@@ -217,7 +215,7 @@ class ProtectedClassifier(RestoredClassifier):
         check_range("classification_loss_weight", classification_loss_weight, 0, np.inf)
         self.pixel_loss_weight = pixel_loss_weight
         self.classification_loss_weight = classification_loss_weight
-        self._compile_training(
+        self.compile_training(
             optimizer,
             attack,
             benign_share,
@@ -230,74 +228,10 @@ class ProtectedClassifier(RestoredClassifier):
             steps_per_execution=steps_per_execution,
         )
 
-    def _compile_training(self, optimizer, attack, benign_share, loss_arguments, **keras_arguments):
-        """Compiles whatever the loss is; `loss_arguments` are those of `compile` that say it."""
-        attack = checked_attack(attack)
-        check_range("benign_share", benign_share, 0, 1)
-        optimizer = keras.optimizers.get(optimizer)
-        if self.restorer.dtype_policy.name == "mixed_float16":
-            optimizer = with_loss_scaling(optimizer)
-        self._compile_arguments = {
-            "attack": attack,
-            "benign_share": benign_share,
-            **loss_arguments,
-            **keras_arguments,
-        }
-        self.attack = attack
-        self.validation_attack = attack.at_full_strength()
-        self.benign_share = benign_share
-        super().compile(optimizer=optimizer, **keras_arguments)
-        # Else the training step would be traced twice, the second time without creating them.
-        self.optimizer.build(self.restoration_variables)
-
-    def fit(self, x=None, y=None, *args, **kwargs):
-        """Trains the restorer; as `keras.Model.fit`, after a look at the data.
-
-        Args:
-            x: Clean images in [0, 1]: an array, a tensor, or a `tf.data.Dataset`
-                of pairs of images and labels.
-            y: Class indices; left out where `x` holds them.
-            *args: The arguments of `keras.Model.fit`.
-            **kwargs: The arguments of `keras.Model.fit`.
-
-        Returns:
-            A `keras.callbacks.History` of `loss`, `benign_accuracy`,
-            `adversarial_accuracy` and `psnr`, and with validation data the same
-            with `val_` before them.
-
-        Raises:
-            ValueError: If images or labels are malformed. Arrays are checked
-                whole, pipelines by their first batch.
-        """
-        x, kwargs = checked_training_data(self._checked, x, y, kwargs)
-        return super().fit(x, y, *args, **kwargs)
-
-    def evaluate(self, x=None, y=None, *args, **kwargs):
-        """Measures accuracy with and without attack; as `keras.Model.evaluate`.
-
-        The attack is the one of `compile`, at full strength, on the bare
-        classifier: the attacker does not know of the restorer.
-
-        Args:
-            x: Clean images in [0, 1]: an array, a tensor, or a `tf.data.Dataset`
-                of pairs of images and labels.
-            y: Class indices; left out where `x` holds them.
-            *args: The arguments of `keras.Model.evaluate`.
-            **kwargs: The arguments of `keras.Model.evaluate`.
-
-        Returns:
-            As `keras.Model.evaluate`: `loss`, `benign_accuracy`,
-            `adversarial_accuracy` and `psnr`.
-
-        Raises:
-            ValueError: If images or labels are malformed.
-        """
-        return super().evaluate(self._checked(x, y), y, *args, **kwargs)
-
     @property
-    def restoration_variables(self):
-        """The variables that learn to restore: all trainable ones."""
-        return self.trainable_variables
+    def trained_part(self):
+        """The restorer, whose numbers decide how it is trained."""
+        return self.restorer
 
     def train_step(self, data):
         clean, labels, sample_weight = unpack(data)
@@ -308,8 +242,8 @@ class ProtectedClassifier(RestoredClassifier):
             restored, logits, losses = self._restore_with_losses(images, labels, clean)
             loss = loss_of_replica(losses, sample_weight)
             scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, self.restoration_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.restoration_variables, strict=True))
+        gradients = tape.gradient(scaled_loss, self.trained_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trained_variables, strict=True))
         self.judge_restorations(restored, clean, training=True)
 
         self.loss_metric.update_state(losses, sample_weight)
@@ -404,15 +338,6 @@ class ProtectedClassifier(RestoredClassifier):
             if part in config
         }
         return super().from_config({**config, **parts}, custom_objects)
-
-    def get_compile_config(self):
-        if not self.compiled:
-            return {}
-        arguments = {**self._compile_arguments, "optimizer": self.optimizer}
-        return keras.saving.serialize_keras_object(arguments)
-
-    def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
 
 
 def _check_parts(restorer, gradient_map):

@@ -5,6 +5,110 @@ import tensorflow as tf
 
 from keras_trn.attacks import Attack
 from keras_trn.attacks import Mixture
+from keras_trn.input_validation import check_range
+
+
+class TrainedOnAttacks:
+    """Makes a Keras model be compiled, fitted and evaluated against attacks.
+
+    To be inherited from before the Keras model. That one defines `train_step`,
+    `test_step`, `_checked`, which checks data, and `trained_part`.
+    """
+
+    @property
+    def trained_part(self):
+        """The model whose weights are trained."""
+        raise NotImplementedError(f"{type(self).__name__} does not define `trained_part`.")
+
+    @property
+    def trained_variables(self):
+        """The variables that the optimizer of `compile` trains: all trainable ones."""
+        return self.trainable_variables
+
+    def compile_training(self, optimizer, attack, benign_share, loss_arguments, **keras_arguments):
+        """Compiles whatever the loss is.
+
+        Args:
+            optimizer: A Keras optimizer, or its name.
+            attack: An attack of `keras_trn.attacks`, or a list of them.
+            benign_share: Share of each batch that is left benign, from 0 to 1.
+            loss_arguments: The arguments of `compile` that say what the loss is.
+            **keras_arguments: The arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: If there is no attack, or the share is out of range.
+        """
+        attack = checked_attack(attack)
+        check_range("benign_share", benign_share, 0, 1)
+        optimizer = keras.optimizers.get(optimizer)
+        if self.trained_part.dtype_policy.name == "mixed_float16":
+            optimizer = with_loss_scaling(optimizer)
+        self._compile_arguments = {
+            "attack": attack,
+            "benign_share": benign_share,
+            **loss_arguments,
+            **keras_arguments,
+        }
+        self.attack = attack
+        self.validation_attack = attack.at_full_strength()
+        self.benign_share = benign_share
+        super().compile(optimizer=optimizer, **keras_arguments)
+        # Else the training step would be traced twice, the second time without creating them.
+        self.optimizer.build(self.trained_variables)
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """Trains against the attack of `compile`; as `keras.Model.fit`.
+
+        Args:
+            x: Clean images in [0, 1]: an array, a tensor, or a `tf.data.Dataset`
+                of pairs of images and labels.
+            y: Class indices; left out where `x` holds them.
+            *args: The arguments of `keras.Model.fit`.
+            **kwargs: The arguments of `keras.Model.fit`.
+
+        Returns:
+            A `keras.callbacks.History` of `loss`, `benign_accuracy` and
+            `adversarial_accuracy`; of `psnr` too where images are restored; and
+            with validation data the same with `val_` before them.
+
+        Raises:
+            ValueError: If images or labels are malformed. Arrays are checked
+                whole, pipelines by their first batch.
+        """
+        x, kwargs = checked_training_data(self._checked, x, y, kwargs)
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """Measures accuracy with and without attack; as `keras.Model.evaluate`.
+
+        The attack is the one of `compile`, at full strength, on the classifier
+        alone: the attacker does not know of a restorer.
+
+        Args:
+            x: Clean images in [0, 1]: an array, a tensor, or a `tf.data.Dataset`
+                of pairs of images and labels.
+            y: Class indices; left out where `x` holds them.
+            *args: The arguments of `keras.Model.evaluate`.
+            **kwargs: The arguments of `keras.Model.evaluate`.
+
+        Returns:
+            As `keras.Model.evaluate`: what `fit` has in its history.
+
+        Raises:
+            ValueError: If images or labels are malformed.
+        """
+        return super().evaluate(self._checked(x, y), y, *args, **kwargs)
+
+    def get_compile_config(self):
+        """Returns the arguments of `compile`, to be saved with the model."""
+        if not self.compiled:
+            return {}
+        arguments = {**self._compile_arguments, "optimizer": self.optimizer}
+        return keras.saving.serialize_keras_object(arguments)
+
+    def compile_from_config(self, config):
+        """Compiles as `get_compile_config` says."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
 
 
 def checked_attack(attack):

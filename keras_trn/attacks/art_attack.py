@@ -1,6 +1,7 @@
 """What all attacks by the Adversarial Robustness Toolbox (ART) have in common."""
 
 import contextlib
+import functools
 import random
 import warnings
 
@@ -10,9 +11,6 @@ import tensorflow as tf
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.norms import project
 from keras_trn.logits import differentiable_logits_function
-
-# Images that ART differentiates at a time.
-BATCH_SIZE = 128
 
 
 class ArtAttack(Attack):
@@ -74,6 +72,8 @@ class ArtAttack(Attack):
             for strength in np.unique(strengths[attacked]):
                 group = attacked & (strengths == strength)
                 attack = self.make_attack(estimator, float(strength))
+                # The caller has chosen how many images fit into memory at a time.
+                attack.set_params(batch_size=int(group.sum()))
                 adversarial[group] = attack.generate(images.numpy()[group], one_hot[group])
         return project(tf.constant(adversarial), images, epsilon, self.norm)
 
@@ -86,45 +86,81 @@ class ArtAttack(Attack):
         return self._graphs[key]
 
     def _make_estimator(self, classifier, image_shape):
-        images = tf.TensorSpec((None, *image_shape), tf.float32)
-        logits = tf.function(
-            differentiable_logits_function(classifier), input_signature=[images], autograph=False
-        )
-        (_, num_classes) = logits.get_concrete_function().output_shapes
+        compiled = _CompiledClassifier(classifier, image_shape, self.loss_function)
         estimator = import_art().estimators.classification.TensorFlowV2Classifier(
-            # ART also sends images of 64 bits, and says that it does not train.
-            model=lambda images, training: logits(tf.cast(images, tf.float32)),
-            nb_classes=num_classes,
+            # ART says that it does not train.
+            model=lambda images, training: compiled.logits(images),
+            nb_classes=compiled.num_classes,
             input_shape=image_shape,
             loss_object=_Loss(self.loss_function),
             clip_values=(0.0, 1.0),
             preprocessing=None,
         )
-        # ART traces the first anew for each number of images, and runs the second eagerly: both
-        # take many times as long.
-        estimator.predict = lambda x, **_: logits(tf.cast(x, tf.float32)).numpy()
-        estimator.class_gradient = _make_class_gradient(logits, num_classes)
+        # ART's own are traced anew for each number of images or run eagerly, also take the
+        # gradients of the weights, and take as many forward passes as there are classes.
+        estimator.predict = lambda x, **_: compiled.logits(x).numpy()
+        estimator.compute_loss = lambda x, y, **_: compiled.losses(x, y).numpy()
+        estimator.loss_gradient = lambda x, y, **_: compiled.loss_gradient(x, y).numpy()
+        estimator.class_gradient = lambda x, label=None, **_: compiled.class_gradient(x, label)
         return estimator
 
 
-def _make_class_gradient(logits, num_classes):
-    """The gradients of the logits as ART asks for them: of all classes, or of one."""
+class _CompiledClassifier:
+    """What ART asks of a classifier, each a graph for any number of images."""
 
-    @tf.function(reduce_retracing=True, autograph=False)
-    def gradient(images, direction):
+    def __init__(self, classifier, image_shape, loss_function):
+        self._logits = differentiable_logits_function(classifier)
+        self._loss_function = loss_function
+        self._images = tf.TensorSpec((None, *image_shape), tf.float32)
+        self._logits_graph = self._compile(self._logits, self._images)
+        (_, self.num_classes) = self._logits_graph.get_concrete_function().output_shapes
+        scores = tf.TensorSpec((None, self.num_classes), tf.float32)
+        self._losses_graph = self._compile(self._losses, self._images, scores)
+        self._loss_gradient_graph = self._compile(self._loss_gradient, self._images, scores)
+        self._class_gradients_graph = self._compile(self._class_gradients, self._images, scores)
+
+    def logits(self, images):
+        """The logits, of images that ART also sends in 64 bits."""
+        return self._logits_graph(tf.cast(images, tf.float32))
+
+    def losses(self, images, one_hot):
+        """The loss of each image."""
+        return self._losses_graph(tf.cast(images, tf.float32), tf.cast(one_hot, tf.float32))
+
+    def loss_gradient(self, images, one_hot):
+        """The gradient of the loss of each image."""
+        return self._loss_gradient_graph(tf.cast(images, tf.float32), tf.cast(one_hot, tf.float32))
+
+    def class_gradient(self, images, label=None):
+        """The gradients of the logits: of all classes, or of one."""
+        labels = range(self.num_classes) if label is None else [label]
+        directions = tf.one_hot(tf.constant(labels), self.num_classes)
+        return self._class_gradients_graph(tf.cast(images, tf.float32), directions).numpy()
+
+    def _losses(self, images, one_hot):
+        return self._loss_function(one_hot, self._logits(images))
+
+    def _loss_gradient(self, images, one_hot):
         with tf.GradientTape() as tape:
             tape.watch(images)
-            scores = logits(images)
-        directions = tf.broadcast_to(direction, tf.shape(scores))
-        return tape.gradient(scores, images, output_gradients=directions)
+            loss = tf.reduce_sum(self._losses(images, one_hot))
+        return tape.gradient(loss, images)
 
-    def class_gradient(x, label=None):
-        images = tf.cast(x, tf.float32)
-        labels = range(num_classes) if label is None else [label]
-        directions = tf.one_hot(tf.constant(labels), num_classes)
-        return np.stack([gradient(images, direction) for direction in directions], axis=1)
+    def _class_gradients(self, images, directions):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(images)
+            scores = self._logits(images)
 
-    return class_gradient
+        def gradient(direction):
+            everywhere = tf.broadcast_to(direction, tf.shape(scores))
+            return tape.gradient(scores, images, output_gradients=everywhere)
+
+        gradients = tf.map_fn(gradient, directions, parallel_iterations=1)
+        return tf.transpose(gradients, [1, 0, 2, 3, 4])
+
+    def _compile(self, function, *signature):
+        # TensorFlow takes methods of two objects for one function that is traced again and again.
+        return tf.function(functools.partial(function), input_signature=signature, autograph=False)
 
 
 class _Loss:

@@ -3,7 +3,6 @@
 import keras
 import tensorflow as tf
 
-from keras_trn.attacks.art_attack import BATCH_SIZE
 from keras_trn.attacks.art_attack import ArtAttack
 from keras_trn.attacks.art_attack import import_art
 from keras_trn.attacks.margin import margins
@@ -104,7 +103,6 @@ class AutoProjectedGradientDescent(ArtAttack):
             eps_step=2 * epsilon,
             max_iter=self.steps,
             nb_random_init=1,
-            batch_size=BATCH_SIZE,
             verbose=False,
         )
 

@@ -2,7 +2,6 @@
 
 import keras
 
-from keras_trn.attacks.art_attack import BATCH_SIZE
 from keras_trn.attacks.art_attack import ArtAttack
 from keras_trn.attacks.art_attack import import_art
 from keras_trn.input_validation import check_count
@@ -77,7 +76,6 @@ class DeepFool(ArtAttack):
             max_iter=self.steps,
             epsilon=self.overshoot,
             nb_grads=_LARGEST_NUMBER_OF_CLASSES,
-            batch_size=BATCH_SIZE,
             verbose=False,
         )
 

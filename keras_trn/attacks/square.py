@@ -4,7 +4,6 @@ import math
 
 import keras
 
-from keras_trn.attacks.art_attack import BATCH_SIZE
 from keras_trn.attacks.art_attack import ArtAttack
 from keras_trn.attacks.art_attack import import_art
 from keras_trn.attacks.norms import as_cleverhans_norm
@@ -81,7 +80,6 @@ class Square(ArtAttack):
             max_iter=self.queries,
             eps=epsilon,
             p_init=_FIRST_SHARE,
-            batch_size=BATCH_SIZE,
             verbose=False,
         )
 

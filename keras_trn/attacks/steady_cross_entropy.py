@@ -5,6 +5,8 @@ import tensorflow as tf
 from keras_trn.logits import cross_entropy_direction
 
 
+# CleverHans would have AutoGraph rewrite it.
+@tf.autograph.experimental.do_not_convert
 def steady_cross_entropy(labels, logits):
     """A loss with the direction of the cross-entropy's gradient, but not its length.
 

@@ -149,7 +149,7 @@ def main(path):
         make_attacks(),
         threat_models=make_threat_models(other),
         peers={**make_filters(protected.classifier), **trained},
-        epsilons=[fraction * digits.EPSILON for fraction in (0.25, 0.5, 1.5)],
+        epsilons=[fraction * digits.EPSILON for fraction in (0.5, 1.5)],
         check_examples=CHECK_EXAMPLES,
         backup=folder / "report.jsonl",
         seed=SEED,

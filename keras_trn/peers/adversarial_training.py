@@ -5,17 +5,14 @@ import tensorflow as tf
 
 from keras_trn.classifier_interface import describe_classifier
 from keras_trn.input_validation import check_data
-from keras_trn.input_validation import check_range
+from keras_trn.training import TrainedOnAttacks
 from keras_trn.training import attack_some
-from keras_trn.training import checked_attack
-from keras_trn.training import checked_training_data
 from keras_trn.training import loss_of_replica
 from keras_trn.training import unpack
-from keras_trn.training import with_loss_scaling
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
-class AdversariallyTrainedClassifier(keras.Model):
+class AdversariallyTrainedClassifier(TrainedOnAttacks, keras.Model):
     """Trains a new classifier of the same architecture on attacks on itself.
 
     The defence that does without restoration: in each step, the classifier is
@@ -118,72 +115,20 @@ class AdversariallyTrainedClassifier(keras.Model):
         Raises:
             ValueError: If there is no attack, or the share is out of range.
         """
-        attack = checked_attack(attack)
-        check_range("benign_share", benign_share, 0, 1)
-        optimizer = keras.optimizers.get(optimizer)
-        if self.classifier.dtype_policy.name == "mixed_float16":
-            optimizer = with_loss_scaling(optimizer)
-        self._compile_arguments = {
-            "attack": attack,
-            "benign_share": benign_share,
-            "jit_compile": jit_compile,
-            "run_eagerly": run_eagerly,
-            "steps_per_execution": steps_per_execution,
-        }
-        self.attack = attack
-        self.validation_attack = attack.at_full_strength()
-        self.benign_share = benign_share
-        super().compile(
-            optimizer=optimizer,
+        self.compile_training(
+            optimizer,
+            attack,
+            benign_share,
+            loss_arguments={},
             jit_compile=jit_compile,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,
         )
-        # Else the training step would be traced twice, the second time without creating them.
-        self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, y=None, *args, **kwargs):
-        """Trains the classifier; as `keras.Model.fit`, after a look at the data.
-
-        Args:
-            x: Clean images in [0, 1]: an array, a tensor, or a `tf.data.Dataset`
-                of pairs of images and labels.
-            y: Class indices; left out where `x` holds them.
-            *args: The arguments of `keras.Model.fit`.
-            **kwargs: The arguments of `keras.Model.fit`.
-
-        Returns:
-            A `keras.callbacks.History` of `loss`, `benign_accuracy` and
-            `adversarial_accuracy`, and with validation data the same with `val_`
-            before them.
-
-        Raises:
-            ValueError: If images or labels are malformed. Arrays are checked
-                whole, pipelines by their first batch.
-        """
-        x, kwargs = checked_training_data(self._checked, x, y, kwargs)
-        return super().fit(x, y, *args, **kwargs)
-
-    def evaluate(self, x=None, y=None, *args, **kwargs):
-        """Measures accuracy with and without attack; as `keras.Model.evaluate`.
-
-        The attack is the one of `compile`, at full strength, on this classifier.
-
-        Args:
-            x: Clean images in [0, 1]: an array, a tensor, or a `tf.data.Dataset`
-                of pairs of images and labels.
-            y: Class indices; left out where `x` holds them.
-            *args: The arguments of `keras.Model.evaluate`.
-            **kwargs: The arguments of `keras.Model.evaluate`.
-
-        Returns:
-            As `keras.Model.evaluate`: `loss`, `benign_accuracy` and
-            `adversarial_accuracy`.
-
-        Raises:
-            ValueError: If images or labels are malformed.
-        """
-        return super().evaluate(self._checked(x, y), y, *args, **kwargs)
+    @property
+    def trained_part(self):
+        """The classifier, whose numbers decide how it is trained."""
+        return self.classifier
 
     def train_step(self, data):
         clean, labels, sample_weight = unpack(data)
@@ -196,8 +141,8 @@ class AdversariallyTrainedClassifier(keras.Model):
             weight_penalty = loss_of_replica(sum(self.losses, start=0.0))
             loss = loss_of_replica(losses, sample_weight) + weight_penalty
             scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        gradients = tape.gradient(scaled_loss, self.trained_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trained_variables, strict=True))
 
         self.loss_metric.update_state(losses, sample_weight)
         self.benign_accuracy.update_state(labels[:benign_count], logits[:benign_count])
@@ -228,15 +173,6 @@ class AdversariallyTrainedClassifier(keras.Model):
     def from_config(cls, config, custom_objects=None):
         classifier = keras.saving.deserialize_keras_object(config["classifier"], custom_objects)
         return cls(**{**config, "classifier": classifier})
-
-    def get_compile_config(self):
-        if not self.compiled:
-            return {}
-        arguments = {**self._compile_arguments, "optimizer": self.optimizer}
-        return keras.saving.serialize_keras_object(arguments)
-
-    def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
 
 
 def _architecture(classifier):

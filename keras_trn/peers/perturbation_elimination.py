@@ -115,7 +115,7 @@ class AdversarialPerturbationElimination(ProtectedClassifier):
         self.adversarial_loss_weight = adversarial_loss_weight
         self.discriminator_optimizer = keras.optimizers.get(discriminator_optimizer)
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
-        self._compile_training(
+        self.compile_training(
             optimizer,
             attack,
             benign_share,
@@ -130,7 +130,7 @@ class AdversarialPerturbationElimination(ProtectedClassifier):
         )
 
     @property
-    def restoration_variables(self):
+    def trained_variables(self):
         return self.restorer.trainable_variables
 
     def restoration_losses(self, restored, logits, labels, clean):

@@ -90,7 +90,7 @@ class RepresentationGuidedDenoiser(ProtectedClassifier):
         Raises:
             ValueError: If there is no attack, or the share is out of range.
         """
-        self._compile_training(
+        self.compile_training(
             optimizer,
             attack,
             benign_share,
