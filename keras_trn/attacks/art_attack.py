@@ -92,7 +92,6 @@ class ArtAttack(Attack):
             model=lambda images, training: compiled.logits(images),
             nb_classes=compiled.num_classes,
             input_shape=image_shape,
-            loss_object=_Loss(self.loss_function),
             clip_values=(0.0, 1.0),
             preprocessing=None,
         )
@@ -161,22 +160,6 @@ class _CompiledClassifier:
     def _compile(self, function, *signature):
         # TensorFlow takes methods of two objects for one function that is traced again and again.
         return tf.function(functools.partial(function), input_signature=signature, autograph=False)
-
-
-class _Loss:
-    """A loss whose reduction ART sets as it pleases.
-
-    The sum, unlike the mean, gives an image the same gradient in every batch.
-    """
-
-    reduction = "sum"
-
-    def __init__(self, function):
-        self.function = function
-
-    def __call__(self, labels, logits):
-        losses = self.function(labels, logits)
-        return losses if self.reduction == "none" else tf.reduce_sum(losses)
 
 
 def import_art():
