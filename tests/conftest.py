@@ -3,11 +3,18 @@
 import os
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+# Several processes share one GPU, where there is one.
+os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
 
 import keras
 import pytest
 
 import keras_trn
+
+
+def pytest_collection_modifyitems(items):
+    """Starts with the tutorials, which take longest, lest one process waits for the other."""
+    items.sort(key=lambda item: item.path.name != "test_tutorials.py")
 
 
 @pytest.fixture(scope="session")

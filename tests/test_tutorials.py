@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from keras_trn.evaluation import Report
 
-pytestmark = pytest.mark.slow
+# One group: they share what the quickstart leaves behind.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tutorials")]
 
 TUTORIALS = Path(__file__).parent.parent / "tutorials"
 
