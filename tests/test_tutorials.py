@@ -11,8 +11,7 @@ import tensorflow as tf
 
 from keras_trn.evaluation import Report
 
-# One group: they share what the quickstart leaves behind.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tutorials")]
+pytestmark = pytest.mark.slow
 
 TUTORIALS = Path(__file__).parent.parent / "tutorials"
 
