@@ -18,8 +18,8 @@ class DeepFool(ArtAttack):
     It asks for no strength: it looks for the shortest perturbation, which is
     shortened to epsilon if it is longer; the classifier is then no longer fooled.
 
-    An image costs up to `steps` times as many forward and backward passes as there
-    are classes, or ten if there are more.
+    An image costs up to `steps` forward passes, and as many backward passes for each
+    class, or for each of ten if there are more.
 
     Source: Moosavi-Dezfooli et al., "DeepFool: A Simple and Accurate Method to
     Fool Deep Neural Networks", arXiv 1511.04599; ART's `DeepFool`, which ignores
