@@ -10,6 +10,7 @@ from keras_trn import peers as peers
 from keras_trn import threat_models as threat_models
 from keras_trn import visualization as visualization
 from keras_trn.evaluation import evaluate as evaluate
+from keras_trn.presets import list_presets as list_presets
 from keras_trn.protected_classifier import ProtectedClassifier as ProtectedClassifier
 from keras_trn.restoration_network import TwoStreamRestorationNetwork as TwoStreamRestorationNetwork
 from keras_trn.restored_classifier import RestoredClassifier as RestoredClassifier
@@ -26,6 +27,7 @@ __all__ = [
     "evaluation",
     "gradient_maps",
     "layers",
+    "list_presets",
     "metrics",
     "peers",
     "threat_models",

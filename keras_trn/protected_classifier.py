@@ -9,7 +9,9 @@ from keras_trn.gradient_maps import GradientMap
 from keras_trn.input_validation import check_image_type
 from keras_trn.input_validation import check_range
 from keras_trn.logits import logits_function
+from keras_trn.logits import predicted_labels
 from keras_trn.metrics import PeakSignalToNoiseRatio
+from keras_trn.presets import preset_path
 from keras_trn.restoration_network import TwoStreamRestorationNetwork
 from keras_trn.restored_classifier import RestoredClassifier
 from keras_trn.training import TrainedOnAttacks
@@ -27,6 +29,12 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
     batch by batch and teaches the restorer, and the gradient map where it learns
     too, to undo the attacks. The classifier is frozen: its weights and
     statistics stay as they are, bit by bit.
+
+    What training restores is the classifier's own view of the clean image: attacks
+    lead away from the label that the classifier predicts for it, and the restored
+    image shall be classified alike. The true labels are for the metrics alone. A
+    perturbation that was crafted with them would carry them, and the restorer
+    would learn to read them there.
 
     It is trained against attacks on the classifier alone. An attacker who knows
     of the restorer can attack both together.
@@ -190,9 +198,9 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
 
         The loss of an image is the mean absolute difference of its pixels from
         those of the clean image, times `pixel_loss_weight`, plus the frozen
-        classifier's cross-entropy on the restored image, times
-        `classification_loss_weight`, plus the gradient map's own loss where it
-        learns.
+        classifier's cross-entropy on the restored image for the class that it
+        predicts for the clean one, times `classification_loss_weight`, plus the
+        gradient map's own loss where it learns.
 
         Args:
             optimizer: A Keras optimizer, or its name.
@@ -235,11 +243,12 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
 
     def train_step(self, data):
         clean, labels, sample_weight = unpack(data)
+        predicted = self.labels_to_restore(clean, labels)
         images, benign_count = attack_some(
-            self.attack, self.classifier, clean, labels, self.benign_share
+            self.attack, self.classifier, clean, predicted, self.benign_share
         )
         with tf.GradientTape() as tape:
-            restored, logits, losses = self._restore_with_losses(images, labels, clean)
+            restored, logits, losses = self._restore_with_losses(images, predicted, clean)
             loss = loss_of_replica(losses, sample_weight)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self.trained_variables)
@@ -254,10 +263,11 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
 
     def test_step(self, data):
         clean, labels, sample_weight = unpack(data)
-        attacked = self.validation_attack(self.classifier, clean, labels)
-        _, logits, benign_losses = self._restore_with_losses(clean, labels, clean)
+        predicted = self.labels_to_restore(clean, labels)
+        attacked = self.validation_attack(self.classifier, clean, predicted)
+        _, logits, benign_losses = self._restore_with_losses(clean, predicted, clean)
         self.benign_accuracy.update_state(labels, logits, sample_weight)
-        restored, logits, losses = self._restore_with_losses(attacked, labels, clean)
+        restored, logits, losses = self._restore_with_losses(attacked, predicted, clean)
         self.judge_restorations(restored, clean, training=False)
         self.adversarial_accuracy.update_state(labels, logits, sample_weight)
         self.psnr.update_state(clean, restored)
@@ -265,33 +275,45 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         self.loss_metric.update_state(losses, sample_weight)
         return self.get_metrics_result()
 
-    def _restore_with_losses(self, images, labels, clean):
+    def labels_to_restore(self, clean, labels):
+        """The classes that restored images shall get back; a study may take others.
+
+        Args:
+            clean: The clean images.
+            labels: Their true labels.
+
+        Returns:
+            Class indices of shape `(batch,)`: those that the classifier predicts.
+        """
+        return predicted_labels(self.classifier, clean)
+
+    def _restore_with_losses(self, images, predicted, clean):
         """Restored images, their logits, and the loss of each image."""
         if self.gradient_map is None:
             restored, map_losses = self.restorer(images), 0.0
         else:
             maps, map_losses = self.gradient_map.call_with_loss(
-                images, self.classifier, labels, clean
+                images, self.classifier, predicted, clean
             )
             restored = self.restorer(images, gradient_maps=maps)
         logits = logits_function(self.classifier)(restored)
-        losses = self.restoration_losses(restored, logits, labels, clean)
+        losses = self.restoration_losses(restored, logits, predicted, clean)
         return restored, logits, losses + map_losses
 
-    def restoration_losses(self, restored, logits, labels, clean):
+    def restoration_losses(self, restored, logits, predicted, clean):
         """The loss of each restored image; another restorer may learn from another one.
 
         Args:
             restored: Restored images of shape `(batch, height, width, channels)`.
             logits: The classifier's logits for them.
-            labels: Class indices of shape `(batch,)`.
+            predicted: The classes that the classifier predicts for the clean images.
             clean: The clean images.
 
         Returns:
             A tensor of shape `(batch,)`.
         """
         pixel_losses = tf.reduce_mean(tf.abs(restored - clean), axis=[1, 2, 3])
-        class_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        class_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(predicted, logits)
         return (
             self.pixel_loss_weight * pixel_losses + self.classification_loss_weight * class_losses
         )
@@ -329,6 +351,32 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
             "restorer": serialize(self.restorer),
             "gradient_map": serialize(self.gradient_map),
         }
+
+    @classmethod
+    def from_preset(cls, name):
+        """Loads a trained classifier and its trained restorer, which come with the package.
+
+        Args:
+            name: Name of a preset; `keras_trn.list_presets()` has them all, with
+                what each was trained on and what it is worth.
+
+        Returns:
+            A `ProtectedClassifier`, not compiled.
+
+        Raises:
+            ValueError: If there is no such preset.
+
+        Example:
+            ```python
+            import keras
+            import keras_trn
+
+            protected = keras_trn.ProtectedClassifier.from_preset("trn_fashion_mnist")
+            images = keras.random.uniform((2, 28, 28, 1))
+            assert protected(images).shape == (2, 10)
+            ```
+        """
+        return keras.saving.load_model(preset_path(name), compile=False)
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

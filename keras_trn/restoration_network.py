@@ -5,6 +5,7 @@ import bisect
 import keras
 from keras import ops
 
+from keras_trn.layers import AttackGate
 from keras_trn.layers import FusionBlock
 from keras_trn.layers import PixelShuffle
 from keras_trn.layers import PixelUnshuffle
@@ -17,7 +18,8 @@ class TwoStreamRestorationNetwork(keras.Model):
 
     One stream reads the image, the other its gradient map. After each stage of
     residual blocks a `FusionBlock` lets the streams enrich each other. What
-    they find in the end is added to the image and the sum clipped to [0, 1].
+    they find in the end is multiplied by an `AttackGate`, which closes where the
+    image does not look attacked, added to the image, and the sum clipped to [0, 1].
     The last convolution starts at zero, so an untrained network returns its
     input unchanged: protection can only be learned, never lost at the start.
 
@@ -94,7 +96,7 @@ class TwoStreamRestorationNetwork(keras.Model):
             self.gradient_stem = self._stem("gradient_stem", folded_maps_shape)
             self.gradient_blocks = self._blocks("gradient_block", features_shape)
             self.fusion_blocks = [
-                FusionBlock(dtype=policy, name=f"fusion_block_{stage}")
+                self.make_fusion_block(dtype=policy, name=f"fusion_block_{stage}")
                 for stage in range(self.depth)
             ]
             for fusion_block in self.fusion_blocks:
@@ -109,7 +111,10 @@ class TwoStreamRestorationNetwork(keras.Model):
             dtype=policy,
             name="correction",
         )
-        self.correction.build((*features_shape[:-1], streams * self.width))
+        all_features_shape = (*features_shape[:-1], streams * self.width)
+        self.correction.build(all_features_shape)
+        self.attack_gate = AttackGate(dtype=policy, name="attack_gate")
+        self.attack_gate.build(all_features_shape)
         self.shuffle = PixelShuffle(self.block_size, dtype=policy, name="shuffle")
         self.shuffle.build(folded_shape)
         self.built = True
@@ -130,17 +135,45 @@ class TwoStreamRestorationNetwork(keras.Model):
             block.build(features_shape)
         return blocks
 
+    def make_fusion_block(self, **kwargs):
+        """Makes the layer that joins the streams of one stage; a subclass may make another.
+
+        Args:
+            **kwargs: The usual arguments of a Keras layer (`name`, `dtype`).
+
+        Returns:
+            A Keras layer from a pair of feature tensors to a pair of the same shape.
+        """
+        return FusionBlock(**kwargs)
+
     def call(self, images, gradient_maps=None):
+        restored, _ = self.restore_and_judge(images, gradient_maps)
+        return restored
+
+    def restore_and_judge(self, images, gradient_maps=None):
+        """Restores images, and tells whether they look attacked.
+
+        Args:
+            images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+            gradient_maps: As in a call.
+
+        Returns:
+            The restored images, and the logits of the images being attacked, of
+            shape `(batch, 1)`, both float32.
+        """
         self._check_streams(gradient_maps)
         images = ops.cast(images, "float32")
         if self.gradient_stream:
             features = self._two_stream_features(images, gradient_maps)
         else:
             features = self._single_stream_features(images)
-        correction = self.shuffle(self.correction(ops.relu(features)))
+        features = ops.relu(features)
+        attack_logits = self.attack_gate(features)
+        correction = ops.cast(self.shuffle(self.correction(features)), images.dtype)
         height, width = ops.shape(images)[1], ops.shape(images)[2]
-        correction = ops.cast(correction[:, :height, :width, :], images.dtype)
-        return ops.clip(images + correction, 0.0, 1.0)
+        correction = correction[:, :height, :width, :]
+        gate = ops.sigmoid(attack_logits)[:, :, None, None]
+        return ops.clip(images + gate * correction, 0.0, 1.0), attack_logits
 
     def _single_stream_features(self, images):
         features = self.image_stem(self.unshuffle(images))

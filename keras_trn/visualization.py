@@ -63,7 +63,7 @@ def plot_restorations(protected, images, labels, attack, class_names=None):
         taken_for = None if is_map else predicted_labels(protected.classifier, pictures).numpy()
         for row, (axis, picture) in enumerate(zip(column, pictures, strict=True)):
             if is_map:
-                _show_map(axis, picture[..., : images.shape[-1]])
+                show_map(axis, picture[..., : images.shape[-1]])
                 continue
             name = taken_for[row] if class_names is None else class_names[taken_for[row]]
             show_image(axis, picture, taken_for[row], labels[row], name)
@@ -105,7 +105,23 @@ def show_image(axis, image, taken_for, label, name=None):
     )
 
 
-def _show_map(axis, gradient_map):
+def show_map(axis, gradient_map):
+    """Shows a gradient map, or a perturbation: red where it is above zero, blue where below.
+
+    Args:
+        axis: The matplotlib axis to show it in.
+        gradient_map: Array of shape `(height, width, channels)`.
+
+    Example:
+        ```python
+        import numpy as np
+        import keras_trn
+
+        axis = keras_trn.visualization.import_figure()().subplots()
+        keras_trn.visualization.show_map(axis, np.eye(8)[..., None])
+        ```
+    """
+    gradient_map = np.asarray(gradient_map)
     axis.set_axis_off()
     gradient_map = gradient_map.mean(axis=-1)
     largest = np.abs(gradient_map).max() or 1.0

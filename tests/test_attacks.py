@@ -14,6 +14,7 @@ from keras_trn.attacks import FastGradientMethod
 from keras_trn.attacks import Mixture
 from keras_trn.attacks import MomentumIterativeMethod
 from keras_trn.attacks import ProjectedGradientDescent
+from keras_trn.attacks import RandomNoise
 
 CLEVERHANS_NORMS = {"linf": np.inf, "l2": 2}
 EPSILONS = {"linf": 0.2, "l2": 1.0}
@@ -23,6 +24,7 @@ SINGLE_ATTACKS = {
     "bim": (BasicIterativeMethod, STEPS),
     "pgd": (ProjectedGradientDescent, STEPS),
     "mim": (MomentumIterativeMethod, STEPS),
+    "noise": (RandomNoise, {}),
 }
 every_norm = pytest.mark.parametrize("norm", EPSILONS)
 every_attack = pytest.mark.parametrize(
@@ -222,6 +224,8 @@ RANDOM_ATTACKS = {
     "random_start": lambda seed: ProjectedGradientDescent(0.2, steps=1, seed=seed),
     "random_start_l2": lambda seed: ProjectedGradientDescent(1.0, norm="l2", steps=1, seed=seed),
     "random_epsilon": lambda seed: FastGradientMethod((0.1, 0.3), seed=seed),
+    "random_signs": lambda seed: RandomNoise(0.2, seed=seed),
+    "random_direction": lambda seed: RandomNoise(1.0, norm="l2", seed=seed),
 }
 every_random_attack = pytest.mark.parametrize("make", RANDOM_ATTACKS.values(), ids=RANDOM_ATTACKS)
 

@@ -225,10 +225,33 @@ def test_defence_does_not_see_the_labels(classifier, dataset):
     assert cells[0]["accuracy"] == cells[1]["accuracy"]
 
 
-def test_study_of_the_true_label_can_be_measured(classifier, dataset, fgsm, protect):
-    protected = protect(classifier, gradient_map=keras_trn.gradient_maps.TrueLabel())
-    cells = measure({"bare": classifier, "protected": protected}, dataset, [fgsm], verbose=0)
-    assert cells[-1]["defence"] == "protected"
+def test_study_of_the_true_label_is_told_the_label_that_the_attack_leads_away_from(
+    classifier, dataset, fgsm
+):
+    @keras.saving.register_keras_serializable(package="tests")
+    class Revealing(keras_trn.RestoredClassifier):
+        """Makes an image of the label that it is told."""
+
+        needs_labels = True
+
+        def restorations(self, images, labels=None):
+            return images * 0 + tf.cast(labels, tf.float32)[:, None, None, None] / 10
+
+    def revealed(images):
+        return tf.one_hot(tf.cast(tf.round(10 * images[:, 0, 0, 0]), tf.int64), 10)
+
+    revealing = Revealing(classifier)
+    revealing.classifier = revealed
+    oblivious = keras_trn.threat_models.Oblivious
+    benign, true, predicted = measure(
+        {"bare": classifier, "revealing": revealing},
+        dataset,
+        [fgsm],
+        [oblivious(), oblivious(labels="predicted")],
+        verbose=0,
+    )[1::2]
+    assert benign["agreement"] == predicted["agreement"] == 1.0
+    assert true["accuracy"] == 1.0 and true["agreement"] < 1.0
 
 
 def test_line_that_was_cut_off_is_not_read(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
+from keras_trn.layers import AttackGate
 from keras_trn.layers import FusionBlock
 from keras_trn.layers import PixelShuffle
 from keras_trn.layers import PixelUnshuffle
@@ -17,6 +18,7 @@ LAYERS = {
     "residual": (ResidualBlock, {}, [(5, 7, 4)], [(5, 7, 4)]),
     "residual_5x5": (ResidualBlock, {"kernel_size": 5}, [(5, 7, 4)], [(5, 7, 4)]),
     "fusion": (FusionBlock, {}, [(5, 7, 4)] * 2, [(5, 7, 4)] * 2),
+    "attack_gate": (AttackGate, {}, [(5, 7, 4)], [(1,)]),
     "unshuffle": (PixelUnshuffle, {"block_size": 2}, [(5, 7, 3)], [(3, 4, 12)]),
     "shuffle": (PixelShuffle, {"block_size": 2}, [(5, 7, 12)], [(10, 14, 3)]),
     "unshuffle_1": (PixelUnshuffle, {"block_size": 1}, [(5, 7, 3)], [(5, 7, 3)]),
@@ -59,7 +61,7 @@ def test_symbolic_shape_of_unknown_sides_stays_unknown(
     inputs = [keras.Input((None, None, shape[-1])) for shape in input_shapes]
     outputs = as_list(layer_class(**config)(inputs if len(inputs) > 1 else inputs[0]))
     assert [output.shape for output in outputs] == [
-        (None, None, None, shape[-1]) for shape in output_shapes
+        (*[None] * len(shape), shape[-1]) for shape in output_shapes
     ]
 
 
@@ -189,3 +191,19 @@ def test_block_size_must_be_a_positive_whole_number(layer_class, block_size):
 def test_pixel_shuffle_refuses_channels_that_fill_no_block():
     with pytest.raises(ValueError, match="multiple of 4, received 6"):
         PixelShuffle(2)(np.zeros((2, 4, 4, 6), "float32"))
+
+
+def test_attack_gate_judges_the_whole_image_wherever_it_looks_attacked():
+    gate = AttackGate()
+    features = np.zeros((3, 6, 6, 4), "float32")
+    features[1, 0, 0], features[2, 5, 3] = 1.0, 1.0
+    gate.build(features.shape)
+    randomize(gate)
+    clean, in_a_corner, elsewhere = gate(features).numpy()
+    assert clean != in_a_corner
+    np.testing.assert_allclose(in_a_corner, elsewhere, rtol=1e-6)
+
+
+def test_attack_gate_starts_open():
+    logits = AttackGate()(np.zeros((2, 6, 6, 4), "float32"))
+    np.testing.assert_array_equal(logits, np.ones((2, 1)))

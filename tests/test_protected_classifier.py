@@ -50,6 +50,18 @@ def test_fit_lowers_the_loss_and_raises_the_accuracy_under_attack(classifier, di
     assert after["benign_accuracy"] > before["benign_accuracy"] - 0.05
 
 
+def test_the_true_labels_make_no_difference_to_what_is_learned(classifier, digits, protect):
+    images, labels = digits[0][:64], digits[1][:64]
+    losses = []
+    for given in (labels, (labels + 1) % 10):
+        keras.utils.set_random_seed(0)
+        protected = protect(classifier, attack=ATTACKS.FastGradientMethod(0.2))
+        history = protected.fit(images, given, epochs=2, shuffle=False, verbose=0).history
+        losses.append(history["loss"])
+    np.testing.assert_array_equal(*losses)
+    assert history["benign_accuracy"][0] < 0.1
+
+
 def test_history_has_the_metrics_and_means_them_over_the_epoch(classifier, batches, protect):
     history = protect(classifier).fit(batches, validation_data=batches, epochs=2, verbose=0).history
     assert set(history) == METRICS | {f"val_{name}" for name in METRICS}

@@ -16,6 +16,7 @@ from keras_trn.attacks.momentum_iterative_method import (
 from keras_trn.attacks.projected_gradient_descent import (
     ProjectedGradientDescent as ProjectedGradientDescent,
 )
+from keras_trn.attacks.random_noise import RandomNoise as RandomNoise
 from keras_trn.attacks.restarts import Restarts as Restarts
 from keras_trn.attacks.spsa import SPSA as SPSA
 from keras_trn.attacks.square import Square as Square
@@ -31,6 +32,7 @@ __all__ = [
     "Mixture",
     "MomentumIterativeMethod",
     "ProjectedGradientDescent",
+    "RandomNoise",
     "Restarts",
     "Square",
     "auto_attack",

@@ -245,14 +245,15 @@ def _measure_run(run, judges, bare, data, progress):
     started = time.perf_counter()
     measured = {name: [] for name in run.defences}
     for images, labels in data:
-        attacked = images
+        benign_predictions = bare.predict(images)
+        attacked, left_labels = images, benign_predictions
         if run.attack is not None:
             given = labels if run.threat_model.labels == "true" else None
             attacked = run.attack(run.target, images, given, run.epsilon)
-        benign_predictions = bare.predict(images)
+            left_labels = benign_predictions if given is None else given
         for name in run.defences:
             measured[name].append(
-                judges[name].measure(images, attacked, labels, benign_predictions)
+                judges[name].measure(images, attacked, labels, benign_predictions, left_labels)
             )
         progress.update()
     seconds = round(time.perf_counter() - started, 2)
@@ -288,24 +289,24 @@ class _Judge:
         images = tf.TensorSpec((None, *image_shape), tf.float32)
         labels = tf.TensorSpec((None,), tf.int64)
         self.predict = _compile(self._predict, [images])
-        self._measure_graph = _compile(self._measure, [images, images, labels, labels])
+        self._measure_graph = _compile(self._measure, [images, images, labels, labels, labels])
 
-    def measure(self, images, attacked, labels, benign_predictions):
+    def measure(self, images, attacked, labels, benign_predictions, left_labels):
         """Returns a dictionary of NumPy arrays, one number for each image."""
-        measured = self._measure_graph(images, attacked, labels, benign_predictions)
+        measured = self._measure_graph(images, attacked, labels, benign_predictions, left_labels)
         return {name: values.numpy() for name, values in measured.items()}
 
     def _predict(self, images):
         return _predictions(logits_function(self.defence)(images), images)
 
-    def _measure(self, images, attacked, labels, benign_predictions):
+    def _measure(self, images, attacked, labels, benign_predictions, left_labels):
         measured = {
             "attacked_psnr": peak_signal_to_noise_ratio(images, attacked),
             "attacked_ssim": structural_similarity(images, attacked),
         }
         if isinstance(self.defence, RestoredClassifier):
-            # A defence must not see the labels, unless it is a study of what if it did.
-            known_labels = labels if self.defence.needs_labels else None
+            # Only a study of an upper bound sees the labels that the attack leads away from.
+            known_labels = left_labels if self.defence.needs_labels else None
             restored = self.defence.restorations(attacked, known_labels)
             logits = logits_function(self.defence.classifier)(restored)
             measured["restored_psnr"] = peak_signal_to_noise_ratio(images, restored)

@@ -10,27 +10,38 @@ from keras_trn.logits import cross_entropy_direction
 from keras_trn.logits import logits_function
 from keras_trn.restoration_network import TwoStreamRestorationNetwork
 
+# Share of the noise estimate that is taken away from the image where the gradient is taken.
+_PROBE = 0.5
+# What a squashed map has half of its largest value at, in root mean squares of the map.
+_KNEE = 0.1
+
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class EstimatedLabel(GradientMap):
-    """The map for a label that is estimated by a light first restoration.
+    """The map for a label that is estimated by a first restoration.
 
     An attack moves the image along the gradient for its label, so that is the
     map which tells most about the perturbation, and it is not known at test
     time. This estimator learns to find it:
 
-    1. A small single-stream network makes a first restoration of the image.
+    1. A single-stream network makes a first restoration of the image, and judges
+       whether the image was attacked at all.
     2. The classifier's logits before and after it are compared, class by class:
        a class that rises as the perturbation is lifted is likely the true one.
-       The weights of this comparison are shared by all classes.
-    3. The gradient map is taken for the label distribution that results.
+       The weights of this comparison are shared by all classes. As far as the
+       image does not look attacked, the logits before are believed.
+    3. The gradient map is taken for the label distribution that results, halfway
+       between the image and its first restoration: an attack of several steps
+       has taken its gradients along the way.
 
-    The map is handed to the restorer together with what the first restoration
-    took away, the noise estimate. All of it is trained jointly with the
-    restorer; nothing is differentiated through the map.
+    The map is handed to the restorer together with a squashed copy of it, which
+    tells the sign of weak gradients too, and with what the first restoration took
+    away, the noise estimate. All of it is trained jointly with the restorer;
+    nothing is differentiated through the map.
 
-    Channels: twice those of the image (map, noise estimate). Cost: 1 backward
-    pass whatever the number of classes, and 1 more forward pass.
+    Channels: three times those of the image (map, squashed map, noise estimate).
+    Cost: 1 backward pass whatever the number of classes, and 2 more forward
+    passes.
 
     Args:
         width: Number of filters of the first restoration's network.
@@ -43,7 +54,7 @@ class EstimatedLabel(GradientMap):
         classifier: A Keras model, or a callable, from images to logits.
 
     Returns:
-        A float32 tensor of shape `(batch, height, width, 2 * channels)`.
+        A float32 tensor of shape `(batch, height, width, 3 * channels)`.
 
     Raises:
         ValueError: If a size is not a positive whole number, or the images are
@@ -61,11 +72,11 @@ class EstimatedLabel(GradientMap):
         estimator = keras_trn.gradient_maps.EstimatedLabel(width=8, depth=1)
         estimator.build_for((8, 8, 1), num_classes=10)
         maps = estimator(images, classifier=classifier)
-        assert maps.shape == (4, 8, 8, 2)
+        assert maps.shape == (4, 8, 8, 3)
         ```
     """
 
-    def __init__(self, width=16, depth=2, block_size=2, **kwargs):
+    def __init__(self, width=32, depth=3, block_size=2, **kwargs):
         super().__init__(**kwargs)
         self.width = width
         self.depth = depth
@@ -76,20 +87,20 @@ class EstimatedLabel(GradientMap):
         # Applied to each class alike: the last axis holds what is known of a class.
         self.label_scorer = keras.Sequential(
             [
-                keras.layers.Dense(16, activation="relu", dtype="float32"),
+                keras.layers.Dense(32, activation="relu", dtype="float32"),
                 keras.layers.Dense(1, kernel_initializer="zeros", dtype="float32"),
             ],
             name="label_scorer",
         )
 
     def map_channels(self, image_channels, num_classes):
-        return 2 * image_channels
+        return 3 * image_channels
 
     def build_for(self, image_shape, num_classes):
         if self.built:
             return
         self.first_restorer.build((None, *image_shape))
-        self.label_scorer.build((None, num_classes, 3))
+        self.label_scorer.build((None, num_classes, 5))
         self.built = True
 
     def build(self, images_shape):
@@ -97,32 +108,93 @@ class EstimatedLabel(GradientMap):
 
     def call(self, images, classifier, labels=None):
         self._check_call(images, labels)
-        maps, _, _ = self._estimate(images, classifier)
-        return maps
+        logits_of = logits_function(classifier)
+        restored, _, label_logits = self._first_pass(images, logits_of)
+        distribution = self.label_distribution(label_logits, labels)
+        return self.maps_for(distribution, images, restored, logits_of)
 
     def call_with_loss(self, images, classifier, labels, clean_images):
-        maps, restored, label_logits = self._estimate(images, classifier)
-        label_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, label_logits)
-        pixel_loss = tf.reduce_mean(tf.abs(restored - clean_images), axis=[1, 2, 3])
-        return tf.stop_gradient(maps), label_loss + 10 * pixel_loss
-
-    def _estimate(self, images, classifier):
-        """The maps, the first restoration and the logits of the estimated label."""
         logits_of = logits_function(classifier)
-        with tf.GradientTape() as tape:
-            tape.watch(images)
-            logits = logits_of(images)
-        restored = self.first_restorer(images)
-        label_logits = self._compare(logits, logits_of(restored))
-        direction = cross_entropy_direction(logits, tf.nn.softmax(label_logits))
-        gradient_map = pull_back(tape, logits, images, direction)
-        return tf.concat([gradient_map, images - restored], axis=-1), restored, label_logits
+        restored, attack_logits, label_logits = self._first_pass(images, logits_of)
+        distribution = self.label_distribution(label_logits, labels)
+        maps = self.maps_for(distribution, images, restored, logits_of)
 
-    def _compare(self, logits, restored_logits):
+        pixel_loss = tf.reduce_mean(tf.abs(restored - clean_images), axis=[1, 2, 3])
+        label_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, label_logits)
+        is_attacked = tf.reduce_any(images != clean_images, axis=[1, 2, 3])
+        attack_loss = tf.nn.sigmoid_cross_entropy_with_logits(
+            tf.cast(is_attacked, tf.float32), attack_logits[:, 0]
+        )
+        return tf.stop_gradient(maps), 10 * pixel_loss + label_loss + attack_loss
+
+    def estimate_labels(self, images, classifier):
+        """Estimates the label distribution that the maps are taken for.
+
+        Args:
+            images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+            classifier: A Keras model, or a callable, from images to logits.
+
+        Returns:
+            A tensor of shape `(batch, num_classes)`; each row sums to 1.
+        """
+        _, _, label_logits = self._first_pass(images, logits_function(classifier))
+        return tf.nn.softmax(label_logits)
+
+    def label_distribution(self, label_logits, labels=None):
+        """Says for which labels the maps are taken; a study may take others.
+
+        Args:
+            label_logits: The logits of the estimated labels, of shape `(batch,
+                num_classes)`.
+            labels: The true labels, where the call was given them.
+
+        Returns:
+            A tensor of the shape of `label_logits`; each row sums to 1.
+        """
+        return tf.nn.softmax(label_logits)
+
+    def _first_pass(self, images, logits_of):
+        """The first restoration, the logits of an attack, and those of the labels."""
+        restored, attack_logits = self.first_restorer.restore_and_judge(images)
+        before, after = logits_of(images), logits_of(restored)
+        score = self._score(before, after)
+        gate = tf.sigmoid(attack_logits)
+        return restored, attack_logits, (1 - gate) * before + gate * after + score
+
+    def _score(self, before, after):
         """Scores every class from its logits before and after the first restoration."""
-        before, after = _standardize(logits), _standardize(restored_logits)
-        known = ops.stack([before, after, after - before], axis=-1)
-        return restored_logits + ops.squeeze(self.label_scorer(known), axis=-1)
+        of_class = [_standardize(before), _standardize(after)]
+        of_class.append(of_class[1] - of_class[0])
+        of_image = [
+            ops.broadcast_to(
+                ops.max(ops.softmax(logits), axis=-1, keepdims=True), ops.shape(logits)
+            )
+            for logits in (before, after)
+        ]
+        score = self.label_scorer(ops.stack([*of_class, *of_image], axis=-1))
+        return ops.std(after, axis=-1, keepdims=True) * ops.squeeze(score, axis=-1)
+
+    def maps_for(self, label_distribution, images, restored, logits_of):
+        """Takes the maps for given labels.
+
+        Args:
+            label_distribution: Tensor of shape `(batch, num_classes)`.
+            images: The images.
+            restored: Their first restoration.
+            logits_of: Function from images to logits.
+
+        Returns:
+            The map, a squashed copy of it, and the noise estimate, side by side.
+        """
+        noise = images - restored
+        probe = images - _PROBE * noise
+        with tf.GradientTape() as tape:
+            tape.watch(probe)
+            logits = logits_of(probe)
+        direction = cross_entropy_direction(logits, label_distribution)
+        gradient_map = pull_back(tape, logits, probe, direction)
+        squashed = gradient_map / (tf.abs(gradient_map) + _KNEE)
+        return tf.concat([gradient_map, squashed, noise], axis=-1)
 
     def get_config(self):
         return {

@@ -1,8 +1,9 @@
 """The building blocks of the restoration network."""
 
+from keras_trn.layers.attack_gate import AttackGate as AttackGate
 from keras_trn.layers.fusion_block import FusionBlock as FusionBlock
 from keras_trn.layers.pixel_shuffle import PixelShuffle as PixelShuffle
 from keras_trn.layers.pixel_shuffle import PixelUnshuffle as PixelUnshuffle
 from keras_trn.layers.residual_block import ResidualBlock as ResidualBlock
 
-__all__ = ["FusionBlock", "PixelShuffle", "PixelUnshuffle", "ResidualBlock"]
+__all__ = ["AttackGate", "FusionBlock", "PixelShuffle", "PixelUnshuffle", "ResidualBlock"]

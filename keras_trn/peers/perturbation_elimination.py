@@ -133,7 +133,7 @@ class AdversarialPerturbationElimination(ProtectedClassifier):
     def trained_variables(self):
         return self.restorer.trainable_variables
 
-    def restoration_losses(self, restored, logits, labels, clean):
+    def restoration_losses(self, restored, logits, predicted, clean):
         pixel_losses = tf.reduce_mean(tf.square(restored - clean), axis=[1, 2, 3])
         adversarial_losses = self._discriminator_losses(restored, is_clean=1.0)
         return (

@@ -100,7 +100,7 @@ class RepresentationGuidedDenoiser(ProtectedClassifier):
             steps_per_execution=steps_per_execution,
         )
 
-    def restoration_losses(self, restored, logits, labels, clean):
+    def restoration_losses(self, restored, logits, predicted, clean):
         clean_logits = logits_function(self.classifier)(clean)
         return tf.reduce_mean(tf.abs(logits - clean_logits), axis=-1)
 

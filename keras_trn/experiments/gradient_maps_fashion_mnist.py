@@ -1,0 +1,279 @@
+r"""Compares gradient maps and fusion blocks on Fashion-MNIST: does the second stream pay?
+
+    python -m keras_trn.experiments.gradient_maps_fashion_mnist \
+        results/gradient_maps_fashion_mnist.json
+
+For each seed, trains a classifier, and for each variant a restorer in front of it,
+on a part of the training images; then measures all of them on the same adversarial
+examples of validation images. What is measured is what a perturbation that carries
+the true label cannot flatter: the attacks lead away from the classifier's own
+prediction, and the agreement with that prediction counts. Weights are kept in a
+folder beside the results, so that a run that was interrupted goes on where it was.
+Writes tables in Markdown and a plot beside the JSON file.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+import keras_trn
+from keras_trn import attacks
+from keras_trn import gradient_maps
+from keras_trn import threat_models
+from keras_trn.evaluation.environment import describe_environment
+from keras_trn.experiments import fashion_mnist
+from keras_trn.experiments import fusion_blocks
+from keras_trn.experiments import label_estimators
+from keras_trn.experiments.gradient_maps_plots import attacks_table
+from keras_trn.experiments.gradient_maps_plots import plot_gradient_maps
+from keras_trn.experiments.gradient_maps_plots import variants_table
+from keras_trn.gradient_maps import EstimatedLabel
+
+SEEDS = (0, 1, 2)
+BATCH_SIZE = 64
+CLASSIFIER_EPOCHS = 6
+TRAINING_BATCHES = 94
+RESTORER_EPOCHS = 5
+# Of the depths that were tried, the best for a single stream of this size.
+RIVAL_DEPTH = 3
+VALIDATION_IMAGES = 1000
+# Where no network estimates the label, its parameters go to the restorer.
+SIZES_WITHOUT_ESTIMATION = {"width": 24, "depth": 3}
+EPSILONS = (0.02, 0.05, 0.15, 0.2, 0.25)
+MEASURED = (
+    "attack",
+    "threat_model",
+    "labels",
+    "norm",
+    "epsilon",
+    "settings",
+    "examples",
+    "accuracy",
+    "agreement",
+    "attacked_psnr",
+    "attacked_ssim",
+    "restored_psnr",
+    "restored_ssim",
+)
+
+
+@dataclasses.dataclass
+class Variant:
+    """What restores the images: a gradient map, or none, and how it is fused."""
+
+    gradient_map: Callable | None
+    fusion_block: type = keras_trn.layers.FusionBlock
+    sizes: dict = dataclasses.field(default_factory=lambda: fashion_mnist.RESTORER_SIZES)
+
+    def protect(self, classifier):
+        """Puts it in front of a classifier, not yet trained."""
+        if self.gradient_map is None:
+            return keras_trn.ProtectedClassifier(classifier, _rival(classifier))
+        restorer = fusion_blocks.make_restorer(self.fusion_block, **self.sizes)
+        return keras_trn.ProtectedClassifier(classifier, restorer, self.gradient_map())
+
+
+def _rival(classifier):
+    """The single stream with as many parameters as the default map and its restorer together."""
+    default = fashion_mnist.protect(classifier)
+    restorer = keras_trn.TwoStreamRestorationNetwork(depth=RIVAL_DEPTH)
+    return restorer.single_stream_rival(
+        (None, *fashion_mnist.IMAGE_SHAPE), count_parameters(default)
+    )
+
+
+def count_parameters(protected):
+    """Counts the trained parameters of restorer and gradient map together."""
+    return sum(weight.shape.num_elements() for weight in protected.trainable_weights)
+
+
+VARIANTS = {
+    "single stream": Variant(None),
+    "EstimatedLabel": Variant(EstimatedLabel),
+    "EstimatedLabel, map zeroed": Variant(label_estimators.MapZeroed),
+    "EstimatedLabel, label known": Variant(label_estimators.LabelKnown),
+    "EstimatedLabel, at the image": Variant(label_estimators.AtTheImage),
+    "PredictedLabel": Variant(gradient_maps.PredictedLabel, sizes=SIZES_WITHOUT_ESTIMATION),
+    "UniformLabel": Variant(gradient_maps.UniformLabel, sizes=SIZES_WITHOUT_ESTIMATION),
+    "TopK(3)": Variant(gradient_maps.TopK, sizes=SIZES_WITHOUT_ESTIMATION),
+    "concatenation": Variant(EstimatedLabel, fusion_blocks.Concatenation),
+    "channel attention": Variant(EstimatedLabel, fusion_blocks.ChannelAttention),
+    "cross-attention": Variant(EstimatedLabel, fusion_blocks.CrossAttention),
+}
+
+
+def train_variant(variant, classifier, train, seed, path):
+    """Trains a variant, or loads the weights of an earlier run.
+
+    Args:
+        variant: A `Variant`.
+        classifier: The trained classifier.
+        train: Pipeline of training images.
+        seed: Whole number.
+        path: Path of a `.weights.h5` file to keep the weights in.
+
+    Returns:
+        A `ProtectedClassifier`.
+    """
+    keras.utils.set_random_seed(seed)
+    protected = variant.protect(classifier)
+    if path.exists():
+        protected.load_weights(path)
+        return protected
+    protected.compile(
+        optimizer=fashion_mnist.make_optimizer(3e-3, train, RESTORER_EPOCHS),
+        attack=fashion_mnist.training_attacks(),
+    )
+    protected.fit(train, epochs=RESTORER_EPOCHS, verbose=2)
+    protected.save_weights(path)
+    return protected
+
+
+def train_classifier(make, train, seed, path):
+    """Trains a classifier, or loads that of an earlier run."""
+    if path.exists():
+        return keras.saving.load_model(path, compile=False)
+    keras.utils.set_random_seed(seed)
+    classifier = fashion_mnist.train_classifier(make(), train, CLASSIFIER_EPOCHS)
+    classifier.save(path)
+    return classifier
+
+
+def measure(defences, other, validation, backup):
+    """Measures all defences of a seed on the same adversarial examples.
+
+    Args:
+        defences: Dictionary of models, the bare classifier first.
+        other: Another classifier, for transfer.
+        validation: Pipeline of validation images.
+        backup: Path of a file that keeps what is finished.
+
+    Returns:
+        A list of dictionaries, see `keras_trn.evaluation.measure`.
+    """
+    epsilon = fashion_mnist.EPSILON
+    descent = attacks.ProjectedGradientDescent(epsilon, seed=0)
+    momentum = attacks.MomentumIterativeMethod(epsilon)
+    oblivious = [
+        descent,
+        attacks.FastGradientMethod(epsilon),
+        attacks.BasicIterativeMethod(epsilon),
+        momentum,
+        attacks.AutoProjectedGradientDescent(epsilon, seed=0),
+        attacks.ProjectedGradientDescent(1.5, norm="l2", seed=0),
+        attacks.CarliniWagner(1.5),
+        attacks.DeepFool(1.5),
+        attacks.RandomNoise(epsilon, seed=0),
+    ]
+    transfer = threat_models.Transfer(other, labels="predicted")
+    return [
+        *keras_trn.evaluation.measure(
+            defences,
+            validation,
+            oblivious,
+            [threat_models.Oblivious(labels="predicted")],
+            EPSILONS,
+            backup,
+        ),
+        *keras_trn.evaluation.measure(
+            defences, validation, [descent, momentum], [transfer], backup=backup
+        )[len(defences) :],
+        *keras_trn.evaluation.measure(defences, validation, [noise], ["blackbox"], backup=backup)[
+            len(defences) :
+        ],
+    ]
+
+
+def milliseconds_per_image(protected, images):
+    """Measures what it takes to restore an image and to classify it, in batches of 128."""
+    labels = np.zeros(len(images), "int64") if protected.needs_labels else None
+    protected.restore(images[:128], labels)
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        protected.restore(images, labels)
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times)) / len(images)
+
+
+def run_seed(seed, train, few, validation, folder):
+    """Trains and measures all variants with one seed.
+
+    Returns:
+        A list of dictionaries, one for the bare classifier and each variant.
+    """
+    classifier = train_classifier(
+        fashion_mnist.make_classifier, train, seed, folder / f"classifier_{seed}.keras"
+    )
+    other = train_classifier(
+        fashion_mnist.make_other_classifier, train, seed, folder / f"other_{seed}.keras"
+    )
+    defences = {"bare": classifier}
+    for name, variant in tqdm(VARIANTS.items(), desc=f"seed {seed}", unit="variant"):
+        path = folder / f"{name.replace(' ', '_')}_{seed}.weights.h5"
+        defences[name] = train_variant(variant, classifier, few, seed, path)
+    cells = measure(defences, other, validation, folder / "cells.jsonl")
+    images, _ = keras_trn.datasets.to_arrays(validation)
+    runs = []
+    for name, defence in defences.items():
+        run = {"variant": name, "seed": seed}
+        if name != "bare":
+            gradient_map = defence.gradient_map
+            run["parameters"] = count_parameters(defence)
+            run["backward_passes"] = gradient_map.backward_passes(10) if gradient_map else 0
+            run["milliseconds_per_image"] = milliseconds_per_image(defence, images)
+        run["cells"] = [
+            {column: cell.get(column) for column in MEASURED}
+            for cell in cells
+            if cell["defence"] == name
+        ]
+        runs.append(run)
+    return runs
+
+
+def main(path):
+    """Runs what is missing in the file at `path`."""
+    path = Path(path)
+    folder = path.with_suffix(".work")
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    train, validation, _ = fashion_mnist.load_arrays()
+    few = [part[: TRAINING_BATCHES * BATCH_SIZE] for part in train]
+    train, few = (fashion_mnist.training_pipeline(*part, BATCH_SIZE) for part in (train, few))
+    validation = fashion_mnist.evaluation_pipeline(*validation, VALIDATION_IMAGES, 250)
+    settings = {
+        "split": "validation",
+        "training_images": TRAINING_BATCHES * BATCH_SIZE,
+        "epochs": RESTORER_EPOCHS,
+        "training_attacks": [repr(attack) for attack in fashion_mnist.training_attacks()],
+        **describe_environment(),
+    }
+    for seed in SEEDS:
+        if seed in {run["seed"] for run in runs}:
+            continue
+        runs += run_seed(seed, train, few, validation, folder)
+        path.write_text(json.dumps({**settings, "runs": runs}, indent=1) + "\n", encoding="utf-8")
+        show(runs, path)
+
+
+def show(runs, path):
+    """Writes the tables and the plot beside the JSON file at `path`."""
+    tables = {
+        "variants": variants_table(runs),
+        "agreement": attacks_table(runs, "agreement", 100),
+        "psnr": attacks_table(runs, "restored_psnr"),
+    }
+    for name, table in tables.items():
+        path.with_name(f"{path.stem}_{name}.md").write_text(table, encoding="utf-8")
+    plot_gradient_maps(runs).savefig(path.with_suffix(".png"), dpi=120)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

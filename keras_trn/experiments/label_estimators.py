@@ -1,0 +1,34 @@
+"""`EstimatedLabel` with one of its parts exchanged, to show what that part is worth."""
+
+import tensorflow as tf
+
+from keras_trn.gradient_maps import EstimatedLabel
+
+
+class MapZeroed(EstimatedLabel):
+    """The control: the same network and noise estimate, with the gradient map replaced by zeros."""
+
+    def backward_passes(self, num_classes):
+        return 0
+
+    def maps_for(self, label_distribution, images, restored, logits_of):
+        nothing = tf.zeros_like(images)
+        return tf.concat([nothing, nothing, images - restored], axis=-1)
+
+
+class LabelKnown(EstimatedLabel):
+    """The upper bound: the same network, told the label that the attack leads away from."""
+
+    needs_labels = True
+
+    def label_distribution(self, label_logits, labels=None):
+        return tf.one_hot(labels, label_logits.shape[-1])
+
+
+class AtTheImage(EstimatedLabel):
+    """The gradient is taken at the image itself, not halfway to its first restoration."""
+
+    def maps_for(self, label_distribution, images, restored, logits_of):
+        at_the_image = super().maps_for(label_distribution, images, images, logits_of)
+        maps = at_the_image[..., : 2 * images.shape[-1]]
+        return tf.concat([maps, images - restored], axis=-1)

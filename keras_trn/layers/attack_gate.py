@@ -1,0 +1,69 @@
+"""The attack gate: whether an image looks attacked at all."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
+class AttackGate(keras.layers.Layer):
+    """Judges from the features of a whole image whether it was attacked.
+
+    A convolution sees a neighbourhood; whether a faint pattern is a perturbation or
+    a texture shows in the whole image. So the features are pooled, their means and
+    their largest values, and two dense layers turn them into one number. A
+    correction that is multiplied by its sigmoid is left out where the image is
+    clean.
+
+    Source: the pooling and the gate of Hu et al., "Squeeze-and-Excitation
+    Networks", arXiv 1709.01507, with one gate for the whole image; that a
+    restorer has one is this project's own choice.
+
+    Args:
+        units: Number of units of the hidden layer.
+        **kwargs: The usual arguments of a Keras layer (`name`, `dtype`).
+
+    Call arguments:
+        features: Tensor of shape `(batch, height, width, filters)`.
+
+    Returns:
+        The logit of the image being attacked: a float32 tensor of shape
+        `(batch, 1)`.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        features = keras.random.normal((2, 8, 8, 16))
+        logits = keras_trn.layers.AttackGate()(features)
+        assert logits.shape == (2, 1)
+        ```
+    """
+
+    def __init__(self, units=8, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+
+    def build(self, features_shape):
+        filters = features_shape[-1]
+        self.hidden = keras.layers.Dense(
+            self.units, activation="relu", dtype=self.dtype_policy, name="hidden"
+        )
+        self.hidden.build((None, 2 * filters))
+        # It starts open, as a closed gate would keep the restorer from learning.
+        self.judgement = keras.layers.Dense(
+            1, bias_initializer="ones", dtype="float32", name="judgement"
+        )
+        self.judgement.build((None, self.units))
+
+    def call(self, features):
+        pooled = ops.concatenate(
+            [ops.mean(features, axis=(1, 2)), ops.max(features, axis=(1, 2))], axis=-1
+        )
+        return self.judgement(self.hidden(pooled))
+
+    def compute_output_spec(self, features):
+        return keras.KerasTensor((features.shape[0], 1), dtype="float32")
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}

@@ -1,0 +1,52 @@
+"""Trained protected classifiers that come with the package."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+
+def list_presets():
+    """Lists the trained models that `ProtectedClassifier.from_preset` loads.
+
+    Returns:
+        A dictionary from the name of each preset to its model card, a text in
+        Markdown: data, settings, seed, results and limits.
+
+    Example:
+        ```python
+        import keras_trn
+
+        cards = keras_trn.list_presets()
+        print(cards["trn_fashion_mnist"])
+        ```
+    """
+    return {
+        path.stem: path.with_suffix(".md").read_text(encoding="utf-8")
+        for path in sorted(FOLDER.glob("*.keras"))
+    }
+
+
+def preset_path(name):
+    """Finds the file of a preset.
+
+    Args:
+        name: Name of a preset.
+
+    Returns:
+        The path of a `.keras` file.
+
+    Raises:
+        ValueError: If there is no such preset.
+
+    Example:
+        ```python
+        from keras_trn.presets import preset_path
+
+        assert preset_path("trn_fashion_mnist").exists()
+        ```
+    """
+    path = FOLDER / f"{name}.keras"
+    if name not in list_presets():
+        names = ", ".join(map(repr, list_presets()))
+        raise ValueError(f"Unknown preset {name!r}; there are {names}.")
+    return path
