@@ -3,9 +3,9 @@ r"""Compares gradient maps and fusion blocks on Fashion-MNIST: does the second s
     python -m keras_trn.experiments.gradient_maps_fashion_mnist \
         results/gradient_maps_fashion_mnist.json
 
-For each seed, trains a classifier, and for each variant a restorer in front of it,
-on a part of the training images; then measures all of them on the same adversarial
-examples of validation images. What is measured is what a perturbation that carries
+Trains a classifier, and in front of it a restorer for each variant and seed, on a part
+of the training images; then measures all of them on the same adversarial examples of
+validation images. What is measured is what a perturbation that carries
 the true label cannot flatter: the attacks lead away from the classifier's own
 prediction, and the agreement with that prediction counts. Weights are kept in a
 folder beside the results, so that a run that was interrupted goes on where it was.
@@ -13,6 +13,7 @@ Writes tables in Markdown and a plot beside the JSON file.
 """
 
 import dataclasses
+import itertools
 import json
 import sys
 import time
@@ -37,10 +38,11 @@ from keras_trn.experiments.gradient_maps_plots import variants_table
 from keras_trn.gradient_maps import EstimatedLabel
 
 SEEDS = (0, 1, 2)
-BATCH_SIZE = 64
 CLASSIFIER_EPOCHS = 6
-TRAINING_BATCHES = 94
+TRAINING_IMAGES = 6000
+BATCH_SIZE = 32
 RESTORER_EPOCHS = 5
+LEARNING_RATE = 2e-3
 # Of the depths that were tried, the best for a single stream of this size.
 RIVAL_DEPTH = 3
 VALIDATION_IMAGES = 1000
@@ -128,7 +130,7 @@ def train_variant(variant, classifier, train, seed, path):
         protected.load_weights(path)
         return protected
     protected.compile(
-        optimizer=fashion_mnist.make_optimizer(3e-3, train, RESTORER_EPOCHS),
+        optimizer=fashion_mnist.make_optimizer(LEARNING_RATE, train, RESTORER_EPOCHS),
         attack=fashion_mnist.training_attacks(),
     )
     protected.fit(train, epochs=RESTORER_EPOCHS, verbose=2)
@@ -136,18 +138,18 @@ def train_variant(variant, classifier, train, seed, path):
     return protected
 
 
-def train_classifier(make, train, seed, path):
+def train_classifier(make, train, path):
     """Trains a classifier, or loads that of an earlier run."""
     if path.exists():
         return keras.saving.load_model(path, compile=False)
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(SEEDS[0])
     classifier = fashion_mnist.train_classifier(make(), train, CLASSIFIER_EPOCHS)
     classifier.save(path)
     return classifier
 
 
 def measure(defences, other, validation, backup):
-    """Measures all defences of a seed on the same adversarial examples.
+    """Measures all defences on the same adversarial examples.
 
     Args:
         defences: Dictionary of models, the bare classifier first.
@@ -185,9 +187,6 @@ def measure(defences, other, validation, backup):
         *keras_trn.evaluation.measure(
             defences, validation, [descent, momentum], [transfer], backup=backup
         )[len(defences) :],
-        *keras_trn.evaluation.measure(defences, validation, [noise], ["blackbox"], backup=backup)[
-            len(defences) :
-        ],
     ]
 
 
@@ -203,64 +202,55 @@ def milliseconds_per_image(protected, images):
     return 1000 * float(np.median(times)) / len(images)
 
 
-def run_seed(seed, train, few, validation, folder):
-    """Trains and measures all variants with one seed.
-
-    Returns:
-        A list of dictionaries, one for the bare classifier and each variant.
-    """
-    classifier = train_classifier(
-        fashion_mnist.make_classifier, train, seed, folder / f"classifier_{seed}.keras"
-    )
-    other = train_classifier(
-        fashion_mnist.make_other_classifier, train, seed, folder / f"other_{seed}.keras"
-    )
-    defences = {"bare": classifier}
-    for name, variant in tqdm(VARIANTS.items(), desc=f"seed {seed}", unit="variant"):
-        path = folder / f"{name.replace(' ', '_')}_{seed}.weights.h5"
-        defences[name] = train_variant(variant, classifier, few, seed, path)
-    cells = measure(defences, other, validation, folder / "cells.jsonl")
-    images, _ = keras_trn.datasets.to_arrays(validation)
-    runs = []
-    for name, defence in defences.items():
-        run = {"variant": name, "seed": seed}
-        if name != "bare":
-            gradient_map = defence.gradient_map
-            run["parameters"] = count_parameters(defence)
-            run["backward_passes"] = gradient_map.backward_passes(10) if gradient_map else 0
-            run["milliseconds_per_image"] = milliseconds_per_image(defence, images)
-        run["cells"] = [
-            {column: cell.get(column) for column in MEASURED}
-            for cell in cells
-            if cell["defence"] == name
-        ]
-        runs.append(run)
-    return runs
+def describe(variant, seed, defence, cells, images):
+    """Describes one defence: what it costs, and what was measured."""
+    run = {"variant": variant, "seed": seed}
+    if variant != "bare":
+        gradient_map = defence.gradient_map
+        run["parameters"] = count_parameters(defence)
+        run["backward_passes"] = gradient_map.backward_passes(10) if gradient_map else 0
+        run["milliseconds_per_image"] = milliseconds_per_image(defence, images)
+    return {**run, "cells": [{column: cell.get(column) for column in MEASURED} for cell in cells]}
 
 
 def main(path):
-    """Runs what is missing in the file at `path`."""
+    """Runs what no earlier run has left in the folder, and writes the results to `path`."""
     path = Path(path)
     folder = path.with_suffix(".work")
     folder.mkdir(parents=True, exist_ok=True)
-    runs = json.loads(path.read_text())["runs"] if path.exists() else []
     train, validation, _ = fashion_mnist.load_arrays()
-    few = [part[: TRAINING_BATCHES * BATCH_SIZE] for part in train]
-    train, few = (fashion_mnist.training_pipeline(*part, BATCH_SIZE) for part in (train, few))
-    validation = fashion_mnist.evaluation_pipeline(*validation, VALIDATION_IMAGES, 250)
-    settings = {
+    few = [part[:TRAINING_IMAGES] for part in train]
+    few = fashion_mnist.training_pipeline(*few, BATCH_SIZE)
+    train = fashion_mnist.training_pipeline(*train, 4 * BATCH_SIZE)
+    classifier, other = (
+        train_classifier(make, train, folder / f"{make.__name__}.keras")
+        for make in (fashion_mnist.make_classifier, fashion_mnist.make_other_classifier)
+    )
+    defences = {("bare", None): classifier}
+    for seed, (name, variant) in tqdm(list(itertools.product(SEEDS, VARIANTS.items()))):
+        weights = folder / f"{name.replace(' ', '_')}_{seed}.weights.h5"
+        defences[name, seed] = train_variant(variant, classifier, few, seed, weights)
+
+    by_name = {str(key): defence for key, defence in defences.items()}
+    evaluated = fashion_mnist.evaluation_pipeline(*validation, VALIDATION_IMAGES, 250)
+    cells = measure(by_name, other, evaluated, folder / "cells.jsonl")
+    images = validation[0][:VALIDATION_IMAGES]
+    runs = [
+        describe(*key, defence, [cell for cell in cells if cell["defence"] == str(key)], images)
+        for key, defence in defences.items()
+    ]
+    results = {
         "split": "validation",
-        "training_images": TRAINING_BATCHES * BATCH_SIZE,
+        "training_images": TRAINING_IMAGES,
+        "batch_size": BATCH_SIZE,
         "epochs": RESTORER_EPOCHS,
+        "learning_rate": LEARNING_RATE,
         "training_attacks": [repr(attack) for attack in fashion_mnist.training_attacks()],
         **describe_environment(),
+        "runs": runs,
     }
-    for seed in SEEDS:
-        if seed in {run["seed"] for run in runs}:
-            continue
-        runs += run_seed(seed, train, few, validation, folder)
-        path.write_text(json.dumps({**settings, "runs": runs}, indent=1) + "\n", encoding="utf-8")
-        show(runs, path)
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    show(runs, path)
 
 
 def show(runs, path):
