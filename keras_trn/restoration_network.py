@@ -168,7 +168,7 @@ class TwoStreamRestorationNetwork(keras.Model):
         else:
             features = self._single_stream_features(images)
         features = ops.relu(features)
-        attack_logits = self.attack_gate(features)
+        attack_logits = ops.cast(self.attack_gate(features), images.dtype)
         correction = ops.cast(self.shuffle(self.correction(features)), images.dtype)
         height, width = ops.shape(images)[1], ops.shape(images)[2]
         correction = correction[:, :height, :width, :]

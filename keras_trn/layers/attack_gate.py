@@ -26,8 +26,7 @@ class AttackGate(keras.layers.Layer):
         features: Tensor of shape `(batch, height, width, filters)`.
 
     Returns:
-        The logit of the image being attacked: a float32 tensor of shape
-        `(batch, 1)`.
+        The logit of the image being attacked: a tensor of shape `(batch, 1)`.
 
     Example:
         ```python
@@ -52,7 +51,7 @@ class AttackGate(keras.layers.Layer):
         self.hidden.build((None, 2 * filters))
         # It starts open, as a closed gate would keep the restorer from learning.
         self.judgement = keras.layers.Dense(
-            1, bias_initializer="ones", dtype="float32", name="judgement"
+            1, bias_initializer="ones", dtype=self.dtype_policy, name="judgement"
         )
         self.judgement.build((None, self.units))
 
@@ -62,8 +61,8 @@ class AttackGate(keras.layers.Layer):
         )
         return self.judgement(self.hidden(pooled))
 
-    def compute_output_spec(self, features):
-        return keras.KerasTensor((features.shape[0], 1), dtype="float32")
+    def compute_output_shape(self, features_shape):
+        return features_shape[0], 1
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}
