@@ -13,7 +13,9 @@ import keras_trn
 
 ROOT = Path(__file__).parent.parent
 MARKDOWN_FILES = [
-    path for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))] if path.exists()
+    ROOT / "README.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
+    *sorted(ROOT.glob("keras_trn/presets/*.md")),
 ]
 _FENCED_PYTHON = re.compile(
     r"^(?P<indent>[ ]*)```python\b[^\n]*\n(?P<code>.*?)^(?P=indent)```[ ]*$",

@@ -19,7 +19,7 @@ RESULTS = preset_path("trn_fashion_mnist").parents[2] / "results"
 def test_preset_is_small_and_has_a_card(name):
     assert preset_path(name).stat().st_size < LARGEST_FILE
     card = keras_trn.list_presets()[name]
-    for heading in ("## Data", "## Settings", "## Results", "## Limits"):
+    for heading in ("### Data", "### Settings", "### Results", "### Limits"):
         assert heading in card
 
 

@@ -2,12 +2,13 @@
 
 `python -m keras_trn.experiments.label_leak_fashion_mnist results/label_leak_fashion_mnist.json`
 
-Trains a classifier, a restorer that learns from the classifier's cross-entropy, and
-a second classifier for transfer, on a part of Fashion-MNIST, and measures PGD-20
-with the true labels, with the predicted labels, and from the second classifier, on
-validation images. What tells is the accuracy on those images that the classifier
-gets wrong without any attack: nothing but the perturbation can help there. Writes a
-table in Markdown beside the JSON file.
+Trains a classifier, and two restorers on a part of Fashion-MNIST: one as an older
+method would, to bring back the true label under attacks that lead away from it, the
+other as `ProtectedClassifier` does, to bring back what the classifier predicts. Then
+measures PGD-20 with the true labels, with the predicted labels, and from a second
+classifier, on validation images. What tells is the accuracy on those images that the
+classifier gets wrong without any attack: nothing but the perturbation can help there.
+Writes a table in Markdown beside the JSON file.
 """
 
 import json
@@ -15,75 +16,51 @@ import sys
 from pathlib import Path
 
 import keras
-from keras import layers
 
 import keras_trn
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.examples import unpack
+from keras_trn.experiments import fashion_mnist
 
 SEED = 0
-EPSILON = 0.1
-STRENGTHS = (0.02, 0.12)
-TRAINING_BATCHES = 80
-RESTORER_EPOCHS = 8
-VALIDATION_BATCHES = 16
+CLASSIFIER_EPOCHS = 4
+BATCH_SIZE = 64
+TRAINING_IMAGES = 8000
+RESTORER_EPOCHS = 5
+VALIDATION_IMAGES = 2000
 
 
-def make_classifier(width):
-    """Makes a small convolutional classifier, not yet trained."""
-    return keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            layers.Conv2D(width, 3, strides=2, padding="same", activation="relu"),
-            layers.Conv2D(2 * width, 3, strides=2, padding="same", activation="relu"),
-            layers.Flatten(),
-            layers.Dropout(0.3),
-            layers.Dense(10),
-        ]
-    )
+@keras.saving.register_keras_serializable(package="keras_trn_experiments")
+class RestoringTheTruth(keras_trn.ProtectedClassifier):
+    """Learns to bring back the true label, which attacks in training lead away from."""
+
+    def labels_to_restore(self, clean, labels):
+        return labels
 
 
-def train_classifier(classifier, train):
-    """Trains a classifier on all training images."""
-    epochs = 3
-    schedule = keras.optimizers.schedules.CosineDecay(3e-3, epochs * len(train))
-    classifier.compile(
-        optimizer=keras.optimizers.Adam(schedule),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    classifier.fit(train, epochs=epochs, shuffle=False, verbose=2)
-    return classifier
-
-
-def train_restorer(classifier, train):
-    """Trains a restorer with the classifier's cross-entropy, on a part of the images."""
-    protected = keras_trn.ProtectedClassifier(
-        classifier, keras_trn.TwoStreamRestorationNetwork(width=24, depth=3)
-    )
-    schedule = keras.optimizers.schedules.CosineDecay(3e-3, RESTORER_EPOCHS * len(train))
+def train_restorer(protected, train):
+    """Trains a restorer on a part of the images."""
+    keras.utils.set_random_seed(SEED)
     protected.compile(
-        optimizer=keras.optimizers.Adam(schedule, global_clipnorm=1.0),
-        attack=[
-            keras_trn.attacks.FastGradientMethod(STRENGTHS),
-            keras_trn.attacks.ProjectedGradientDescent(STRENGTHS, steps=5),
-        ],
+        optimizer=fashion_mnist.make_optimizer(2e-3, train, RESTORER_EPOCHS),
+        attack=fashion_mnist.training_attacks(),
     )
     protected.fit(train, epochs=RESTORER_EPOCHS, verbose=2)
     return protected
 
 
-def measure(protected, other, validation):
-    """Measures the protected classifier on all images, and on those that were wrong before.
+def measure(classifier, other, restorers, validation):
+    """Measures both restorers on all images, and on those that were wrong before.
 
     Returns:
-        A list of dictionaries, the first for benign images.
+        A list of dictionaries, three for each attack, the first of them for benign images.
     """
     oblivious = keras_trn.threat_models.Oblivious
     transfer = keras_trn.threat_models.Transfer
     cells = keras_trn.evaluation.measure(
-        {"bare": protected.classifier, "protected": protected},
+        {"bare": classifier, **restorers},
         validation,
-        [keras_trn.attacks.ProjectedGradientDescent(EPSILON, seed=SEED)],
+        [keras_trn.attacks.ProjectedGradientDescent(fashion_mnist.EPSILON, seed=SEED)],
         [
             oblivious(),
             oblivious(labels="predicted"),
@@ -92,54 +69,60 @@ def measure(protected, other, validation):
         ],
     )
     wrong_before = ~unpack(cells[0]["right"], cells[0]["examples"])
-    rows = []
-    for bare, cell in zip(cells[::2], cells[1::2], strict=True):
-        right = unpack(cell["right"], cell["examples"])
-        rows.append(
-            {
-                "attack": cell["attack"],
-                "threat_model": cell["threat_model"],
-                "labels": cell["labels"],
-                "epsilon": cell["epsilon"],
-                "examples": cell["examples"],
-                "bare_accuracy": bare["accuracy"],
-                "accuracy": cell["accuracy"],
-                "agreement": cell["agreement"],
-                "wrong_before": int(wrong_before.sum()),
-                "accuracy_where_wrong_before": float(right[wrong_before].mean()),
-            }
-        )
-    return rows
+    columns = ("attack", "threat_model", "labels", "epsilon", "defence", "examples", "accuracy")
+    return [
+        {
+            **{column: cell[column] for column in (*columns, "agreement")},
+            "wrong_before": int(wrong_before.sum()),
+            "accuracy_where_wrong_before": float(
+                unpack(cell["right"], cell["examples"])[wrong_before].mean()
+            ),
+        }
+        for cell in cells
+    ]
 
 
 def to_markdown(rows):
     """Writes the table."""
+    bare, truth, prediction = rows[0]["defence"], *(row["defence"] for row in rows[1:3])
     lines = [
-        "| attack | attacker knows | bare | protected | agreement | protected, where the bare "
-        "classifier was wrong before |",
-        "|---|---|---:|---:|---:|---:|",
+        f"| attack | attacker knows | {bare} | {truth} | {truth}, where wrong before "
+        f"| {prediction} | {prediction}, where wrong before |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
-    for row in rows:
-        columns = ("bare_accuracy", "accuracy", "agreement", "accuracy_where_wrong_before")
-        its = "its own" if row["labels"] == "predicted" else "the"
+    for of_bare, *of_restorers in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+        its = "its own" if of_bare["labels"] == "predicted" else "the"
         knows = {
             None: "-",
-            "oblivious": f"the classifier, and the {row['labels']} label",
-            "transfer": f"another classifier, and {its} {row['labels']} label",
-        }[row["threat_model"]]
-        figures = " | ".join(f"{100 * row[column]:.1f}" for column in columns)
-        lines.append(f"| {row['attack']} | {knows} | {figures} |")
+            "oblivious": f"the classifier, and the {of_bare['labels']} label",
+            "transfer": f"another classifier, and {its} {of_bare['labels']} label",
+        }[of_bare["threat_model"]]
+        values = [of_bare["accuracy"]]
+        for row in of_restorers:
+            values += [row["accuracy"], row["accuracy_where_wrong_before"]]
+        figures = " | ".join(f"{100 * value:.1f}" for value in values)
+        lines.append(f"| {of_bare['attack']} | {knows} | {figures} |")
     return "\n".join(lines) + "\n"
 
 
 def main(path):
     """Runs the experiment and writes its results to `path`."""
+    train, validation, _ = fashion_mnist.load_arrays()
+    few = fashion_mnist.training_pipeline(*(part[:TRAINING_IMAGES] for part in train), BATCH_SIZE)
+    train = fashion_mnist.training_pipeline(*train, 2 * BATCH_SIZE)
+    validation = fashion_mnist.evaluation_pipeline(*validation, VALIDATION_IMAGES, 250)
     keras.utils.set_random_seed(SEED)
-    train, validation, _ = keras_trn.datasets.load("fashion_mnist")
-    classifier = train_classifier(make_classifier(32), train)
-    other = train_classifier(make_classifier(24), train)
-    protected = train_restorer(classifier, train.take(TRAINING_BATCHES).cache())
-    rows = measure(protected, other, validation.take(VALIDATION_BATCHES).cache())
+    classifier, other = (
+        fashion_mnist.train_classifier(make(), train, CLASSIFIER_EPOCHS)
+        for make in (fashion_mnist.make_classifier, fashion_mnist.make_other_classifier)
+    )
+    restorers = {
+        "trained on the truth": train_restorer(
+            fashion_mnist.protect(classifier, RestoringTheTruth), few
+        ),
+        "trained on predictions": train_restorer(fashion_mnist.protect(classifier), few),
+    }
+    rows = measure(classifier, other, restorers, validation)
     results = {"split": "validation", "seed": SEED, "rows": rows, **describe_environment()}
     Path(path).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     Path(path).with_suffix(".md").write_text(to_markdown(rows), encoding="utf-8")
