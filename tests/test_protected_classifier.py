@@ -133,8 +133,6 @@ def test_global_float16_policy_leaves_images_alone(mixed_float16, batches, digit
     [
         MAPS.PredictedLabel(),
         MAPS.UniformLabel(),
-        MAPS.TopK(2),
-        MAPS.AllClasses(),
         MAPS.TrueLabel(),
         MAPS.EstimatedLabel(width=4, depth=1),
     ],

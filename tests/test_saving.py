@@ -114,7 +114,7 @@ def test_loaded_model_has_one_classifier_and_stays_frozen(
     assert int(loaded.optimizer.iterations) == 4
 
 
-@pytest.mark.parametrize("gradient_map", ["TopK", "UniformLabel", None])
+@pytest.mark.parametrize("gradient_map", ["PredictedLabel", "UniformLabel", None])
 def test_every_kind_of_stream_survives_saving(
     classifier, images, labels, protect, tmp_path, gradient_map
 ):

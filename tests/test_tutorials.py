@@ -1,5 +1,6 @@
 """The tutorials run from start to end, and show what they say they show."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,19 @@ def test_attack_it_yourself_breaks_what_the_quickstart_protects(quickstart_folde
     assert accuracies[2] <= 0.3
 
 
+def test_gradient_maps_show_what_they_say(quickstart_folder):
+    run_tutorial("03_gradient_maps", quickstart_folder, RESULTS=str(TUTORIALS.parent / "results"))
+    results = json.loads((quickstart_folder / "gradient_maps_digits.json").read_text())
+    agreement = results["sign_agreement"]
+    assert agreement["label known"] >= 0.85
+    assert agreement["EstimatedLabel"] >= agreement["label known"] - 0.05
+    assert agreement["UniformLabel"] <= agreement["EstimatedLabel"] - 0.1
+    assert agreement["PredictedLabel"] <= 0.5
+    for name, found in results["label_found"].items():
+        assert "noise" in name or found >= 0.93, name
+    assert results["label_found"]["noise, clean"] >= 0.98
+
+
 def test_quickstart_runs_from_the_command_line(tmp_path):
     """With fewer epochs the quickstart runs through too, from the command line."""
     command = [
@@ -122,3 +136,4 @@ def test_tutorials_at_full_size_on_a_gpu(tmp_path):
     assert_quickstart_protects(Report.from_json(tmp_path / "quickstart_digits.json"))
     run_tutorial("02_attack_it_yourself", tmp_path)
     assert_report_is_honest(Report.from_json(tmp_path / "attack_it_yourself_digits.json"))
+    run_tutorial("03_gradient_maps", tmp_path, RESULTS=str(TUTORIALS.parent / "results"))

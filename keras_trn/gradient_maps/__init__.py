@@ -1,19 +1,15 @@
 """The Gradient Map Estimation Mechanism: for which label the map is taken."""
 
 from keras_trn.gradient_maps.estimated_label import EstimatedLabel as EstimatedLabel
-from keras_trn.gradient_maps.fixed_labels import AllClasses as AllClasses
 from keras_trn.gradient_maps.fixed_labels import PredictedLabel as PredictedLabel
-from keras_trn.gradient_maps.fixed_labels import TopK as TopK
 from keras_trn.gradient_maps.fixed_labels import TrueLabel as TrueLabel
 from keras_trn.gradient_maps.fixed_labels import UniformLabel as UniformLabel
 from keras_trn.gradient_maps.gradient_map import GradientMap as GradientMap
 
 __all__ = [
-    "AllClasses",
     "EstimatedLabel",
     "GradientMap",
     "PredictedLabel",
-    "TopK",
     "TrueLabel",
     "UniformLabel",
 ]
