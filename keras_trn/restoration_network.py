@@ -18,8 +18,8 @@ class TwoStreamRestorationNetwork(keras.Model):
 
     One stream reads the image, the other its gradient map. After each stage of
     residual blocks a `FusionBlock` lets the streams enrich each other. What
-    they find in the end is multiplied by an `AttackGate`, which closes where the
-    image does not look attacked, added to the image, and the sum clipped to [0, 1].
+    they find in the end is multiplied by an `AttackGate`, which learns to close where
+    nothing is to be restored, added to the image, and the sum clipped to [0, 1].
     The last convolution starts at zero, so an untrained network returns its
     input unchanged: protection can only be learned, never lost at the start.
 
@@ -151,15 +151,18 @@ class TwoStreamRestorationNetwork(keras.Model):
         return restored
 
     def restore_and_judge(self, images, gradient_maps=None):
-        """Restores images, and tells whether they look attacked.
+        """Restores images, and tells how far the attack gate opened.
+
+        The gate learns from the restoration alone, unless its logits get a loss of
+        their own, as in `keras_trn.gradient_maps.EstimatedLabel`.
 
         Args:
             images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
             gradient_maps: As in a call.
 
         Returns:
-            The restored images, and the logits of the images being attacked, of
-            shape `(batch, 1)`, both float32.
+            The restored images, and the logits of the gate, of shape `(batch, 1)`,
+            both float32.
         """
         self._check_streams(gradient_maps)
         images = ops.cast(images, "float32")

@@ -218,6 +218,12 @@ def test_random_start_fills_the_ball(norm, linear):
     assert len(np.unique(np.round(starts, 6), axis=0)) == 64
 
 
+@every_norm
+def test_random_noise_is_as_long_as_it_may_be(norm, linear, grey):
+    noisy = RandomNoise(0.3, norm=norm)(linear, grey)
+    np.testing.assert_allclose(distances(noisy - grey, norm), 0.3, atol=1e-5)
+
+
 # --- Seeds ----------------------------------------------------------------------------
 
 RANDOM_ATTACKS = {

@@ -58,6 +58,14 @@ def build(estimator_class, config, channels=1):
     return estimator
 
 
+def trained(estimator):
+    """Gives an estimator weights that are nowhere zero, as training would."""
+    generator = np.random.default_rng(1)
+    for variable in estimator.trainable_variables:
+        variable.assign(generator.normal(scale=0.1, size=variable.shape))
+    return estimator
+
+
 def estimate(estimator, classifier, images, labels):
     labels = labels if estimator.needs_labels else None
     return estimator(tf.constant(images), classifier=classifier, labels=labels)
@@ -169,10 +177,13 @@ def test_map_of_a_vanished_gradient_is_zero(estimator_class, config, unseeing, d
 @pytest.mark.parametrize("unseeing", [constant, blind], ids=["unconnected", "zero_gradient"])
 def test_estimated_label_survives_a_vanished_gradient(unseeing, digits):
     images, labels = digits[0][:4], digits[1][:4]
-    estimator = build(*ESTIMATORS["estimated"])
+    estimator = trained(build(*ESTIMATORS["estimated"]))
     inputs = tf.constant(images)
-    maps, losses = estimator.call_with_loss(inputs, unseeing, labels, inputs)
+    with tf.GradientTape() as tape:
+        maps, losses = estimator.call_with_loss(inputs, unseeing, labels, inputs)
+    gradients = tape.gradient(losses, estimator.trainable_variables)
     assert np.isfinite(maps).all() and np.isfinite(losses).all()
+    assert all(np.isfinite(gradient).all() for gradient in gradients if gradient is not None)
     np.testing.assert_array_equal(maps[..., :1], np.zeros_like(images))
 
 
@@ -412,6 +423,52 @@ def test_loss_of_estimated_label_does_not_depend_on_the_batch(classifier, digits
     _, together = estimator.call_with_loss(images, classifier, labels, 0.9 * images)
     _, alone = estimator.call_with_loss(images[:1], classifier, labels[:1], 0.9 * images[:1])
     np.testing.assert_allclose(alone, together[:1], rtol=1e-4)
+
+
+def test_estimated_label_hands_over_map_squashed_map_and_noise_estimate(classifier, digits):
+    images = tf.constant(digits[0][:8])
+    estimator = trained(build(*ESTIMATORS["estimated"]))
+    gradient_map, squashed, noise = tf.split(estimator(images, classifier=classifier), 3, axis=-1)
+    first_restoration = estimator.first_restorer(images)
+    np.testing.assert_allclose(noise, images - first_restoration, atol=1e-6)
+    np.testing.assert_allclose(squashed, gradient_map / (np.abs(gradient_map) + 0.1), atol=1e-5)
+    assert np.abs(noise).max() > 0.01
+
+
+def test_estimated_label_takes_the_map_halfway_for_the_labels_that_it_estimates(classifier, digits):
+    images, unsure = tf.constant(digits[0][:8]), scaled(classifier, 0.1)
+    estimator = trained(build(*ESTIMATORS["estimated"]))
+    labels = estimator.estimate_labels(images, unsure)
+    np.testing.assert_allclose(tf.reduce_sum(labels, axis=-1), 1.0, atol=1e-5)
+    halfway = (images + estimator.first_restorer(images)) / 2
+    expected = normalize(
+        pull_back_direction(unsure, halfway, lambda z: cross_entropy_direction(z, labels))
+    )
+    maps = estimator(images, classifier=unsure)[..., :1]
+    np.testing.assert_allclose(maps, expected, atol=1e-4)
+
+
+def pull_back_direction(classifier, images, direction):
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        logits = classifier(images)
+        total = tf.reduce_sum(logits * tf.stop_gradient(direction(logits)))
+    return tape.gradient(total, images)
+
+
+def test_loss_of_estimated_label_tells_attacked_images_from_clean_ones(classifier, digits):
+    images, labels = tf.constant(digits[0][:8]), digits[1][:8]
+    estimator = build(*ESTIMATORS["estimated"])
+    gate = estimator.first_restorer.attack_gate.judgement
+    losses = {}
+    for logit in (-5.0, 5.0):
+        gate.kernel.assign(tf.zeros_like(gate.kernel))
+        gate.bias.assign([logit])
+        for name, clean in (("clean", images), ("attacked", images + 1e-3)):
+            _, loss = estimator.call_with_loss(images, classifier, labels, clean)
+            losses[name, logit] = np.mean(loss)
+    assert losses["clean", -5.0] < losses["clean", 5.0] - 4
+    assert losses["attacked", 5.0] < losses["attacked", -5.0] - 4
 
 
 # --- The arithmetic behind the maps ----------------------------------------------------

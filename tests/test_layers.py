@@ -204,6 +204,6 @@ def test_attack_gate_judges_the_whole_image_wherever_it_looks_attacked():
     np.testing.assert_allclose(in_a_corner, elsewhere, rtol=1e-6)
 
 
-def test_attack_gate_starts_open():
+def test_attack_gate_is_open_where_no_feature_says_otherwise():
     logits = AttackGate()(np.zeros((2, 6, 6, 4), "float32"))
     np.testing.assert_array_equal(logits, np.ones((2, 1)))

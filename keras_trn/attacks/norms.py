@@ -20,6 +20,12 @@ def project(adversarial, images, epsilon, norm):
     return tf.clip_by_value(images + perturbation, 0.0, 1.0)
 
 
+def random_direction(images, seed):
+    """Draws, for each image, a direction uniformly: a tensor of Euclidean length 1."""
+    normal = tf.random.stateless_normal(tf.shape(images), seed, alg=ALGORITHM)
+    return tf.math.l2_normalize(normal, axis=[1, 2, 3])
+
+
 def random_in_ball(images, epsilon, norm, seed):
     """Draws, for each image, a point uniformly from the ball of radius epsilon.
 
@@ -29,9 +35,7 @@ def random_in_ball(images, epsilon, norm, seed):
     shape = tf.shape(images)
     if norm == "linf":
         return epsilon * tf.random.stateless_uniform(shape, seed, -1.0, 1.0, alg=ALGORITHM)
-    direction = tf.math.l2_normalize(
-        tf.random.stateless_normal(shape, seed, alg=ALGORITHM), axis=[1, 2, 3]
-    )
+    direction = random_direction(images, seed)
     uniform = tf.random.stateless_uniform([shape[0], 1, 1, 1], seed + 1, alg=ALGORITHM)
     dimensions = tf.cast(tf.reduce_prod(shape[1:]), tf.float32)
     return epsilon * direction * uniform ** (1.0 / dimensions)

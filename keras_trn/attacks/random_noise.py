@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_trn.attacks.attack import Attack
-from keras_trn.attacks.norms import random_in_ball
+from keras_trn.attacks.norms import random_direction
 from keras_trn.attacks.random_numbers import random_signs
 
 
@@ -52,12 +52,8 @@ class RandomNoise(Attack):
     """
 
     def craft(self, logits, images, labels, epsilon, random_seed):
-        if self.norm == "linf":
-            perturbation = random_signs(images, random_seed)
-        else:
-            inside = random_in_ball(images, 1.0, self.norm, random_seed)
-            perturbation = tf.math.l2_normalize(inside, axis=[1, 2, 3])
-        return tf.clip_by_value(images + epsilon * perturbation, 0.0, 1.0)
+        draw = random_signs if self.norm == "linf" else random_direction
+        return tf.clip_by_value(images + epsilon * draw(images, random_seed), 0.0, 1.0)
 
     @property
     def name(self):

@@ -20,6 +20,7 @@ from keras_trn.evaluation.backup import fingerprint
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.examples import pack
 from keras_trn.logits import logits_function
+from keras_trn.logits import predicted_labels
 from keras_trn.metrics import peak_signal_to_noise_ratio
 from keras_trn.metrics import structural_similarity
 from keras_trn.restored_classifier import RestoredClassifier
@@ -248,9 +249,9 @@ def _measure_run(run, judges, bare, data, progress):
         benign_predictions = bare.predict(images)
         attacked, left_labels = images, benign_predictions
         if run.attack is not None:
-            given = labels if run.threat_model.labels == "true" else None
-            attacked = run.attack(run.target, images, given, run.epsilon)
-            left_labels = benign_predictions if given is None else given
+            is_told = run.threat_model.labels == "true"
+            left_labels = labels if is_told else predicted_labels(run.target, images)
+            attacked = run.attack(run.target, images, left_labels, run.epsilon)
         for name in run.defences:
             measured[name].append(
                 judges[name].measure(images, attacked, labels, benign_predictions, left_labels)

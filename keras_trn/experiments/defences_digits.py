@@ -18,6 +18,7 @@ from keras import layers
 
 import keras_trn
 from keras_trn.experiments import digits
+from keras_trn.experiments.trained_models import load_or_train
 
 SEED = 0
 CLASSIFIER_EPOCHS = 40
@@ -98,19 +99,17 @@ def train(make, fit, folder, name):
     Returns:
         The trained model.
     """
-    path = folder / f"{name}.keras"
-    if path.exists():
-        return keras.models.load_model(path)
-    print(f"Training: {name}", flush=True)
-    # Whatever was trained before, or loaded, each model starts from the same random numbers.
-    keras.utils.set_random_seed(SEED)
-    images, _, _ = digits.load_shifted_digits()
-    model = make()
-    fit(model, images)
-    # A file that was only half written must not be loaded by the next run.
-    model.save(folder / "unfinished.keras")
-    (folder / "unfinished.keras").rename(path)
-    return model
+
+    def make_and_fit():
+        print(f"Training: {name}", flush=True)
+        # Whatever was trained before, or loaded, each model starts from the same random numbers.
+        keras.utils.set_random_seed(SEED)
+        images, _, _ = digits.load_shifted_digits()
+        model = make()
+        fit(model, images)
+        return model
+
+    return load_or_train(folder / f"{name}.keras", make_and_fit)
 
 
 def fit_classifier(classifier, images):

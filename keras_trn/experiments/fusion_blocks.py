@@ -1,6 +1,5 @@
 """Other ways to fuse the two streams, which `FusionBlock` has to beat."""
 
-import keras
 from keras import layers
 from keras import ops
 
@@ -94,7 +93,6 @@ def make_restorer(fusion_block, **sizes):
         A `TwoStreamRestorationNetwork`.
     """
 
-    @keras.saving.register_keras_serializable(package="keras_trn_experiments")
     class Restorer(keras_trn.TwoStreamRestorationNetwork):
         def make_fusion_block(self, **kwargs):
             return fusion_block(**kwargs)

@@ -35,9 +35,11 @@ from keras_trn.experiments import label_estimators
 from keras_trn.experiments.gradient_maps_plots import attacks_table
 from keras_trn.experiments.gradient_maps_plots import plot_gradient_maps
 from keras_trn.experiments.gradient_maps_plots import variants_table
+from keras_trn.experiments.trained_models import load_or_train
+from keras_trn.experiments.trained_models import load_weights_or_train
 from keras_trn.gradient_maps import EstimatedLabel
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 CLASSIFIER_EPOCHS = 6
 TRAINING_IMAGES = 6000
 BATCH_SIZE = 32
@@ -108,41 +110,38 @@ VARIANTS = {
 }
 
 
-def train_variant(variant, classifier, train, seed, path):
+def train_variant(variant, classifier, images, labels, seed, path):
     """Trains a variant, or loads the weights of an earlier run.
 
     Args:
         variant: A `Variant`.
         classifier: The trained classifier.
-        train: Pipeline of training images.
+        images: Training images.
+        labels: Their class indices.
         seed: Whole number.
         path: Path of a `.weights.h5` file to keep the weights in.
 
     Returns:
         A `ProtectedClassifier`.
     """
+
+    def train(protected):
+        pipeline = fashion_mnist.training_pipeline(images, labels, BATCH_SIZE, seed)
+        protected.compile(
+            optimizer=fashion_mnist.make_optimizer(LEARNING_RATE, pipeline, RESTORER_EPOCHS),
+            attack=fashion_mnist.training_attacks(),
+        )
+        protected.fit(pipeline, epochs=RESTORER_EPOCHS, verbose=2)
+
     keras.utils.set_random_seed(seed)
-    protected = variant.protect(classifier)
-    if path.exists():
-        protected.load_weights(path)
-        return protected
-    protected.compile(
-        optimizer=fashion_mnist.make_optimizer(LEARNING_RATE, train, RESTORER_EPOCHS),
-        attack=fashion_mnist.training_attacks(),
-    )
-    protected.fit(train, epochs=RESTORER_EPOCHS, verbose=2)
-    protected.save_weights(path)
-    return protected
+    return load_weights_or_train(variant.protect(classifier), path, train)
 
 
-def train_classifier(make, train, path):
-    """Trains a classifier, or loads that of an earlier run."""
-    if path.exists():
-        return keras.saving.load_model(path, compile=False)
+def train_classifier(make, images, labels):
+    """Trains a classifier on all training images."""
     keras.utils.set_random_seed(SEEDS[0])
-    classifier = fashion_mnist.train_classifier(make(), train, CLASSIFIER_EPOCHS)
-    classifier.save(path)
-    return classifier
+    pipeline = fashion_mnist.training_pipeline(images, labels, 4 * BATCH_SIZE)
+    return fashion_mnist.train_classifier(make(), pipeline, CLASSIFIER_EPOCHS)
 
 
 def measure(defences, other, validation, backup):
@@ -217,24 +216,24 @@ def main(path):
     folder.mkdir(parents=True, exist_ok=True)
     train, validation, _ = fashion_mnist.load_arrays()
     few = [part[:TRAINING_IMAGES] for part in train]
-    few = fashion_mnist.training_pipeline(*few, BATCH_SIZE)
-    train = fashion_mnist.training_pipeline(*train, 4 * BATCH_SIZE)
     classifier, other = (
-        train_classifier(make, train, folder / f"{make.__name__}.keras")
+        load_or_train(
+            folder / f"{make.__name__}.keras", lambda make=make: train_classifier(make, *train)
+        )
         for make in (fashion_mnist.make_classifier, fashion_mnist.make_other_classifier)
     )
     defences = {("bare", None): classifier}
     for seed, (name, variant) in tqdm(list(itertools.product(SEEDS, VARIANTS.items()))):
         weights = folder / f"{name.replace(' ', '_')}_{seed}.weights.h5"
-        defences[name, seed] = train_variant(variant, classifier, few, seed, weights)
+        defences[name, seed] = train_variant(variant, classifier, *few, seed, weights)
 
-    by_name = {str(key): defence for key, defence in defences.items()}
+    by_name = {f"{name}, seed {seed}": defence for (name, seed), defence in defences.items()}
     evaluated = fashion_mnist.evaluation_pipeline(*validation, VALIDATION_IMAGES, 250)
     cells = measure(by_name, other, evaluated, folder / "cells.jsonl")
     images = validation[0][:VALIDATION_IMAGES]
     runs = [
-        describe(*key, defence, [cell for cell in cells if cell["defence"] == str(key)], images)
-        for key, defence in defences.items()
+        describe(*key, defence, [cell for cell in cells if cell["defence"] == name], images)
+        for (key, defence), name in zip(defences.items(), by_name, strict=True)
     ]
     results = {
         "split": "validation",

@@ -30,7 +30,6 @@ RESTORER_EPOCHS = 5
 VALIDATION_IMAGES = 2000
 
 
-@keras.saving.register_keras_serializable(package="keras_trn_experiments")
 class RestoringTheTruth(keras_trn.ProtectedClassifier):
     """Learns to bring back the true label, which attacks in training lead away from."""
 

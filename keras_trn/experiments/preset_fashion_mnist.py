@@ -9,6 +9,7 @@ attackers who do. Progress is kept in a folder beside the results: a run that wa
 interrupted goes on where it was when it is started again.
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,16 +20,18 @@ import keras_trn
 from keras_trn import attacks
 from keras_trn import threat_models
 from keras_trn.experiments import fashion_mnist
+from keras_trn.experiments.trained_models import load_or_train
 from keras_trn.presets import FOLDER
 from keras_trn.visualization import plot_restorations
 
 NAME = "trn_fashion_mnist"
 SEED = 0
 BATCH_SIZE = 64
-CLASSIFIER_EPOCHS = 15
-RESTORER_EPOCHS = 8
-OBLIVIOUS_EXAMPLES = 10_000
-WORST_EXAMPLES = 500
+CLASSIFIER_EPOCHS = 12
+RESTORER_EPOCHS = 4
+OBLIVIOUS_EXAMPLES = 5000
+EPSILONS = (0.05, 0.2, 0.3)
+WORST_EXAMPLES = 250
 CLASS_NAMES = (
     "T-shirt",
     "trousers",
@@ -44,36 +47,27 @@ CLASS_NAMES = (
 
 
 def train_classifier(train, folder):
-    """Trains the classifier, or goes on with it, or loads it where it is trained already."""
-    path = folder / "classifier.keras"
-    if not path.exists():
-        keras.utils.set_random_seed(SEED)
-        backup = keras.callbacks.BackupAndRestore(folder / "classifier")
-        classifier = fashion_mnist.train_classifier(
-            fashion_mnist.make_classifier(), train, CLASSIFIER_EPOCHS, [backup]
-        )
-        classifier.save(path)
-    return keras.saving.load_model(path, compile=False)
+    """Trains the classifier, or goes on with it."""
+    keras.utils.set_random_seed(SEED)
+    backup = keras.callbacks.BackupAndRestore(folder / "classifier", double_checkpoint=True)
+    return fashion_mnist.train_classifier(
+        fashion_mnist.make_classifier(), train, CLASSIFIER_EPOCHS, [backup]
+    )
 
 
 def train_restorer(classifier, train, folder):
-    """Trains the restorer, or goes on with it, and writes the preset."""
-    path = FOLDER / f"{NAME}.keras"
-    if (folder / "restorer.done").exists():
-        return keras.saving.load_model(path, compile=False)
+    """Trains the restorer, or goes on with it."""
     keras.utils.set_random_seed(SEED)
     protected = fashion_mnist.protect(classifier)
     protected.compile(
         optimizer=fashion_mnist.make_optimizer(3e-3, train, RESTORER_EPOCHS),
         attack=fashion_mnist.training_attacks(),
     )
-    backup = keras.callbacks.BackupAndRestore(folder / "restorer")
+    backup = keras.callbacks.BackupAndRestore(folder / "restorer", double_checkpoint=True)
     protected.fit(train, epochs=RESTORER_EPOCHS, callbacks=[backup], verbose=2)
     # A copy that was never compiled is saved without the optimizer, twice as large as the model.
     preset = fashion_mnist.protect(classifier)
     preset.set_weights(protected.get_weights())
-    preset.save(path)
-    (folder / "restorer.done").touch()
     return preset
 
 
@@ -93,6 +87,7 @@ def judge(protected, test, path, folder):
         fashion_mnist.evaluation_pipeline(*test, OBLIVIOUS_EXAMPLES, 500),
         linf,
         oblivious,
+        epsilons=EPSILONS,
         backup=folder / "report.jsonl",
         seed=SEED,
     ).to_json(path)
@@ -117,8 +112,11 @@ def main(path):
     train, validation, test = fashion_mnist.load_arrays()
     everything = [np.concatenate(part) for part in zip(train, validation, strict=True)]
     train = fashion_mnist.training_pipeline(*everything, BATCH_SIZE, SEED)
-    classifier = train_classifier(train, folder)
-    protected = train_restorer(classifier, train, folder)
+    classifier = load_or_train(folder / "classifier.keras", lambda: train_classifier(train, folder))
+    protected = load_or_train(
+        folder / f"{NAME}.keras", lambda: train_restorer(classifier, train, folder)
+    )
+    shutil.copy(folder / f"{NAME}.keras", FOLDER)
     judge(protected, test, path, folder)
 
 

@@ -14,6 +14,8 @@ from keras_trn.restoration_network import TwoStreamRestorationNetwork
 _PROBE = 0.5
 # What a squashed map has half of its largest value at, in root mean squares of the map.
 _KNEE = 0.1
+_PIXEL_LOSS_WEIGHT = 10.0
+_SMALLEST_VARIANCE = 1e-12
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -108,24 +110,19 @@ class EstimatedLabel(GradientMap):
 
     def call(self, images, classifier, labels=None):
         self._check_call(images, labels)
-        logits_of = logits_function(classifier)
-        restored, _, label_logits = self._first_pass(images, logits_of)
-        distribution = self.label_distribution(label_logits, labels)
-        return self.maps_for(distribution, images, restored, logits_of)
+        maps, _, _, _ = self._estimate(images, classifier, labels)
+        return maps
 
     def call_with_loss(self, images, classifier, labels, clean_images):
-        logits_of = logits_function(classifier)
-        restored, attack_logits, label_logits = self._first_pass(images, logits_of)
-        distribution = self.label_distribution(label_logits, labels)
-        maps = self.maps_for(distribution, images, restored, logits_of)
-
+        maps, restored, attack_logits, label_logits = self._estimate(images, classifier, labels)
         pixel_loss = tf.reduce_mean(tf.abs(restored - clean_images), axis=[1, 2, 3])
         label_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, label_logits)
         is_attacked = tf.reduce_any(images != clean_images, axis=[1, 2, 3])
         attack_loss = tf.nn.sigmoid_cross_entropy_with_logits(
             tf.cast(is_attacked, tf.float32), attack_logits[:, 0]
         )
-        return tf.stop_gradient(maps), 10 * pixel_loss + label_loss + attack_loss
+        losses = _PIXEL_LOSS_WEIGHT * pixel_loss + label_loss + attack_loss
+        return tf.stop_gradient(maps), losses
 
     def estimate_labels(self, images, classifier):
         """Estimates the label distribution that the maps are taken for.
@@ -140,13 +137,21 @@ class EstimatedLabel(GradientMap):
         _, _, label_logits = self._first_pass(images, logits_function(classifier))
         return tf.nn.softmax(label_logits)
 
+    def _estimate(self, images, classifier, labels):
+        """The maps, the first restoration, and the logits of an attack and of the labels."""
+        logits_of = logits_function(classifier)
+        restored, attack_logits, label_logits = self._first_pass(images, logits_of)
+        distribution = self.label_distribution(label_logits, labels)
+        maps = self.maps_for(distribution, images, restored, logits_of)
+        return maps, restored, attack_logits, label_logits
+
     def label_distribution(self, label_logits, labels=None):
         """Says for which labels the maps are taken; a study may take others.
 
         Args:
             label_logits: The logits of the estimated labels, of shape `(batch,
                 num_classes)`.
-            labels: The true labels, where the call was given them.
+            labels: The labels that an attack led away from, where the call was given them.
 
         Returns:
             A tensor of the shape of `label_logits`; each row sums to 1.
@@ -172,7 +177,7 @@ class EstimatedLabel(GradientMap):
             for logits in (before, after)
         ]
         score = self.label_scorer(ops.stack([*of_class, *of_image], axis=-1))
-        return ops.std(after, axis=-1, keepdims=True) * ops.squeeze(score, axis=-1)
+        return _spread(after) * ops.squeeze(score, axis=-1)
 
     def maps_for(self, label_distribution, images, restored, logits_of):
         """Takes the maps for given labels.
@@ -207,5 +212,9 @@ class EstimatedLabel(GradientMap):
 
 def _standardize(logits):
     """Takes away the scale of the logits, which differs from classifier to classifier."""
-    centered = logits - ops.mean(logits, axis=-1, keepdims=True)
-    return centered / (ops.std(logits, axis=-1, keepdims=True) + 1e-6)
+    return (logits - ops.mean(logits, axis=-1, keepdims=True)) / _spread(logits)
+
+
+def _spread(logits):
+    """The standard deviation over the classes, whose slope is finite where they are all alike."""
+    return ops.sqrt(ops.var(logits, axis=-1, keepdims=True) + _SMALLEST_VARIANCE)

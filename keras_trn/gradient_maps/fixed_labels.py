@@ -99,7 +99,9 @@ class TrueLabel(GradientMap):
 
     This is the map along which an untargeted attack has moved the image. It
     needs the label that classification is to find, so it can't be had at test
-    time: `ProtectedClassifier.predict` refuses it.
+    time: `ProtectedClassifier.predict` refuses it. Training, and
+    `keras_trn.evaluate`, tell it the label that the attack led away from, which
+    is the true one only if the attack was told.
 
     Channels: as many as the image. Cost: 1 backward pass.
 

@@ -49,7 +49,7 @@ class AttackGate(keras.layers.Layer):
             self.units, activation="relu", dtype=self.dtype_policy, name="hidden"
         )
         self.hidden.build((None, 2 * filters))
-        # It starts open, as a closed gate would keep the restorer from learning.
+        # Rather open than closed at the start, as a closed gate keeps a restorer from learning.
         self.judgement = keras.layers.Dense(
             1, bias_initializer="ones", dtype=self.dtype_policy, name="judgement"
         )

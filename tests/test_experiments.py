@@ -1,0 +1,138 @@
+"""What the comparison of gradient maps is made of does what its names say."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_trn
+from keras_trn.experiments import fusion_blocks
+from keras_trn.experiments import label_estimators
+from keras_trn.experiments import label_leak_fashion_mnist
+from keras_trn.experiments import trained_models
+from keras_trn.experiments.gradient_maps_plots import attacks_table
+from keras_trn.experiments.gradient_maps_plots import plot_gradient_maps
+from keras_trn.experiments.gradient_maps_plots import variants_table
+
+RESULTS = Path(__file__).parent.parent / "results"
+FUSION_BLOCKS = [
+    fusion_blocks.Concatenation,
+    fusion_blocks.ChannelAttention,
+    fusion_blocks.CrossAttention,
+]
+
+
+def estimate(estimator_class, classifier, images, labels=None):
+    keras.utils.set_random_seed(0)
+    estimator = estimator_class(width=4, depth=1)
+    estimator.build_for((8, 8, 1), num_classes=10)
+    for variable in estimator.trainable_variables:
+        variable.assign(np.random.default_rng(1).normal(scale=0.1, size=variable.shape))
+    return estimator(images, classifier=classifier, labels=labels).numpy()
+
+
+@pytest.fixture
+def images(digits):
+    return tf.constant(digits[0][:8])
+
+
+def test_zeroed_map_leaves_the_noise_estimate_alone(classifier, images):
+    maps = estimate(keras_trn.gradient_maps.EstimatedLabel, classifier, images)
+    zeroed = estimate(label_estimators.MapZeroed, classifier, images)
+    np.testing.assert_array_equal(zeroed[..., :2], 0 * maps[..., :2])
+    np.testing.assert_allclose(zeroed[..., 2], maps[..., 2], atol=1e-6)
+
+
+def test_known_label_decides_for_which_label_the_map_is_taken(classifier, images):
+    known = [
+        estimate(label_estimators.LabelKnown, classifier, images, labels=np.full(8, label))
+        for label in (3, 5)
+    ]
+    assert np.abs(known[0][..., 0] - known[1][..., 0]).max() > 0.1
+    np.testing.assert_array_equal(known[0][..., 2], known[1][..., 2])
+
+
+def test_map_at_the_image_differs_from_that_halfway(classifier, images):
+    halfway = estimate(keras_trn.gradient_maps.EstimatedLabel, classifier, images)
+    at_the_image = estimate(label_estimators.AtTheImage, classifier, images)
+    np.testing.assert_allclose(at_the_image[..., 2], halfway[..., 2], atol=1e-6)
+    assert np.abs(at_the_image[..., 0] - halfway[..., 0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("fusion_block", FUSION_BLOCKS)
+@pytest.mark.parametrize("sides", [(8, 8), (7, 9)])
+def test_restorer_with_another_fusion_block_uses_both_streams(fusion_block, sides):
+    keras.utils.set_random_seed(0)
+    restorer = fusion_blocks.make_restorer(fusion_block, width=4, depth=1)
+    generator = np.random.default_rng(0)
+    images = generator.random((2, *sides, 1), dtype="float32")
+    maps = generator.normal(size=(2, *sides, 3)).astype("float32")
+    restorer(images, gradient_maps=maps)
+    assert isinstance(restorer.fusion_blocks[0], fusion_block)
+    for variable in restorer.trainable_variables:
+        variable.assign(generator.normal(scale=0.3, size=variable.shape))
+    restored = restorer(images, gradient_maps=maps)
+    assert restored.shape == images.shape
+    assert np.abs(restored - restorer(images, gradient_maps=-maps)).max() > 1e-3
+    assert np.abs(restored - restorer(1 - images, gradient_maps=maps)).max() > 1e-3
+
+
+def test_model_is_trained_once_and_loaded_from_then_on(tmp_path):
+    made = []
+
+    def train():
+        made.append(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
+        return made[-1]
+
+    first, second = (trained_models.load_or_train(tmp_path / "model.keras", train) for _ in "12")
+    assert len(made) == 1
+    np.testing.assert_array_equal(first.get_weights()[0], second.get_weights()[0])
+    # What was only half written when the process died is trained again.
+    (tmp_path / "model.keras").rename(tmp_path / "unfinished_model.keras")
+    trained_models.load_or_train(tmp_path / "model.keras", train)
+    assert len(made) == 2
+
+
+def test_tables_of_the_comparison_are_those_of_its_results():
+    path = RESULTS / "gradient_maps_fashion_mnist.json"
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    tables = {
+        "variants": variants_table(runs),
+        "agreement": attacks_table(runs, "agreement", 100),
+        "psnr": attacks_table(runs, "restored_psnr"),
+    }
+    for name, table in tables.items():
+        written = path.with_name(f"{path.stem}_{name}.md").read_text(encoding="utf-8")
+        assert written == table
+    left, right = plot_gradient_maps(runs).axes
+    assert len(left.get_yticklabels()) == len({run["variant"] for run in runs}) - 2
+    assert len(right.lines) == 5
+
+
+def test_map_is_worth_more_than_its_rivals():
+    path = RESULTS / "gradient_maps_fashion_mnist.json"
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+
+    def ratio(variant, attack):
+        return [
+            cell["restored_psnr"]
+            for run in runs
+            for cell in run["cells"]
+            if run["variant"] == variant
+            and (cell["attack"], cell["threat_model"]) == (attack, "oblivious")
+            and (cell["norm"], cell["epsilon"]) == ("linf", 0.1)
+        ]
+
+    for attack in ("PGD-20", "BIM-20", "MIM-20"):
+        for rival in ("single stream", "EstimatedLabel, map zeroed"):
+            assert min(ratio("EstimatedLabel", attack)) > max(ratio(rival, attack)) + 1, rival
+
+
+def test_table_of_the_label_leak_is_that_of_its_results():
+    path = RESULTS / "label_leak_fashion_mnist.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    written = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert written == label_leak_fashion_mnist.to_markdown(rows)
