@@ -177,7 +177,14 @@ def test_table_goes_to_its_place_and_nowhere_else(report, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/index.md", "docs/method.md", "docs/judging.md"]
+    "page",
+    [
+        "README.md",
+        "docs/index.md",
+        "docs/method.md",
+        "docs/judging.md",
+        "keras_trn/presets/trn_fashion_mnist.md",
+    ],
 )
 def test_pages_show_the_results_as_they_are(page):
     text = (ROOT / page).read_text(encoding="utf-8")
