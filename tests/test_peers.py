@@ -78,9 +78,9 @@ def test_filter_gives_the_same_in_every_mode(make_filter, noise):
     filtered = make_filter(untrained_classifier((8, 8, 1)))
     images = noise(8, 8, 1)
     expected = filtered.classifier.predict(filtered.restore(images), verbose=0)
-    np.testing.assert_allclose(filtered(images), expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(tf.function(filtered)(tf.constant(images)), expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(filtered.predict(images, verbose=0), expected, rtol=1e-5, atol=1e-6)
+    compiled = tf.function(filtered)(tf.constant(images))
+    for logits in (filtered(images), compiled, filtered.predict(images, verbose=0)):
+        np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("in_graph", [False, True])

@@ -29,9 +29,10 @@ SEED = 0
 BATCH_SIZE = 64
 CLASSIFIER_EPOCHS = 12
 RESTORER_EPOCHS = 4
-OBLIVIOUS_EXAMPLES = 5000
-EPSILONS = (0.05, 0.2, 0.3)
-WORST_EXAMPLES = 250
+OBLIVIOUS_EXAMPLES = 2000
+EPSILONS = (0.05, 0.2)
+WORST_EXAMPLES = 200
+CHECK_EXAMPLES = 30
 CLASS_NAMES = (
     "T-shirt",
     "trousers",
@@ -88,6 +89,7 @@ def judge(protected, test, path, folder):
         linf,
         oblivious,
         epsilons=EPSILONS,
+        check_examples=CHECK_EXAMPLES,
         backup=folder / "report.jsonl",
         seed=SEED,
     ).to_json(path)
@@ -96,6 +98,7 @@ def judge(protected, test, path, folder):
         fashion_mnist.evaluation_pipeline(*test, WORST_EXAMPLES, 250),
         [descent, attacks.Square(epsilon, queries=200)],
         [*oblivious, "bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"],
+        check_examples=CHECK_EXAMPLES,
         backup=folder / "worst.jsonl",
         seed=SEED,
     ).to_json(path.with_name(f"{path.stem}_worst.json"))
