@@ -23,9 +23,9 @@ from keras_trn.evaluation.examples import unpack
 from keras_trn.experiments import fashion_mnist
 
 SEED = 0
-CLASSIFIER_EPOCHS = 4
+CLASSIFIER_EPOCHS = 3
 BATCH_SIZE = 64
-TRAINING_IMAGES = 8000
+TRAINING_IMAGES = 6000
 RESTORER_EPOCHS = 5
 VALIDATION_IMAGES = 2000
 
