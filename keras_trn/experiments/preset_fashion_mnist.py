@@ -21,6 +21,7 @@ from keras_trn import attacks
 from keras_trn import threat_models
 from keras_trn.experiments import fashion_mnist
 from keras_trn.experiments.trained_models import load_or_train
+from keras_trn.logits import predicted_labels
 from keras_trn.presets import FOLDER
 from keras_trn.visualization import plot_restorations
 
@@ -102,7 +103,10 @@ def judge(protected, test, path, folder):
         backup=folder / "worst.jsonl",
         seed=SEED,
     ).to_json(path.with_name(f"{path.stem}_worst.json"))
-    images, labels = (part[:5] for part in test)
+    images, labels = (part[:WORST_EXAMPLES] for part in test)
+    # What attacks and restorations do shows on images that the classifier gets right.
+    is_right = predicted_labels(protected.classifier, images).numpy() == labels
+    images, labels = (part[is_right][:5] for part in (images, labels))
     figure = plot_restorations(protected, images, labels, descent.with_seed(SEED), CLASS_NAMES)
     figure.savefig(path.with_suffix(".png"), dpi=110)
 
