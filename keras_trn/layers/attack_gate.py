@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+_HIDDEN_UNITS = 8
+
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class AttackGate(keras.layers.Layer):
@@ -19,7 +21,6 @@ class AttackGate(keras.layers.Layer):
     restorer has one is this project's own choice.
 
     Args:
-        units: Number of units of the hidden layer.
         **kwargs: The usual arguments of a Keras layer (`name`, `dtype`).
 
     Call arguments:
@@ -39,21 +40,17 @@ class AttackGate(keras.layers.Layer):
         ```
     """
 
-    def __init__(self, units=8, **kwargs):
-        super().__init__(**kwargs)
-        self.units = units
-
     def build(self, features_shape):
         filters = features_shape[-1]
         self.hidden = keras.layers.Dense(
-            self.units, activation="relu", dtype=self.dtype_policy, name="hidden"
+            _HIDDEN_UNITS, activation="relu", dtype=self.dtype_policy, name="hidden"
         )
         self.hidden.build((None, 2 * filters))
         # Rather open than closed at the start, as a closed gate keeps a restorer from learning.
         self.judgement = keras.layers.Dense(
             1, bias_initializer="ones", dtype=self.dtype_policy, name="judgement"
         )
-        self.judgement.build((None, self.units))
+        self.judgement.build((None, _HIDDEN_UNITS))
 
     def call(self, features):
         pooled = ops.concatenate(
@@ -63,6 +60,3 @@ class AttackGate(keras.layers.Layer):
 
     def compute_output_shape(self, features_shape):
         return features_shape[0], 1
-
-    def get_config(self):
-        return {**super().get_config(), "units": self.units}
