@@ -202,6 +202,9 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         predicts for the clean one, times `classification_loss_weight`, plus the
         gradient map's own loss where it learns.
 
+        `EstimatedLabel` gives the restorer the map for the known label while it
+        learns, so the figures of training flatter. Those of validation do not.
+
         Args:
             optimizer: A Keras optimizer, or its name.
             attack: An attack of `keras_trn.attacks`, or a list of them, of which
@@ -248,7 +251,9 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
             self.attack, self.classifier, clean, predicted, self.benign_share
         )
         with tf.GradientTape() as tape:
-            restored, logits, losses = self._restore_with_losses(images, predicted, clean)
+            restored, logits, losses = self._restore_with_losses(
+                images, predicted, clean, training=True
+            )
             loss = loss_of_replica(losses, sample_weight)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self.trained_variables)
@@ -265,9 +270,13 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         clean, labels, sample_weight = unpack(data)
         predicted = self.labels_to_restore(clean, labels)
         attacked = self.validation_attack(self.classifier, clean, predicted)
-        _, logits, benign_losses = self._restore_with_losses(clean, predicted, clean)
+        _, logits, benign_losses = self._restore_with_losses(
+            clean, predicted, clean, training=False
+        )
         self.benign_accuracy.update_state(labels, logits, sample_weight)
-        restored, logits, losses = self._restore_with_losses(attacked, predicted, clean)
+        restored, logits, losses = self._restore_with_losses(
+            attacked, predicted, clean, training=False
+        )
         self.judge_restorations(restored, clean, training=False)
         self.adversarial_accuracy.update_state(labels, logits, sample_weight)
         self.psnr.update_state(clean, restored)
@@ -287,13 +296,13 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         """
         return predicted_labels(self.classifier, clean)
 
-    def _restore_with_losses(self, images, predicted, clean):
+    def _restore_with_losses(self, images, predicted, clean, training):
         """Restored images, their logits, and the loss of each image."""
         if self.gradient_map is None:
             restored, map_losses = self.restorer(images), 0.0
         else:
             maps, map_losses = self.gradient_map.call_with_loss(
-                images, self.classifier, predicted, clean
+                images, self.classifier, predicted, clean, training=training
             )
             restored = self.restorer(images, gradient_maps=maps)
         logits = logits_function(self.classifier)(restored)

@@ -55,6 +55,17 @@ def test_known_label_decides_for_which_label_the_map_is_taken(classifier, images
     np.testing.assert_array_equal(known[0][..., 2], known[1][..., 2])
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_taught_with_estimates_no_known_label_is_seen(training, classifier, images):
+    estimator = label_estimators.TaughtWithEstimates(width=4, depth=1)
+    estimator.build_for((8, 8, 1), num_classes=10)
+    maps = [
+        estimator.call_with_loss(images, classifier, np.full(8, label), images, training)[0]
+        for label in (3, 5)
+    ]
+    np.testing.assert_array_equal(*maps)
+
+
 def test_map_at_the_image_differs_from_that_halfway(classifier, images):
     halfway = estimate(keras_trn.gradient_maps.EstimatedLabel, classifier, images)
     at_the_image = estimate(label_estimators.AtTheImage, classifier, images)

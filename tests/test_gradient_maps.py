@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 from keras_trn import gradient_maps
+from keras_trn.gradient_maps.estimated_label import _RESTORED_LOSS_WEIGHT
 from keras_trn.gradient_maps.gradient_map import normalize
 from keras_trn.logits import cross_entropy_direction
 
@@ -446,6 +447,42 @@ def test_estimated_label_takes_the_map_halfway_for_the_labels_that_it_estimates(
     )
     maps = estimator(images, classifier=unsure)[..., :1]
     np.testing.assert_allclose(maps, expected, atol=1e-4)
+
+
+def test_estimated_label_teaches_with_known_labels_and_is_judged_with_its_own(classifier, digits):
+    images, unsure = tf.constant(digits[0][:8]), scaled(classifier, 0.1)
+    estimator = trained(build(*ESTIMATORS["estimated"]))
+    labels = (np.argmax(estimator.estimate_labels(images, unsure), axis=-1) + 1) % 10
+
+    def maps(**kwargs):
+        return estimator.call_with_loss(images, unsure, labels, images, **kwargs)[0][..., :1]
+
+    halfway = (images + estimator.first_restorer(images)) / 2
+    known = normalize(
+        pull_back_direction(
+            unsure, halfway, lambda z: cross_entropy_direction(z, tf.one_hot(labels, 10))
+        )
+    )
+    np.testing.assert_allclose(maps(), known, atol=1e-4)
+    estimated = estimator(images, classifier=unsure)[..., :1]
+    np.testing.assert_allclose(maps(training=False), estimated, atol=1e-6)
+    assert np.abs(known - estimated).max() > 0.1
+
+
+def test_first_restoration_learns_to_be_classified_alike(classifier, digits):
+    images, labels = tf.constant(digits[0][:8]), digits[1][:8]
+    estimator = trained(build(*ESTIMATORS["estimated"]))
+    restored = tf.stop_gradient(estimator.first_restorer(images))
+    of_restored = keras.losses.sparse_categorical_crossentropy(
+        labels, classifier(restored), from_logits=True
+    )
+    of_labels = -np.log(estimator.estimate_labels(images, classifier).numpy()[np.arange(8), labels])
+    _, losses = estimator.call_with_loss(images, classifier, labels, restored)
+    is_attacked_loss = losses - _RESTORED_LOSS_WEIGHT * of_restored - of_labels
+    _, attack_logits = estimator.first_restorer.restore_and_judge(images)
+    np.testing.assert_allclose(
+        is_attacked_loss, tf.nn.softplus(-attack_logits[:, 0]), rtol=1e-3, atol=1e-4
+    )
 
 
 def pull_back_direction(classifier, images, direction):

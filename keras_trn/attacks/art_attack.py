@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import tensorflow as tf
+from tqdm import TqdmWarning
 
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.norms import project
@@ -169,8 +170,9 @@ def import_art():
         The package `art`.
     """
     with warnings.catch_warnings():
-        # ART misses PyTorch, which none of these attacks needs.
+        # ART misses PyTorch, and ipywidgets in a notebook; none of these attacks needs them.
         warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", TqdmWarning)
         import art.attacks.evasion
         import art.estimators.classification
     return art

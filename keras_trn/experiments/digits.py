@@ -68,10 +68,11 @@ def make_optimizer(learning_rate, train, epochs):
 
 
 def training_attacks():
-    """The attacks that restorers are trained on."""
+    """What restorers are trained on: attacks of one step and of several, and noise."""
     return [
         keras_trn.attacks.FastGradientMethod(STRENGTHS),
         keras_trn.attacks.ProjectedGradientDescent(STRENGTHS, steps=5),
+        keras_trn.attacks.RandomNoise(STRENGTHS),
     ]
 
 

@@ -39,7 +39,7 @@ from keras_trn.experiments.trained_models import load_or_train
 from keras_trn.experiments.trained_models import load_weights_or_train
 from keras_trn.gradient_maps import EstimatedLabel
 
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 CLASSIFIER_EPOCHS = 6
 TRAINING_IMAGES = 6000
 BATCH_SIZE = 32
@@ -73,6 +73,8 @@ class Variant:
     gradient_map: Callable | None = None
     fusion_block: type = keras_trn.layers.FusionBlock
     sizes: dict = dataclasses.field(default_factory=lambda: fashion_mnist.RESTORER_SIZES)
+    # The variant whose weights it has, where it differs in use alone.
+    trained_as: str | None = None
 
     def protect(self, classifier):
         """Puts it in front of a classifier, not yet trained."""
@@ -101,7 +103,10 @@ VARIANTS = {
     "single stream, deeper": Variant(sizes={"depth": 5}),
     "EstimatedLabel": Variant(EstimatedLabel),
     "EstimatedLabel, map zeroed": Variant(label_estimators.MapZeroed),
-    "EstimatedLabel, label known": Variant(label_estimators.LabelKnown),
+    "EstimatedLabel, label known": Variant(
+        label_estimators.LabelKnown, trained_as="EstimatedLabel"
+    ),
+    "EstimatedLabel, taught with estimates": Variant(label_estimators.TaughtWithEstimates),
     "EstimatedLabel, at the image": Variant(label_estimators.AtTheImage),
     "UniformLabel": Variant(gradient_maps.UniformLabel, sizes=SIZES_WITHOUT_ESTIMATION),
     "concatenation": Variant(EstimatedLabel, fusion_blocks.Concatenation),
@@ -224,7 +229,8 @@ def main(path):
     )
     defences = {("bare", None): classifier}
     for seed, (name, variant) in tqdm(list(itertools.product(SEEDS, VARIANTS.items()))):
-        weights = folder / f"{name.replace(' ', '_')}_{seed}.weights.h5"
+        trained_as = (variant.trained_as or name).replace(" ", "_")
+        weights = folder / f"{trained_as}_{seed}.weights.h5"
         defences[name, seed] = train_variant(variant, classifier, *few, seed, weights)
 
     by_name = {f"{name}, seed {seed}": defence for (name, seed), defence in defences.items()}

@@ -17,7 +17,7 @@ class MapZeroed(EstimatedLabel):
 
 
 class LabelKnown(EstimatedLabel):
-    """The upper bound: the same network, told the label that the attack leads away from."""
+    """The upper bound: the same weights, told the label that the attack leads away from."""
 
     needs_labels = True
 
@@ -32,3 +32,10 @@ class AtTheImage(EstimatedLabel):
         at_the_image = super().maps_for(label_distribution, images, images, logits_of)
         maps = at_the_image[..., : 2 * images.shape[-1]]
         return tf.concat([maps, images - restored], axis=-1)
+
+
+class TaughtWithEstimates(EstimatedLabel):
+    """The restorer learns from maps for estimated labels, not from those for the known ones."""
+
+    def call_with_loss(self, images, classifier, labels, clean_images, training=True):
+        return super().call_with_loss(images, classifier, labels, clean_images, training=False)

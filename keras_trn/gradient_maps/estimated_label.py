@@ -1,5 +1,7 @@
 """The estimator that learns for which label to take the map."""
 
+from typing import NamedTuple
+
 import keras
 import tensorflow as tf
 from keras import ops
@@ -15,7 +17,18 @@ _PROBE = 0.5
 # What a squashed map has half of its largest value at, in root mean squares of the map.
 _KNEE = 0.1
 _PIXEL_LOSS_WEIGHT = 10.0
+# More makes strong attacks easier to see through, and faint ones harder.
+_RESTORED_LOSS_WEIGHT = 0.2
 _SMALLEST_VARIANCE = 1e-12
+
+
+class _FirstPass(NamedTuple):
+    """What is known before the gradient is taken."""
+
+    restored: tf.Tensor
+    attack_logits: tf.Tensor
+    restored_logits: tf.Tensor
+    label_logits: tf.Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -38,8 +51,13 @@ class EstimatedLabel(GradientMap):
 
     The map is handed to the restorer together with a squashed copy of it, which
     tells the sign of weak gradients too, and with what the first restoration took
-    away, the noise estimate. All of it is trained jointly with the restorer;
-    nothing is differentiated through the map.
+    away, the noise estimate.
+
+    It learns beside the restorer, from a loss of its own; nothing is differentiated
+    through the map. While the restorer learns, the map is taken for the label that
+    the attack led away from ("teacher forcing", Williams and Zipser, Neural
+    Computation 1989), so the restorer learns to trust it. When it is validated or
+    used, the map is the one for the estimated label.
 
     Channels: three times those of the image (map, squashed map, noise estimate).
     Cost: 1 backward pass whatever the number of classes, and 2 more forward
@@ -110,19 +128,37 @@ class EstimatedLabel(GradientMap):
 
     def call(self, images, classifier, labels=None):
         self._check_call(images, labels)
-        maps, _, _, _ = self._estimate(images, classifier, labels)
-        return maps
+        logits_of = logits_function(classifier)
+        first = self._first_pass(images, logits_of)
+        distribution = self.label_distribution(first.label_logits, labels)
+        return self.maps_for(distribution, images, first.restored, logits_of)
 
-    def call_with_loss(self, images, classifier, labels, clean_images):
-        maps, restored, attack_logits, label_logits = self._estimate(images, classifier, labels)
-        pixel_loss = tf.reduce_mean(tf.abs(restored - clean_images), axis=[1, 2, 3])
-        label_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, label_logits)
+    def call_with_loss(self, images, classifier, labels, clean_images, training=True):
+        logits_of = logits_function(classifier)
+        first = self._first_pass(images, logits_of)
+        if training:
+            distribution = tf.one_hot(labels, first.label_logits.shape[-1])
+        else:
+            distribution = self.label_distribution(first.label_logits, labels)
+        maps = self.maps_for(distribution, images, first.restored, logits_of)
+        return tf.stop_gradient(maps), self._estimation_losses(first, images, labels, clean_images)
+
+    def _estimation_losses(self, first, images, labels, clean_images):
+        pixel_loss = tf.reduce_mean(tf.abs(first.restored - clean_images), axis=[1, 2, 3])
+        restored_loss, label_loss = (
+            tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            for logits in (first.restored_logits, first.label_logits)
+        )
         is_attacked = tf.reduce_any(images != clean_images, axis=[1, 2, 3])
         attack_loss = tf.nn.sigmoid_cross_entropy_with_logits(
-            tf.cast(is_attacked, tf.float32), attack_logits[:, 0]
+            tf.cast(is_attacked, tf.float32), first.attack_logits[:, 0]
         )
-        losses = _PIXEL_LOSS_WEIGHT * pixel_loss + label_loss + attack_loss
-        return tf.stop_gradient(maps), losses
+        return (
+            _PIXEL_LOSS_WEIGHT * pixel_loss
+            + _RESTORED_LOSS_WEIGHT * restored_loss
+            + label_loss
+            + attack_loss
+        )
 
     def estimate_labels(self, images, classifier):
         """Estimates the label distribution that the maps are taken for.
@@ -134,16 +170,7 @@ class EstimatedLabel(GradientMap):
         Returns:
             A tensor of shape `(batch, num_classes)`; each row sums to 1.
         """
-        _, _, label_logits = self._first_pass(images, logits_function(classifier))
-        return tf.nn.softmax(label_logits)
-
-    def _estimate(self, images, classifier, labels):
-        """The maps, the first restoration, and the logits of an attack and of the labels."""
-        logits_of = logits_function(classifier)
-        restored, attack_logits, label_logits = self._first_pass(images, logits_of)
-        distribution = self.label_distribution(label_logits, labels)
-        maps = self.maps_for(distribution, images, restored, logits_of)
-        return maps, restored, attack_logits, label_logits
+        return tf.nn.softmax(self._first_pass(images, logits_function(classifier)).label_logits)
 
     def label_distribution(self, label_logits, labels=None):
         """Says for which labels the maps are taken; a study may take others.
@@ -159,12 +186,13 @@ class EstimatedLabel(GradientMap):
         return tf.nn.softmax(label_logits)
 
     def _first_pass(self, images, logits_of):
-        """The first restoration, the logits of an attack, and those of the labels."""
+        """Restores the images for a first time, and estimates their labels."""
         restored, attack_logits = self.first_restorer.restore_and_judge(images)
         before, after = logits_of(images), logits_of(restored)
         score = self._score(before, after)
         gate = tf.sigmoid(attack_logits)
-        return restored, attack_logits, (1 - gate) * before + gate * after + score
+        label_logits = (1 - gate) * before + gate * after + score
+        return _FirstPass(restored, attack_logits, after, label_logits)
 
     def _score(self, before, after):
         """Scores every class from its logits before and after the first restoration."""

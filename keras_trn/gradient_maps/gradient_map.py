@@ -127,14 +127,16 @@ class GradientMap(keras.layers.Layer):
         directions = self.directions(logits, labels)
         return tf.concat([pull_back(tape, logits, images, d) for d in directions], axis=-1)
 
-    def call_with_loss(self, images, classifier, labels, clean_images):
-        """Estimates the maps for training, and the estimator's own loss.
+    def call_with_loss(self, images, classifier, labels, clean_images, training=True):
+        """Estimates the maps where the labels are known, and the estimator's own loss.
 
         Args:
             images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
             classifier: From images to logits.
             labels: Class indices of shape `(batch,)`.
             clean_images: What `images` were before the attack.
+            training: Whether a restorer learns from the maps. It may then be taught
+                with better ones than it will meet; where it is judged it may not.
 
         Returns:
             The maps, through which no gradient flows, and a loss for each image,
