@@ -9,6 +9,7 @@ from keras_trn import metrics as metrics
 from keras_trn import peers as peers
 from keras_trn import threat_models as threat_models
 from keras_trn import visualization as visualization
+from keras_trn.adversarial_cache import cache_adversarial_examples as cache_adversarial_examples
 from keras_trn.evaluation import evaluate as evaluate
 from keras_trn.presets import list_presets as list_presets
 from keras_trn.protected_classifier import ProtectedClassifier as ProtectedClassifier
@@ -22,6 +23,7 @@ __all__ = [
     "TwoStreamRestorationNetwork",
     "__version__",
     "attacks",
+    "cache_adversarial_examples",
     "datasets",
     "evaluate",
     "evaluation",

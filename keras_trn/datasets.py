@@ -11,7 +11,7 @@ import tensorflow as tf
 NAMES = ("digits", "fashion_mnist", "cifar10", "svhn_cropped")
 
 
-def load(name, batch_size=128, data_dir=None, seed=0):
+def load(name, batch_size=128, data_dir=None, seed=0, shuffle=True):
     """Loads a data set as pipelines for training, validation and test.
 
     `"digits"` are the 1,797 grey images of 8 by 8 pixels that come with
@@ -26,12 +26,12 @@ def load(name, batch_size=128, data_dir=None, seed=0):
             environment variable `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
         seed: Whole number that fixes the split of the digits, and the order in
             which training images are shuffled.
+        shuffle: Whether training images are shuffled anew in every epoch.
 
     Returns:
         Three `tf.data.Dataset`s, `(train, validation, test)`, of batches
         `(images, labels)`: float32 of shape `(batch, height, width, channels)` in
-        [0, 1], and int64 of shape `(batch,)`. The training images are shuffled
-        anew in every epoch.
+        [0, 1], and int64 of shape `(batch,)`.
 
     Raises:
         ValueError: If the name is not known.
@@ -51,7 +51,8 @@ def load(name, batch_size=128, data_dir=None, seed=0):
         raise ValueError(f"Unknown data set {name!r}; there are {', '.join(map(repr, NAMES))}.")
     splits = _load_digits(seed) if name == "digits" else _load_tensorflow_dataset(name, data_dir)
     train, validation, test = splits
-    train = train.cache().shuffle(len(train), seed=seed, reshuffle_each_iteration=True)
+    if shuffle:
+        train = train.cache().shuffle(len(train), seed=seed, reshuffle_each_iteration=True)
     return tuple(
         split.batch(batch_size).prefetch(tf.data.AUTOTUNE) for split in (train, validation, test)
     )

@@ -167,6 +167,13 @@ def check_data(x, y, image_shape, num_classes, needs_labels=True):
         x = (batch for batch in itertools.chain([first], x))
     elif isinstance(x, tf.data.Dataset):
         images_spec = x.element_spec[0] if isinstance(x.element_spec, tuple) else x.element_spec
+        if isinstance(images_spec, dict):
+            raise ValueError(
+                "The pipeline must hold images and labels; received a dictionary of "
+                f"{', '.join(map(repr, images_spec))} in place of the images. The adversarial "
+                "examples of a frozen classifier are for the training of what restores images "
+                "in front of it."
+            )
         check_image_type(images_spec, image_shape)
         first = next(iter(first_elements(x, 1)), (None, None))
     elif isinstance(x, keras.utils.PyDataset):

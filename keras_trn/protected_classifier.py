@@ -16,6 +16,8 @@ from keras_trn.restoration_network import TwoStreamRestorationNetwork
 from keras_trn.restored_classifier import RestoredClassifier
 from keras_trn.training import TrainedOnAttacks
 from keras_trn.training import attack_some
+from keras_trn.training import brings_adversarial_examples
+from keras_trn.training import crafted_before
 from keras_trn.training import loss_of_replica
 from keras_trn.training import unpack
 
@@ -190,6 +192,7 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         benign_share=0.25,
         pixel_loss_weight=10.0,
         classification_loss_weight=1.0,
+        fresh_share=0.25,
         jit_compile="auto",
         run_eagerly=False,
         steps_per_execution=1,
@@ -214,6 +217,9 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
             benign_share: Share of each batch that is left benign, from 0 to 1.
             pixel_loss_weight: Weight of the pixels in the loss.
             classification_loss_weight: Weight of the classifier's cross-entropy.
+            fresh_share: Share of the attacked images that is attacked anew in each step,
+                from 0 to 1, where the data come from `cache_adversarial_examples`.
+                Of other data, all are.
             jit_compile: Whether to compile the steps with XLA; `"auto"` leaves it
                 to Keras.
             run_eagerly: Whether to run steps without a graph, to debug them.
@@ -226,11 +232,14 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         check_range("classification_loss_weight", classification_loss_weight, 0, np.inf)
         self.pixel_loss_weight = pixel_loss_weight
         self.classification_loss_weight = classification_loss_weight
+        check_range("fresh_share", fresh_share, 0, 1)
+        self.fresh_share = fresh_share
         self.compile_training(
             optimizer,
             attack,
             benign_share,
-            loss_arguments={
+            own_arguments={
+                "fresh_share": fresh_share,
                 "pixel_loss_weight": pixel_loss_weight,
                 "classification_loss_weight": classification_loss_weight,
             },
@@ -248,7 +257,13 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         clean, labels, sample_weight = unpack(data)
         predicted = self.labels_to_restore(clean, labels)
         images, benign_count = attack_some(
-            self.attack, self.classifier, clean, predicted, self.benign_share
+            self.attack,
+            self.classifier,
+            clean,
+            predicted,
+            self.benign_share,
+            crafted_before(data),
+            self.fresh_share,
         )
         with tf.GradientTape() as tape:
             restored, logits, losses = self._restore_with_losses(
@@ -283,6 +298,12 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         losses = self.benign_share * benign_losses + (1 - self.benign_share) * losses
         self.loss_metric.update_state(losses, sample_weight)
         return self.get_metrics_result()
+
+    def _checked(self, x, y=None, needs_labels=True):
+        if brings_adversarial_examples(x):
+            super()._checked(x.map(lambda inputs, *rest: (inputs["images"], *rest)))
+            return x
+        return super()._checked(x, y, needs_labels)
 
     def labels_to_restore(self, clean, labels):
         """The classes that restored images shall get back; a study may take others.

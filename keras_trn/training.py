@@ -25,14 +25,14 @@ class TrainedOnAttacks:
         """The variables that the optimizer of `compile` trains: all trainable ones."""
         return self.trainable_variables
 
-    def compile_training(self, optimizer, attack, benign_share, loss_arguments, **keras_arguments):
+    def compile_training(self, optimizer, attack, benign_share, own_arguments, **keras_arguments):
         """Compiles whatever the loss is.
 
         Args:
             optimizer: A Keras optimizer, or its name.
             attack: An attack of `keras_trn.attacks`, or a list of them.
             benign_share: Share of each batch that is left benign, from 0 to 1.
-            loss_arguments: The arguments of `compile` that say what the loss is.
+            own_arguments: The further arguments of `compile` that the model has of its own.
             **keras_arguments: The arguments of `keras.Model.compile`.
 
         Raises:
@@ -46,7 +46,7 @@ class TrainedOnAttacks:
         self._compile_arguments = {
             "attack": attack,
             "benign_share": benign_share,
-            **loss_arguments,
+            **own_arguments,
             **keras_arguments,
         }
         self.attack = attack
@@ -137,16 +137,41 @@ def checked_training_data(check, x, y, kwargs):
     return x, kwargs
 
 
-def attack_some(attack, classifier, clean, labels, benign_share):
-    """Leaves the first images of a batch benign and attacks the others; returns also how many."""
+def attack_some(attack, classifier, clean, labels, benign_share, crafted=None, fresh_share=1.0):
+    """Leaves the first images of a batch benign, and takes the others attacked.
+
+    Args:
+        attack: The attack.
+        classifier: What it attacks.
+        clean: Clean images of shape `(batch, height, width, channels)`.
+        labels: Class indices of shape `(batch,)` that it leads away from.
+        benign_share: Share of the batch that is left benign.
+        crafted: Adversarial examples of all images that were crafted before, if any.
+        fresh_share: Share of the others that is attacked anew where there are any.
+
+    Returns:
+        The images, and the number of benign ones, which are the first.
+    """
     if benign_share == 1:
         return clean, tf.shape(clean)[0]
+    size = tf.shape(clean)[0]
     # At least one image is attacked, as convolutions need one.
-    count = tf.round(benign_share * tf.cast(tf.shape(clean)[0], tf.float32))
-    benign_count = tf.minimum(tf.cast(count, tf.int32), tf.shape(clean)[0] - 1)
-    attacked = attack(classifier, clean[benign_count:], labels[benign_count:])
-    images = tf.concat([clean[:benign_count], attacked], axis=0)
+    benign_count = tf.minimum(_share(benign_share, size), size - 1)
+    if crafted is None:
+        fresh_share, crafted = 1.0, clean
+    parts = [clean[:benign_count]]
+    crafted_from = benign_count
+    if fresh_share > 0:
+        crafted_from += tf.maximum(_share(fresh_share, size - benign_count), 1)
+        fresh = slice(benign_count, crafted_from)
+        parts.append(attack(classifier, clean[fresh], labels[fresh]))
+    parts.append(crafted[crafted_from:])
+    images = tf.concat(parts, axis=0)
     return tf.stop_gradient(tf.ensure_shape(images, clean.shape)), benign_count
+
+
+def _share(share, number):
+    return tf.cast(tf.round(share * tf.cast(number, tf.float32)), tf.int32)
 
 
 def with_loss_scaling(optimizer):
@@ -159,12 +184,25 @@ def with_loss_scaling(optimizer):
 def unpack(data):
     """The images, labels and weights of a batch."""
     images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    images = images["images"] if isinstance(images, dict) else images
     if labels is None:
         raise ValueError(
             "Training and evaluation need labels: pass `fit(images, labels)`, or a dataset of "
             "pairs of images and labels."
         )
     return tf.cast(images, tf.float32), tf.cast(tf.reshape(labels, [-1]), tf.int64), sample_weight
+
+
+def brings_adversarial_examples(dataset):
+    """Tells whether a pipeline is one of `cache_adversarial_examples`."""
+    spec = dataset.element_spec if isinstance(dataset, tf.data.Dataset) else None
+    return isinstance(spec, tuple) and isinstance(spec[0], dict) and "adversarial" in spec[0]
+
+
+def crafted_before(data):
+    """The adversarial examples that a batch of `cache_adversarial_examples` brings along."""
+    images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+    return images["adversarial"] if isinstance(images, dict) else None
 
 
 def loss_of_replica(losses, sample_weight=None):

@@ -43,6 +43,7 @@ class Attack:
             By default those the classifier predicts, so that the perturbation
             carries nothing of the truth that the classifier does not know.
         epsilon: Overrides the attack's own: a number, or one number per image.
+        seed: Overrides the attack's own, for this call; not inside a graph.
 
     Returns:
         A float32 tensor of adversarial images of the shape of `images`, in [0, 1].
@@ -100,7 +101,7 @@ class Attack:
         """
         raise NotImplementedError(f"{type(self).__name__} does not define `craft`.")
 
-    def __call__(self, classifier, images, labels=None, epsilon=None):
+    def __call__(self, classifier, images, labels=None, epsilon=None, seed=None):
         images = tf.convert_to_tensor(images)
         if not tf.executing_eagerly():
             check_image_type(images)
@@ -122,7 +123,7 @@ class Attack:
                 raise ValueError(f"Received {len(images)} images but {np.size(epsilon)} epsilons.")
         epsilon = self._epsilon_per_image(images, epsilon)
         # Drawn outside the graph, which would keep the global seed it was traced with.
-        random_seed = self._random_seed()
+        random_seed = self._random_seed() if seed is None else tf.constant([seed, 0])
         if labels is not None:
             labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
         return self._run(classifier, images, labels, epsilon, random_seed)
@@ -170,6 +171,19 @@ class Attack:
             epsilon = self.epsilon
         epsilon = tf.reshape(tf.cast(epsilon, tf.float32), [-1])
         return tf.reshape(tf.broadcast_to(epsilon, [batch_size]), [-1, 1, 1, 1])
+
+    def draw_epsilon(self, number, generator):
+        """Draws an epsilon for each of several images, from the range if there is one.
+
+        Args:
+            number: Number of images.
+            generator: A `numpy.random.Generator`.
+
+        Returns:
+            An array of shape `(number,)`.
+        """
+        low, high = self.epsilon if isinstance(self.epsilon, tuple) else (self.epsilon,) * 2
+        return generator.uniform(low, high, number).astype("float32")
 
     def _random_seed(self, stream=0):
         """A seed for TensorFlow's stateless random numbers."""

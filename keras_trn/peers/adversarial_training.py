@@ -119,7 +119,7 @@ class AdversariallyTrainedClassifier(TrainedOnAttacks, keras.Model):
             optimizer,
             attack,
             benign_share,
-            loss_arguments={},
+            own_arguments={},
             jit_compile=jit_compile,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,

@@ -80,6 +80,7 @@ class AdversarialPerturbationElimination(ProtectedClassifier):
         pixel_loss_weight=10.0,
         adversarial_loss_weight=0.3,
         discriminator_optimizer="adam",
+        fresh_share=0.25,
         jit_compile="auto",
         run_eagerly=False,
         steps_per_execution=1,
@@ -101,6 +102,9 @@ class AdversarialPerturbationElimination(ProtectedClassifier):
             adversarial_loss_weight: Weight of deceiving the discriminator.
             discriminator_optimizer: A Keras optimizer, or its name, for the
                 discriminator.
+            fresh_share: Share of the attacked images that is attacked anew in each step,
+                from 0 to 1, where the data come from `cache_adversarial_examples`.
+                Of other data, all are.
             jit_compile: Whether to compile the steps with XLA; `"auto"` leaves it
                 to Keras.
             run_eagerly: Whether to run steps without a graph, to debug them.
@@ -115,11 +119,14 @@ class AdversarialPerturbationElimination(ProtectedClassifier):
         self.adversarial_loss_weight = adversarial_loss_weight
         self.discriminator_optimizer = keras.optimizers.get(discriminator_optimizer)
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
+        check_range("fresh_share", fresh_share, 0, 1)
+        self.fresh_share = fresh_share
         self.compile_training(
             optimizer,
             attack,
             benign_share,
-            loss_arguments={
+            own_arguments={
+                "fresh_share": fresh_share,
                 "pixel_loss_weight": pixel_loss_weight,
                 "adversarial_loss_weight": adversarial_loss_weight,
                 "discriminator_optimizer": self.discriminator_optimizer,

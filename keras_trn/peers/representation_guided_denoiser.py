@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from keras_trn.input_validation import check_range
 from keras_trn.logits import logits_function
 from keras_trn.peers.single_stream import checked_restorer
 from keras_trn.protected_classifier import ProtectedClassifier
@@ -68,6 +69,7 @@ class RepresentationGuidedDenoiser(ProtectedClassifier):
         optimizer="adam",
         attack=None,
         benign_share=0.25,
+        fresh_share=0.25,
         jit_compile="auto",
         run_eagerly=False,
         steps_per_execution=1,
@@ -82,6 +84,9 @@ class RepresentationGuidedDenoiser(ProtectedClassifier):
             attack: An attack of `keras_trn.attacks`, or a list of them, of which
                 each gets an equal share of every batch.
             benign_share: Share of each batch that is left benign, from 0 to 1.
+            fresh_share: Share of the attacked images that is attacked anew in each step,
+                from 0 to 1, where the data come from `cache_adversarial_examples`.
+                Of other data, all are.
             jit_compile: Whether to compile the steps with XLA; `"auto"` leaves it
                 to Keras.
             run_eagerly: Whether to run steps without a graph, to debug them.
@@ -90,11 +95,13 @@ class RepresentationGuidedDenoiser(ProtectedClassifier):
         Raises:
             ValueError: If there is no attack, or the share is out of range.
         """
+        check_range("fresh_share", fresh_share, 0, 1)
+        self.fresh_share = fresh_share
         self.compile_training(
             optimizer,
             attack,
             benign_share,
-            loss_arguments={},
+            own_arguments={"fresh_share": fresh_share},
             jit_compile=jit_compile,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,

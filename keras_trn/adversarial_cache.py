@@ -1,0 +1,275 @@
+"""Adversarial examples of a frozen classifier, crafted once and kept on disk."""
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from keras_trn.classifier_interface import describe_classifier
+from keras_trn.evaluation.backup import fingerprint
+from keras_trn.evaluation.measurement import check_dataset
+from keras_trn.input_validation import check_count
+from keras_trn.input_validation import check_data
+from keras_trn.input_validation import check_images
+from keras_trn.input_validation import first_elements
+from keras_trn.training import checked_attack
+
+_SETTINGS = "settings.json"
+# Perturbations are small: float16 keeps them to a thousandth of their size.
+_PERTURBATION_TYPE = np.float16
+_CRAFTED_TOGETHER = 128
+_FEATURES = {
+    "image": tf.io.FixedLenFeature([], tf.string),
+    "perturbation": tf.io.FixedLenFeature([], tf.string),
+    "label": tf.io.FixedLenFeature([], tf.int64),
+    "epsilon": tf.io.FixedLenFeature([], tf.float32),
+    "attack": tf.io.FixedLenFeature([], tf.int64),
+}
+
+
+def cache_adversarial_examples(
+    classifier,
+    dataset,
+    attack,
+    folder,
+    batch_size=64,
+    rounds=1,
+    shard_size=1024,
+    seed=0,
+    verbose=1,
+):
+    """Crafts adversarial examples of a frozen classifier once, and trains from disk.
+
+    While a restorer is trained its classifier stays as it is, and so do the
+    classifier's adversarial examples: they can be crafted before, and used in every
+    epoch. They are kept in the folder in shards. A run that was interrupted goes on
+    with the first shard that is missing, and ends with the same examples as one that
+    was not. No more than two shards are in memory at a time.
+
+    Each image meets one attack in each round, in turns, and an attack whose epsilon is
+    a range draws one for each image. All attacks lead away from what the classifier
+    predicts.
+
+    Args:
+        classifier: A Keras model from images in [0, 1] to logits.
+        dataset: A `tf.data.Dataset` of batches of images and labels, the same in the
+            same order whenever it is run through.
+        attack: An attack of `keras_trn.attacks`, or a list of them.
+        folder: Where the examples are kept; made if it is not there.
+        batch_size: Number of images in a batch of the pipeline that is returned.
+        rounds: How many adversarial examples there shall be of each image. They
+            differ in attack, epsilon and random start.
+        shard_size: Number of images in a file.
+        seed: Whole number that fixes what is random in the attacks, and the order of
+            the pipeline.
+        verbose: 1 for a progress bar, 0 for none.
+
+    Returns:
+        A `tf.data.Dataset` for `ProtectedClassifier.fit`, shuffled anew in every epoch.
+        Its elements are pairs of a dictionary and labels, an int64 tensor of shape
+        `(batch,)`. The dictionary holds
+
+        - `"images"`: the clean images, float32 of shape `(batch, height, width, channels)`;
+        - `"adversarial"`: their adversarial examples, of the same shape;
+        - `"epsilon"`: the largest distance that each was allowed, float32 of shape
+          `(batch,)`;
+        - `"attack"`: which of the attacks it was, int64 of shape `(batch,)`.
+
+    Raises:
+        ValueError: If the folder holds examples of another classifier, of other data or
+            other settings; if the dataset does not keep its order; or if an argument is
+            malformed.
+
+    Example:
+        ```python
+        import tempfile
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        train, validation, test = keras_trn.datasets.load("digits", shuffle=False)
+        attacks = [
+            keras_trn.attacks.FastGradientMethod(epsilon=(0.0, 0.2)),
+            keras_trn.attacks.ProjectedGradientDescent(epsilon=(0.0, 0.2), steps=3),
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            examples = keras_trn.cache_adversarial_examples(
+                classifier, train.take(2), attacks, folder, verbose=0
+            )
+            inputs, labels = next(iter(examples))
+        assert inputs["adversarial"].shape == (64, 8, 8, 1)
+        ```
+    """
+    for name, value in (("batch_size", batch_size), ("rounds", rounds), ("shard_size", shard_size)):
+        check_count(name, value)
+    attack = checked_attack(attack)
+    attacks = getattr(attack, "attacks", [attack])
+    cache = _Cache(classifier, attacks, Path(folder), rounds, shard_size, seed)
+    cache.craft_missing(dataset, verbose)
+    return cache.pipeline(batch_size)
+
+
+class _Cache:
+    """The files of a folder, and how they come to be."""
+
+    def __init__(self, classifier, attacks, folder, rounds, shard_size, seed):
+        self.classifier = classifier
+        self.attacks = attacks
+        self.folder = folder
+        self.rounds = rounds
+        self.shard_size = shard_size
+        self.seed = seed
+        self.image_shape, self.num_classes = describe_classifier(classifier)
+        self.paths = []
+        self.examples = 0
+
+    # --- Crafting --------------------------------------------------------------
+
+    def craft_missing(self, dataset, verbose):
+        """Crafts what the folder does not hold yet."""
+        check_dataset(dataset)
+        check_data(dataset, None, self.image_shape, self.num_classes)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tqdm(unit="example", disable=not verbose) as progress:
+            shards = dataset.unbatch().batch(self.shard_size).as_numpy_iterator()
+            for shard, (images, labels) in enumerate(shards):
+                check_images(images, self.image_shape)
+                if shard == 0:
+                    self._settle(images[:8])
+                    self._check_order(dataset, images)
+                for round_ in range(self.rounds):
+                    self._craft_unless_there(shard, round_, images, labels)
+                    progress.update(len(images))
+
+    def _settle(self, images):
+        """Writes down what the examples depend on, or checks that it is what it was."""
+        settings = {
+            "classifier": fingerprint(self.classifier, images),
+            "attacks": [repr(attack) for attack in self.attacks],
+            "rounds": self.rounds,
+            "shard_size": self.shard_size,
+            "seed": self.seed,
+        }
+        path = self.folder / _SETTINGS
+        if not path.exists():
+            with _written_whole(path) as unfinished:
+                unfinished.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in settings.items():
+            if before[name] != value:
+                raise ValueError(
+                    f"{str(self.folder)!r} holds adversarial examples of other settings: "
+                    f"{name} was {before[name]!r} and is now {value!r}. Take another folder, or "
+                    "delete this one."
+                )
+
+    def _check_order(self, dataset, images):
+        again = next(iter(first_elements(dataset.unbatch().batch(len(images)), 1)))
+        if not np.array_equal(again[0], images):
+            raise ValueError(
+                "The dataset does not keep its order: its first images differ when it is run "
+                "through again, so an interrupted run could not go on. Leave the shuffling out; "
+                "`cache_adversarial_examples` shuffles what it returns."
+            )
+
+    def _craft_unless_there(self, shard, round_, images, labels):
+        name = f"round-{round_}-shard-{shard:05d}"
+        path = self.folder / f"{name}-{_digest(images, labels)}.tfrecord"
+        others = set(self.folder.glob(f"{name}-*.tfrecord")) - {path}
+        if others:
+            raise ValueError(
+                f"{str(self.folder)!r} holds adversarial examples of other images: "
+                f"{min(others).name} is not of the images {shard * self.shard_size} to "
+                f"{shard * self.shard_size + len(images) - 1} of this dataset. Take another "
+                "folder, or delete this one."
+            )
+        if not path.exists():
+            crafted = self._craft(shard, round_, images)
+            with _written_whole(path) as unfinished:
+                _write_examples(unfinished, images, labels, *crafted)
+        self.paths.append(str(path))
+        self.examples += len(images)
+
+    def _craft(self, shard, round_, images):
+        """Crafts the examples of a shard: adversarial images, their epsilons and attacks."""
+        # Seeded for each shard, so that it does not matter where an interrupted run goes on.
+        generator = np.random.default_rng([self.seed, round_, shard])
+        turns = (np.arange(len(images)) + round_) % len(self.attacks)
+        adversarial, epsilons = np.copy(images), np.zeros(len(images), "float32")
+        for turn, attack in enumerate(self.attacks):
+            (rows,) = np.nonzero(turns == turn)
+            epsilons[rows] = attack.draw_epsilon(len(rows), generator)
+            for start in range(0, len(rows), _CRAFTED_TOGETHER):
+                part = rows[start : start + _CRAFTED_TOGETHER]
+                adversarial[part] = attack(
+                    self.classifier,
+                    images[part],
+                    epsilon=epsilons[part],
+                    seed=int(generator.integers(np.iinfo(np.int32).max)),
+                )
+        return adversarial, epsilons, turns
+
+    # --- Reading ---------------------------------------------------------------
+
+    def pipeline(self, batch_size):
+        """Makes the pipeline of all examples, shuffled anew whenever it is run through."""
+        files = tf.data.Dataset.from_tensor_slices(self.paths)
+        files = files.shuffle(len(self.paths), seed=self.seed)
+        examples = files.interleave(
+            tf.data.TFRecordDataset, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE
+        )
+        batches = examples.shuffle(2 * self.shard_size, seed=self.seed).batch(batch_size)
+        number = tf.data.experimental.assert_cardinality(-(-self.examples // batch_size))
+        return batches.map(self._parse, tf.data.AUTOTUNE).apply(number).prefetch(2)
+
+    def _parse(self, examples):
+        parsed = tf.io.parse_example(examples, _FEATURES)
+        shape = [-1, *self.image_shape]
+        images = tf.reshape(tf.io.decode_raw(parsed["image"], tf.float32), shape)
+        perturbation = tf.reshape(tf.io.decode_raw(parsed["perturbation"], tf.float16), shape)
+        adversarial = tf.clip_by_value(images + tf.cast(perturbation, tf.float32), 0.0, 1.0)
+        inputs = {
+            "images": images,
+            "adversarial": adversarial,
+            "epsilon": parsed["epsilon"],
+            "attack": parsed["attack"],
+        }
+        return inputs, parsed["label"]
+
+
+def _write_examples(path, images, labels, adversarial, epsilons, attacks):
+    """Writes examples into a file of TFRecords."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for image, label, changed, epsilon, attack in zip(
+            images, labels, adversarial, epsilons, attacks, strict=True
+        ):
+            perturbation = (changed - image).astype(_PERTURBATION_TYPE)
+            example = tf.train.Example()
+            feature = example.features.feature
+            feature["image"].bytes_list.value.append(image.tobytes())
+            feature["perturbation"].bytes_list.value.append(perturbation.tobytes())
+            feature["label"].int64_list.value.append(int(label))
+            feature["epsilon"].float_list.value.append(epsilon)
+            feature["attack"].int64_list.value.append(int(attack))
+            writer.write(example.SerializeToString(deterministic=True))
+
+
+@contextlib.contextmanager
+def _written_whole(path):
+    """Lets a file be written under another name, so that it is there whole or not at all."""
+    unfinished = path.with_suffix(".unfinished")
+    yield unfinished
+    os.replace(unfinished, path)
+
+
+def _digest(images, labels):
+    digest = hashlib.sha256(np.ascontiguousarray(images).tobytes())
+    digest.update(np.asarray(labels, "int64").tobytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,267 @@
+"""Adversarial examples are crafted once, kept on disk, and trained from."""
+
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_trn
+from keras_trn import attacks
+from keras_trn.training import attack_some
+
+EPSILON = 0.2
+KILLED_SCRIPT = """
+import sys
+import keras
+import keras_trn
+
+classifier = keras.models.load_model(sys.argv[1])
+_, _, test = keras_trn.datasets.load("digits")
+keras_trn.cache_adversarial_examples(
+    classifier,
+    test,
+    [
+        keras_trn.attacks.FastGradientMethod((0.0, 0.2)),
+        keras_trn.attacks.ProjectedGradientDescent((0.0, 0.2), steps=int(sys.argv[3])),
+    ],
+    sys.argv[2],
+    shard_size=48,
+    verbose=0,
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    _, _, test = keras_trn.datasets.load("digits")
+    return test
+
+
+def make_attacks():
+    return [
+        attacks.FastGradientMethod((0.0, EPSILON)),
+        attacks.ProjectedGradientDescent((EPSILON / 2, EPSILON), steps=3),
+    ]
+
+
+def cache(classifier, dataset, folder, attack=None, **kwargs):
+    arguments = {"shard_size": 100, "verbose": 0, **kwargs}
+    return keras_trn.cache_adversarial_examples(
+        classifier, dataset, attack or make_attacks(), folder, **arguments
+    )
+
+
+def collect(examples):
+    """All examples of a pipeline as arrays, in an order of their own."""
+    inputs, labels = zip(*examples.as_numpy_iterator(), strict=True)
+    arrays = {key: np.concatenate([batch[key] for batch in inputs]) for key in inputs[0]}
+    arrays["labels"] = np.concatenate(labels)
+    keys = arrays["images"].reshape(len(labels := arrays["labels"]), -1).round(4)
+    order = np.lexsort([arrays["attack"], labels, *keys.T])
+    return {key: values[order] for key, values in arrays.items()}
+
+
+def in_same_order(images):
+    return images[np.lexsort([*images.reshape(len(images), -1).round(4).T])]
+
+
+@pytest.fixture(scope="module")
+def examples(classifier, dataset, tmp_path_factory):
+    return collect(cache(classifier, dataset, tmp_path_factory.mktemp("cache")))
+
+
+def test_every_image_is_there_once_with_its_label(examples, digits):
+    images, labels = digits
+    np.testing.assert_array_equal(in_same_order(examples["images"]), in_same_order(images))
+    assert sorted(examples["labels"]) == sorted(labels)
+
+
+def test_attacks_take_turns_and_keep_to_the_epsilon_that_is_recorded(examples):
+    assert np.bincount(examples["attack"]).tolist() == [180, 180]
+    epsilon = examples["epsilon"]
+    of_descent = epsilon[examples["attack"] == 1]
+    assert of_descent.min() >= EPSILON / 2 and of_descent.max() <= EPSILON
+    assert epsilon[examples["attack"] == 0].min() < EPSILON / 10
+    assert len(np.unique(epsilon)) > 350
+    distance = np.abs(examples["adversarial"] - examples["images"]).max(axis=(1, 2, 3))
+    assert np.all(distance <= 1.001 * epsilon)
+    assert np.mean(distance >= 0.99 * epsilon) > 0.95
+    assert examples["adversarial"].min() >= 0 and examples["adversarial"].max() <= 1
+
+
+def test_examples_mislead_the_classifier(classifier, examples):
+    strong = examples["attack"] == 1
+    labels = examples["labels"][strong]
+    clean, adversarial = (
+        np.mean(classifier.predict(examples[key][strong], verbose=0).argmax(-1) == labels)
+        for key in ("images", "adversarial")
+    )
+    assert clean > 0.9 and adversarial < 0.2
+
+
+def test_rounds_give_each_image_to_another_attack(classifier, dataset, tmp_path):
+    examples = cache(classifier, dataset.take(1), tmp_path, rounds=2, shard_size=32)
+    assert len(examples) == 4
+    examples = collect(examples)
+    assert np.bincount(examples["attack"]).tolist() == [128, 128]
+    np.testing.assert_array_equal(examples["images"][::2], examples["images"][1::2])
+
+
+def test_pipeline_is_shuffled_anew_and_knows_its_length(classifier, dataset, tmp_path):
+    pipeline = cache(classifier, dataset, tmp_path, batch_size=50)
+    assert len(pipeline) == 8
+    epochs = [np.concatenate([labels for _, labels in pipeline]) for _ in range(2)]
+    assert len(epochs[0]) == 360
+    assert not np.array_equal(*epochs)
+
+
+def test_finished_examples_are_not_crafted_again(classifier, dataset, tmp_path):
+    cache(classifier, dataset, tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    missing = sorted(tmp_path.glob("*.tfrecord"))[1]
+    content = missing.read_bytes()
+    missing.unlink()
+    cache(classifier, dataset, tmp_path)
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert set(after) == set(before) and len(after) == 5
+    assert {name for name in after if after[name] != before[name]} == {missing.name}
+    assert missing.read_bytes() == content
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on_and_ends_with_the_same_examples(classifier, tmp_path):
+    classifier.save(tmp_path / "classifier.keras")
+
+    def start(folder):
+        command = [sys.executable, "-c", KILLED_SCRIPT, tmp_path / "classifier.keras"]
+        return subprocess.Popen([*command, tmp_path / folder, "40"])
+
+    process = start("killed")
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "killed").glob("*.tfrecord"))) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*.tfrecord")}
+    assert 2 <= len(finished) < 8
+    for folder in ("killed", "whole"):
+        assert start(folder).wait() == 0
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in finished.items())
+    killed, whole = (
+        {path.name: path.read_bytes() for path in (tmp_path / folder).glob("*.tfrecord")}
+        for folder in ("killed", "whole")
+    )
+    assert len(whole) == 8
+    assert killed == whole
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"seed": 1}, "seed was 0 and is now 1"),
+        ({"rounds": 2}, "rounds was 1 and is now 2"),
+        ({"shard_size": 50}, "shard_size was 100"),
+        ({"attack": attacks.FastGradientMethod(0.1)}, "attacks was"),
+    ],
+)
+def test_folder_of_other_settings_is_refused(changed, named, classifier, dataset, tmp_path):
+    cache(classifier, dataset.take(1), tmp_path)
+    with pytest.raises(ValueError, match=named):
+        cache(classifier, dataset.take(1), tmp_path, **changed)
+
+
+def test_folder_of_another_classifier_or_of_other_images_is_refused(classifier, dataset, tmp_path):
+    cache(classifier, dataset.take(1), tmp_path)
+    other = keras.models.clone_model(classifier)
+    with pytest.raises(ValueError, match="classifier was"):
+        cache(other, dataset.take(1), tmp_path)
+    darker = dataset.take(1).map(lambda images, labels: (0.9 * images, labels))
+    with pytest.raises(ValueError, match="other"):
+        cache(classifier, darker, tmp_path)
+    relabelled = dataset.take(1).map(lambda images, labels: (images, 9 - labels))
+    with pytest.raises(ValueError, match="not of the images 0 to 99"):
+        cache(classifier, relabelled, tmp_path)
+
+
+def test_shuffled_or_malformed_data_are_refused(classifier, dataset, digits, tmp_path):
+    train, _, _ = keras_trn.datasets.load("digits")
+    with pytest.raises(ValueError, match="does not keep its order"):
+        cache(classifier, train, tmp_path)
+    with pytest.raises(ValueError, match=r"tf.data.Dataset"):
+        cache(classifier, digits[0], tmp_path)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        cache(classifier, dataset.map(lambda images, labels: (255 * images, labels)), tmp_path)
+    with pytest.raises(ValueError, match="rounds must be a whole number"):
+        cache(classifier, dataset, tmp_path, rounds=0)
+
+
+# --- Training -----------------------------------------------------------------------
+
+
+class Refused(attacks.FastGradientMethod):
+    """An attack that must not be run."""
+
+    def craft(self, logits, images, labels, epsilon, random_seed):
+        raise AssertionError("crafted anew")
+
+
+def test_fit_learns_from_examples_alone(classifier, dataset, protect, tmp_path):
+    pipeline = cache(classifier, dataset, tmp_path)
+    protected = protect(
+        classifier,
+        attack=Refused(EPSILON),
+        fresh_share=0.0,
+        optimizer=keras.optimizers.Adam(5e-3),
+    )
+    history = protected.fit(pipeline, epochs=12, verbose=0).history
+    assert history["loss"][-1] < 0.8 * history["loss"][0]
+    assert history["psnr"][-1] > history["psnr"][0] + 0.5
+
+
+def test_fit_and_evaluate_take_examples_beside_fresh_ones(classifier, dataset, protect, tmp_path):
+    pipeline = cache(classifier, dataset, tmp_path)
+    protected = protect(classifier)
+    history = protected.fit(pipeline, validation_data=pipeline, epochs=1, verbose=0).history
+    assert np.isfinite(history["loss"]).all() and np.isfinite(history["val_loss"]).all()
+
+
+@pytest.mark.parametrize(
+    ("fresh_share", "shares"), [(0.0, (4, 0, 12)), (0.25, (4, 3, 9)), (1.0, (4, 12, 0))]
+)
+def test_batch_is_part_benign_part_fresh_part_from_examples(fresh_share, shares, classifier):
+    clean = tf.fill([16, 8, 8, 1], 0.5)
+    images, benign_count = attack_some(
+        attacks.FastGradientMethod(0.1),
+        classifier,
+        clean,
+        tf.zeros([16], tf.int64),
+        benign_share=0.25,
+        crafted=tf.ones_like(clean),
+        fresh_share=fresh_share,
+    )
+    largest = np.max(images, axis=(1, 2, 3))
+    counts = [np.sum(np.isclose(largest, value)) for value in (0.5, 0.6, 1.0)]
+    assert benign_count == 4 and tuple(counts) == shares
+
+
+def test_adversarial_training_refuses_examples_of_a_frozen_classifier(
+    classifier, dataset, tmp_path
+):
+    pipeline = cache(classifier, dataset.take(1), tmp_path)
+    trained = keras_trn.peers.AdversariallyTrainedClassifier(classifier)
+    trained.compile(attack=attacks.FastGradientMethod(EPSILON))
+    with pytest.raises(ValueError, match="dictionary"):
+        trained.fit(pipeline, verbose=0)
+
+
+def test_unshuffled_training_images_keep_their_order():
+    train, _, _ = keras_trn.datasets.load("digits", shuffle=False)
+    twice = [keras_trn.datasets.to_arrays(train) for _ in range(2)]
+    np.testing.assert_array_equal(twice[0][0], twice[1][0])
+    shuffled, _, _ = keras_trn.datasets.load("digits")
+    assert sorted(keras_trn.datasets.to_arrays(shuffled)[1]) == sorted(twice[0][1])
