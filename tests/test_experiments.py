@@ -66,13 +66,6 @@ def test_taught_with_estimates_no_known_label_is_seen(training, classifier, imag
     np.testing.assert_array_equal(*maps)
 
 
-def test_map_at_the_image_differs_from_that_halfway(classifier, images):
-    halfway = estimate(keras_trn.gradient_maps.EstimatedLabel, classifier, images)
-    at_the_image = estimate(label_estimators.AtTheImage, classifier, images)
-    np.testing.assert_allclose(at_the_image[..., 2], halfway[..., 2], atol=1e-6)
-    assert np.abs(at_the_image[..., 0] - halfway[..., 0]).max() > 1e-3
-
-
 @pytest.mark.parametrize("fusion_block", FUSION_BLOCKS)
 @pytest.mark.parametrize("sides", [(8, 8), (7, 9)])
 def test_restorer_with_another_fusion_block_uses_both_streams(fusion_block, sides):

@@ -43,7 +43,14 @@ FIXED_LABELS = {
     "ranked": (Ranked, {"number": 3}),
     "true": (gradient_maps.TrueLabel, {}),
 }
-ESTIMATORS = {**FIXED_LABELS, "estimated": (gradient_maps.EstimatedLabel, {"width": 4, "depth": 1})}
+ESTIMATORS = {
+    **FIXED_LABELS,
+    "estimated": (gradient_maps.EstimatedLabel, {"width": 4, "depth": 1}),
+    "estimated at the end": (
+        gradient_maps.EstimatedLabel,
+        {"width": 4, "depth": 1, "position": 1},
+    ),
+}
 every_estimator = pytest.mark.parametrize(
     ("estimator_class", "config"), ESTIMATORS.values(), ids=ESTIMATORS
 )
@@ -436,17 +443,42 @@ def test_estimated_label_hands_over_map_squashed_map_and_noise_estimate(classifi
     assert np.abs(noise).max() > 0.01
 
 
-def test_estimated_label_takes_the_map_halfway_for_the_labels_that_it_estimates(classifier, digits):
+@pytest.mark.parametrize("position", [0, 0.5, 1])
+def test_estimated_label_takes_the_map_on_the_way_for_the_labels_that_it_estimates(
+    position, classifier, digits
+):
     images, unsure = tf.constant(digits[0][:8]), scaled(classifier, 0.1)
-    estimator = trained(build(*ESTIMATORS["estimated"]))
+    estimator = trained(
+        build(gradient_maps.EstimatedLabel, {"width": 4, "depth": 1, "position": position})
+    )
     labels = estimator.estimate_labels(images, unsure)
     np.testing.assert_allclose(tf.reduce_sum(labels, axis=-1), 1.0, atol=1e-5)
-    halfway = (images + estimator.first_restorer(images)) / 2
+    taken_at = images + position * (estimator.first_restorer(images) - images)
     expected = normalize(
-        pull_back_direction(unsure, halfway, lambda z: cross_entropy_direction(z, labels))
+        pull_back_direction(unsure, taken_at, lambda z: cross_entropy_direction(z, labels))
     )
     maps = estimator(images, classifier=unsure)[..., :1]
     np.testing.assert_allclose(maps, expected, atol=1e-4)
+
+
+def test_position_decides_neither_the_labels_nor_the_noise_estimate(classifier, digits):
+    images = tf.constant(digits[0][:8])
+    found = []
+    for position in (0, 0.5, 1):
+        estimator = trained(
+            build(gradient_maps.EstimatedLabel, {"width": 4, "depth": 1, "position": position})
+        )
+        maps = estimator(images, classifier=classifier)
+        found.append([estimator.estimate_labels(images, classifier), maps[..., 2], maps[..., 0]])
+    for labels, noise, gradient_map in found[1:]:
+        np.testing.assert_allclose(labels, found[0][0], atol=1e-5)
+        np.testing.assert_allclose(noise, found[0][1], atol=1e-6)
+        assert np.abs(gradient_map - found[0][2]).max() > 1e-3
+
+
+def test_position_off_the_way_is_refused():
+    with pytest.raises(ValueError, match="position must be a number from 0 to 1"):
+        gradient_maps.EstimatedLabel(position=1.5)
 
 
 def test_estimated_label_teaches_with_known_labels_and_is_judged_with_its_own(classifier, digits):

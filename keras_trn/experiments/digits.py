@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 import keras_trn
+from keras_trn.experiments.trained_models import count_parameters
 
 EPSILON = 0.2
 STRENGTHS = (EPSILON / 4, 1.5 * EPSILON)
@@ -88,8 +89,7 @@ def make_gradient_map():
 
 def make_rival():
     """Makes the single-stream restorer that is as large as restorer and gradient map together."""
-    restorer, gradient_map = make_restorer(), make_gradient_map()
-    gradient_map.build_for((8, 8, 1), num_classes=10)
-    restorer.build((None, 8, 8, 1), (None, 8, 8, gradient_map.map_channels(1, 10)))
-    parameters = restorer.count_params() + gradient_map.count_params()
-    return restorer.single_stream_rival((None, 8, 8, 1), parameters)
+    protected = keras_trn.ProtectedClassifier(
+        make_classifier(), make_restorer(), make_gradient_map()
+    )
+    return protected.restorer.single_stream_rival((None, 8, 8, 1), count_parameters(protected))

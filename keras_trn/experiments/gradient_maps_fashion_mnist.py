@@ -13,6 +13,7 @@ Writes tables in Markdown and a plot beside the JSON file.
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import sys
@@ -35,6 +36,7 @@ from keras_trn.experiments import label_estimators
 from keras_trn.experiments.gradient_maps_plots import attacks_table
 from keras_trn.experiments.gradient_maps_plots import plot_gradient_maps
 from keras_trn.experiments.gradient_maps_plots import variants_table
+from keras_trn.experiments.trained_models import count_parameters
 from keras_trn.experiments.trained_models import load_or_train
 from keras_trn.experiments.trained_models import load_weights_or_train
 from keras_trn.gradient_maps import EstimatedLabel
@@ -93,11 +95,6 @@ def _rival(classifier, depth):
     )
 
 
-def count_parameters(protected):
-    """Counts the trained parameters of restorer and gradient map together."""
-    return sum(weight.shape.num_elements() for weight in protected.trainable_weights)
-
-
 VARIANTS = {
     "single stream": Variant(sizes={"depth": 3}),
     "single stream, deeper": Variant(sizes={"depth": 5}),
@@ -107,7 +104,8 @@ VARIANTS = {
         label_estimators.LabelKnown, trained_as="EstimatedLabel"
     ),
     "EstimatedLabel, taught with estimates": Variant(label_estimators.TaughtWithEstimates),
-    "EstimatedLabel, at the image": Variant(label_estimators.AtTheImage),
+    "EstimatedLabel, at the image": Variant(functools.partial(EstimatedLabel, position=0)),
+    "EstimatedLabel, at its restoration": Variant(functools.partial(EstimatedLabel, position=1)),
     "UniformLabel": Variant(gradient_maps.UniformLabel, sizes=SIZES_WITHOUT_ESTIMATION),
     "concatenation": Variant(EstimatedLabel, fusion_blocks.Concatenation),
     "channel attention": Variant(EstimatedLabel, fusion_blocks.ChannelAttention),

@@ -11,9 +11,9 @@ class MapZeroed(EstimatedLabel):
     def backward_passes(self, num_classes):
         return 0
 
-    def maps_for(self, label_distribution, images, restored, logits_of):
-        nothing = tf.zeros_like(images)
-        return tf.concat([nothing, nothing, images - restored], axis=-1)
+    def maps_for(self, label_distribution, first):
+        nothing = tf.zeros_like(first.images)
+        return tf.concat([nothing, nothing, first.images - first.restored], axis=-1)
 
 
 class LabelKnown(EstimatedLabel):
@@ -23,15 +23,6 @@ class LabelKnown(EstimatedLabel):
 
     def label_distribution(self, label_logits, labels=None):
         return tf.one_hot(labels, label_logits.shape[-1])
-
-
-class AtTheImage(EstimatedLabel):
-    """The gradient is taken at the image itself, not halfway to its first restoration."""
-
-    def maps_for(self, label_distribution, images, restored, logits_of):
-        at_the_image = super().maps_for(label_distribution, images, images, logits_of)
-        maps = at_the_image[..., : 2 * images.shape[-1]]
-        return tf.concat([maps, images - restored], axis=-1)
 
 
 class TaughtWithEstimates(EstimatedLabel):

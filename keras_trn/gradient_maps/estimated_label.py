@@ -8,12 +8,11 @@ from keras import ops
 
 from keras_trn.gradient_maps.gradient_map import GradientMap
 from keras_trn.gradient_maps.gradient_map import pull_back
+from keras_trn.input_validation import check_range
 from keras_trn.logits import cross_entropy_direction
 from keras_trn.logits import logits_function
 from keras_trn.restoration_network import TwoStreamRestorationNetwork
 
-# Share of the noise estimate that is taken away from the image where the gradient is taken.
-_PROBE = 0.5
 # What a squashed map has half of its largest value at, in root mean squares of the map.
 _KNEE = 0.1
 _PIXEL_LOSS_WEIGHT = 10.0
@@ -23,12 +22,17 @@ _SMALLEST_VARIANCE = 1e-12
 
 
 class _FirstPass(NamedTuple):
-    """What is known before the gradient is taken."""
+    """What is known of the images before a label is chosen."""
 
+    images: tf.Tensor
     restored: tf.Tensor
     attack_logits: tf.Tensor
     restored_logits: tf.Tensor
     label_logits: tf.Tensor
+    # Where the gradient is taken, the logits there, and the tape between the two.
+    taken_at: tf.Tensor
+    logits: tf.Tensor
+    tape: tf.GradientTape
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -45,9 +49,9 @@ class EstimatedLabel(GradientMap):
        a class that rises as the perturbation is lifted is likely the true one.
        The weights of this comparison are shared by all classes. As far as the
        image does not look attacked, the logits before are believed.
-    3. The gradient map is taken for the label distribution that results, halfway
-       between the image and its first restoration: an attack of several steps
-       has taken its gradients along the way.
+    3. The gradient map is taken for the label distribution that results, by default
+       halfway between the image and its first restoration: an attack of several
+       steps has taken its gradients along the way.
 
     The map is handed to the restorer together with a squashed copy of it, which
     tells the sign of weak gradients too, and with what the first restoration took
@@ -60,13 +64,15 @@ class EstimatedLabel(GradientMap):
     used, the map is the one for the estimated label.
 
     Channels: three times those of the image (map, squashed map, noise estimate).
-    Cost: 1 backward pass whatever the number of classes, and 2 more forward
-    passes.
+    Cost: 1 forward and 1 backward pass, whatever the number of classes, and 2 more
+    forward passes; 1 more at either end of the way.
 
     Args:
         width: Number of filters of the first restoration's network.
         depth: Number of its residual blocks.
         block_size: Side of the blocks in which it folds the image.
+        position: Where on the way from the image, 0, to its first restoration, 1, the
+            gradient is taken.
         **kwargs: The usual arguments of a Keras layer (`name`).
 
     Call arguments:
@@ -77,8 +83,8 @@ class EstimatedLabel(GradientMap):
         A float32 tensor of shape `(batch, height, width, 3 * channels)`.
 
     Raises:
-        ValueError: If a size is not a positive whole number, or the images are
-            malformed.
+        ValueError: If a size is not a positive whole number, the position is not
+            from 0 to 1, or the images are malformed.
 
     Example:
         ```python
@@ -96,8 +102,10 @@ class EstimatedLabel(GradientMap):
         ```
     """
 
-    def __init__(self, width=32, depth=3, block_size=2, **kwargs):
+    def __init__(self, width=32, depth=3, block_size=2, position=0.5, **kwargs):
         super().__init__(**kwargs)
+        check_range("position", position, 0, 1)
+        self.position = position
         self.width = width
         self.depth = depth
         self.block_size = block_size
@@ -128,28 +136,25 @@ class EstimatedLabel(GradientMap):
 
     def call(self, images, classifier, labels=None):
         self._check_call(images, labels)
-        logits_of = logits_function(classifier)
-        first = self._first_pass(images, logits_of)
-        distribution = self.label_distribution(first.label_logits, labels)
-        return self.maps_for(distribution, images, first.restored, logits_of)
+        first = self._first_pass(images, classifier)
+        return self.maps_for(self.label_distribution(first.label_logits, labels), first)
 
     def call_with_loss(self, images, classifier, labels, clean_images, training=True):
-        logits_of = logits_function(classifier)
-        first = self._first_pass(images, logits_of)
+        first = self._first_pass(images, classifier)
         if training:
             distribution = tf.one_hot(labels, first.label_logits.shape[-1])
         else:
             distribution = self.label_distribution(first.label_logits, labels)
-        maps = self.maps_for(distribution, images, first.restored, logits_of)
-        return tf.stop_gradient(maps), self._estimation_losses(first, images, labels, clean_images)
+        maps = self.maps_for(distribution, first)
+        return tf.stop_gradient(maps), self._estimation_losses(first, labels, clean_images)
 
-    def _estimation_losses(self, first, images, labels, clean_images):
+    def _estimation_losses(self, first, labels, clean_images):
         pixel_loss = tf.reduce_mean(tf.abs(first.restored - clean_images), axis=[1, 2, 3])
         restored_loss, label_loss = (
             tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             for logits in (first.restored_logits, first.label_logits)
         )
-        is_attacked = tf.reduce_any(images != clean_images, axis=[1, 2, 3])
+        is_attacked = tf.reduce_any(first.images != clean_images, axis=[1, 2, 3])
         attack_loss = tf.nn.sigmoid_cross_entropy_with_logits(
             tf.cast(is_attacked, tf.float32), first.attack_logits[:, 0]
         )
@@ -170,7 +175,7 @@ class EstimatedLabel(GradientMap):
         Returns:
             A tensor of shape `(batch, num_classes)`; each row sums to 1.
         """
-        return tf.nn.softmax(self._first_pass(images, logits_function(classifier)).label_logits)
+        return tf.nn.softmax(self._first_pass(images, classifier).label_logits)
 
     def label_distribution(self, label_logits, labels=None):
         """Says for which labels the maps are taken; a study may take others.
@@ -185,14 +190,21 @@ class EstimatedLabel(GradientMap):
         """
         return tf.nn.softmax(label_logits)
 
-    def _first_pass(self, images, logits_of):
+    def _first_pass(self, images, classifier):
         """Restores the images for a first time, and estimates their labels."""
+        logits_of = logits_function(classifier)
         restored, attack_logits = self.first_restorer.restore_and_judge(images)
-        before, after = logits_of(images), logits_of(restored)
-        score = self._score(before, after)
+        taken_at = images + self.position * (restored - images)
+        with tf.GradientTape() as tape:
+            tape.watch(taken_at)
+            logits = logits_of(taken_at)
+        before = logits if self.position == 0 else logits_of(images)
+        after = logits if self.position == 1 else logits_of(restored)
         gate = tf.sigmoid(attack_logits)
-        label_logits = (1 - gate) * before + gate * after + score
-        return _FirstPass(restored, attack_logits, after, label_logits)
+        label_logits = (1 - gate) * before + gate * after + self._score(before, after)
+        return _FirstPass(
+            images, restored, attack_logits, after, label_logits, taken_at, logits, tape
+        )
 
     def _score(self, before, after):
         """Scores every class from its logits before and after the first restoration."""
@@ -207,27 +219,20 @@ class EstimatedLabel(GradientMap):
         score = self.label_scorer(ops.stack([*of_class, *of_image], axis=-1))
         return _spread(after) * ops.squeeze(score, axis=-1)
 
-    def maps_for(self, label_distribution, images, restored, logits_of):
+    def maps_for(self, label_distribution, first):
         """Takes the maps for given labels.
 
         Args:
             label_distribution: Tensor of shape `(batch, num_classes)`.
-            images: The images.
-            restored: Their first restoration.
-            logits_of: Function from images to logits.
+            first: What the first restoration has found.
 
         Returns:
             The map, a squashed copy of it, and the noise estimate, side by side.
         """
-        noise = images - restored
-        probe = images - _PROBE * noise
-        with tf.GradientTape() as tape:
-            tape.watch(probe)
-            logits = logits_of(probe)
-        direction = cross_entropy_direction(logits, label_distribution)
-        gradient_map = pull_back(tape, logits, probe, direction)
+        direction = cross_entropy_direction(first.logits, label_distribution)
+        gradient_map = pull_back(first.tape, first.logits, first.taken_at, direction)
         squashed = gradient_map / (tf.abs(gradient_map) + _KNEE)
-        return tf.concat([gradient_map, squashed, noise], axis=-1)
+        return tf.concat([gradient_map, squashed, first.images - first.restored], axis=-1)
 
     def get_config(self):
         return {
@@ -235,6 +240,7 @@ class EstimatedLabel(GradientMap):
             "width": self.width,
             "depth": self.depth,
             "block_size": self.block_size,
+            "position": self.position,
         }
 
 
