@@ -1,6 +1,7 @@
 """What the comparison of gradient maps is made of does what its names say."""
 
 import json
+import os
 from pathlib import Path
 
 import keras
@@ -9,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_trn
+from keras_trn.experiments import color_images
 from keras_trn.experiments import fusion_blocks
 from keras_trn.experiments import label_estimators
 from keras_trn.experiments import label_leak_fashion_mnist
@@ -140,3 +142,36 @@ def test_table_of_the_label_leak_is_that_of_its_results():
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     written = path.with_suffix(".md").read_text(encoding="utf-8")
     assert written == label_leak_fashion_mnist.to_markdown(rows)
+
+
+@pytest.mark.parametrize("make", [color_images.make_classifier, color_images.make_other_classifier])
+def test_classifiers_of_colour_images_can_be_protected_and_are_small(make):
+    classifier = make()
+    protected = keras_trn.ProtectedClassifier(classifier)
+    assert protected.image_shape == (32, 32, 3) and protected.num_classes == 10
+    assert classifier.count_params() < 600_000
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_varied_images_are_shifted_and_mirrored_where_it_fits(mirrored):
+    image = np.zeros((32, 32, 3), "float32")
+    image[8:24, 8:12] = 1.0
+    varied = [
+        color_images._vary(image, tf.constant([0, seed]), mirrored).numpy() for seed in range(40)
+    ]
+    assert all(v.shape == image.shape and v.sum() == image.sum() for v in varied)
+    columns = {int(np.argmax(v.sum(axis=(0, 2)))) for v in varied}
+    assert {column for column in columns if column < 16} <= set(range(4, 13))
+    assert len(columns) > 5
+    assert any(column >= 16 for column in columns) == mirrored
+
+
+@pytest.mark.real_data
+def test_training_pipeline_of_colour_images_differs_in_each_epoch():
+    if "TFDS_DATA_DIR" not in os.environ:
+        pytest.skip("TFDS_DATA_DIR is not set, and tests download nothing")
+    pipeline = color_images.training_pipeline("svhn_cropped", batch_size=32)
+    epochs = [keras_trn.datasets.to_arrays(pipeline) for _ in range(2)]
+    assert len(epochs[0][0]) == 32 * len(pipeline)
+    assert not np.array_equal(epochs[0][0], epochs[1][0])
+    assert epochs[0][0].min() >= 0 and epochs[0][0].max() <= 1

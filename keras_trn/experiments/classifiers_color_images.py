@@ -1,0 +1,59 @@
+r"""Trains the classifiers of CIFAR-10 or SVHN that are to be protected.
+
+    python -m keras_trn.experiments.classifiers_color_images \
+        cifar10 results/trn_cifar10.work
+
+Trains the classifier that is protected and another one, for attacks that transfer, and
+writes both into the folder, with their accuracy on the validation images. A run that was
+interrupted goes on with the epoch that it had reached.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import keras
+
+import keras_trn
+from keras_trn.experiments import color_images
+from keras_trn.experiments.trained_models import load_or_train
+
+SEED = 0
+BATCH_SIZE = 128
+EPOCHS = {color_images.make_classifier: 30, color_images.make_other_classifier: 15}
+
+
+def train(make, name, folder):
+    """Trains a classifier, or goes on with it."""
+    keras.utils.set_random_seed(SEED)
+    backup = keras.callbacks.BackupAndRestore(folder / make.__name__, double_checkpoint=True)
+    pipeline = color_images.training_pipeline(name, BATCH_SIZE, SEED)
+    return color_images.train_classifier(make(), pipeline, EPOCHS[make], callbacks=[backup])
+
+
+def accuracy(classifier, pipeline):
+    """Measures the share of images that a classifier gets right."""
+    images, labels = keras_trn.datasets.to_arrays(pipeline)
+    return float((classifier.predict(images, verbose=0).argmax(-1) == labels).mean())
+
+
+def main(name, folder):
+    """Trains what is missing, and writes the accuracies."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _, validation, _ = keras_trn.datasets.load(name)
+    results = {}
+    for make in EPOCHS:
+        classifier = load_or_train(
+            folder / f"{make.__name__}.keras", lambda make=make: train(make, name, folder)
+        )
+        results[make.__name__] = {
+            "validation_accuracy": accuracy(classifier, validation),
+            "parameters": classifier.count_params(),
+        }
+        print(make.__name__, results[make.__name__])
+    (folder / "classifiers.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
