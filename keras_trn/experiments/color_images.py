@@ -133,3 +133,9 @@ def training_attacks():
         descent(l2_strengths, norm="l2", steps=5),
         keras_trn.attacks.RandomNoise(strengths),
     ]
+
+
+def protect(classifier, protected_class=keras_trn.ProtectedClassifier):
+    """Puts the default gradient map and a small restorer in front of a classifier."""
+    restorer = keras_trn.TwoStreamRestorationNetwork(width=24, depth=2)
+    return protected_class(classifier, restorer, keras_trn.gradient_maps.EstimatedLabel())
