@@ -116,6 +116,41 @@ class RestoredClassifier(keras.Model):
         """
         return self._in_batches(self._restore_graph, images, labels, batch_size)
 
+    def export(
+        self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **kwargs
+    ):
+        """Exports the model for serving, gradient maps and all; as `keras.Model.export`.
+
+        What is exported needs TensorFlow alone: neither Keras nor this package.
+
+        Args:
+            filepath: Where to; a folder for a SavedModel.
+            format: As of `keras.Model.export`.
+            verbose: Whether to print what is exported.
+            input_signature: As of `keras.Model.export`; by default float32 images of the
+                shape that the classifier takes, any number of them.
+            **kwargs: The further arguments of `keras.Model.export`.
+
+        Example:
+            ```python
+            import tempfile
+            import keras
+            import keras_trn
+            import tensorflow as tf
+
+            protected = keras_trn.ProtectedClassifier.from_preset("trn_fashion_mnist")
+            images = keras.random.uniform((4, 28, 28, 1))
+            with tempfile.TemporaryDirectory() as folder:
+                protected.export(folder, verbose=False)
+                served = tf.saved_model.load(folder)
+                logits = served.serve(images)
+            assert logits.shape == (4, 10)
+            ```
+        """
+        if input_signature is None:
+            input_signature = [keras.InputSpec(shape=(None, *self.image_shape), dtype="float32")]
+        super().export(filepath, format, verbose, input_signature, **kwargs)
+
     def _in_batches(self, function, images, labels, batch_size):
         check_images(images, self.image_shape)
         images = np.asarray(images, "float32")

@@ -25,6 +25,17 @@ np.savez(sys.argv[3], logits=protected.predict(images, verbose=0),
          weights=sum(np.abs(w.numpy()).sum() for w in protected.classifier.weights))
 """
 
+SERVE = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+served = tf.saved_model.load(sys.argv[1])
+images = np.load(sys.argv[2])
+np.savez(sys.argv[3], together=served.serve(images), alone=served.serve(images[:1]))
+assert "keras_trn" not in sys.modules
+"""
+
 TRAIN_ON_TWO_DEVICES = """
 import os
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -198,3 +209,19 @@ def test_model_exports_and_serves(classifier, images, labels, protect, tmp_path)
     protected.export(tmp_path / "served", verbose=False)
     served = tf.saved_model.load(str(tmp_path / "served"))
     np.testing.assert_allclose(served.serve(images).numpy(), expected, atol=1e-5)
+
+
+def test_exported_model_serves_in_a_fresh_process_with_tensorflow_alone(
+    classifier, digits, protect, tmp_path
+):
+    images, labels = digits
+    protected = protect(classifier, optimizer=keras.optimizers.Adam(1e-2))
+    protected.fit(images[:64], labels[:64], verbose=0)
+    protected.export(tmp_path / "exported", verbose=False)
+    np.save(tmp_path / "images.npy", images[:8])
+    paths = [tmp_path / name for name in ("exported", "images.npy", "logits.npz")]
+    subprocess.run([sys.executable, "-c", SERVE, *paths], check=True)
+    served = np.load(tmp_path / "logits.npz")
+    expected = protected.predict(images[:8], verbose=0)
+    np.testing.assert_allclose(served["together"], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(served["alone"], expected[:1], rtol=1e-4, atol=1e-4)
