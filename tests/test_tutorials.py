@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
 import tensorflow as tf
@@ -101,6 +102,17 @@ def test_gradient_maps_show_what_they_say(quickstart_folder):
     assert results["label_found"]["noise, clean"] >= 0.98
 
 
+def test_any_classifier_can_be_protected_and_served(tmp_path):
+    run_tutorial("05_your_own_classifier", tmp_path, SIZE=96, IMAGES=8, EPOCHS=2)
+    results = json.loads((tmp_path / "your_own_classifier.json").read_text())
+    assert results["classifier_is_unchanged"]
+    assert np.isfinite(results["loss"]).all()
+    assert results["difference"] == 0
+    assert results["exported_difference"] <= 0.1 and results["same_classes"]
+    assert results["logits"] == [2, 1000]
+    assert len(results["latency"]) == 4 and min(results["latency"].values()) > 0
+
+
 def test_quickstart_runs_from_the_command_line(tmp_path):
     """With fewer epochs the quickstart runs through too, from the command line."""
     command = [
@@ -137,3 +149,4 @@ def test_tutorials_at_full_size_on_a_gpu(tmp_path):
     run_tutorial("02_attack_it_yourself", tmp_path)
     assert_report_is_honest(Report.from_json(tmp_path / "attack_it_yourself_digits.json"))
     run_tutorial("03_gradient_maps", tmp_path, RESULTS=str(TUTORIALS.parent / "results"))
+    run_tutorial("05_your_own_classifier", tmp_path)
