@@ -228,7 +228,8 @@ def main(path):
         for make in (fashion_mnist.make_classifier, fashion_mnist.make_other_classifier)
     )
     defences = {("bare", None): classifier}
-    for name, seed in tqdm([(name, seed) for name in VARIANTS for seed in VARIANTS[name].seeds]):
+    planned = [(name, seed) for name, variant in VARIANTS.items() for seed in variant.seeds]
+    for name, seed in tqdm(planned):
         variant = VARIANTS[name]
         trained_as = (variant.trained_as or name).replace(" ", "_")
         weights = folder / f"{trained_as}_{seed}.weights.h5"
