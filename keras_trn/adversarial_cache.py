@@ -11,12 +11,14 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_trn.classifier_interface import describe_classifier
-from keras_trn.evaluation.backup import fingerprint
 from keras_trn.evaluation.measurement import check_dataset
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_data
 from keras_trn.input_validation import check_images
+from keras_trn.input_validation import check_labels
+from keras_trn.input_validation import check_whole_number
 from keras_trn.input_validation import first_elements
+from keras_trn.logits import logits_function
 from keras_trn.training import checked_attack
 
 _SETTINGS = "settings.json"
@@ -38,6 +40,7 @@ def cache_adversarial_examples(
     attack,
     folder,
     batch_size=64,
+    drop_remainder=False,
     rounds=1,
     shard_size=1024,
     seed=0,
@@ -62,6 +65,7 @@ def cache_adversarial_examples(
         attack: An attack of `keras_trn.attacks`, or a list of them.
         folder: Where the examples are kept; made if it is not there.
         batch_size: Number of images in a batch of the pipeline that is returned.
+        drop_remainder: Whether to leave out a last batch that has fewer.
         rounds: How many adversarial examples there shall be of each image. They
             differ in attack, epsilon and random start.
         shard_size: Number of images in a file.
@@ -109,11 +113,17 @@ def cache_adversarial_examples(
     """
     for name, value in (("batch_size", batch_size), ("rounds", rounds), ("shard_size", shard_size)):
         check_count(name, value)
-    attack = checked_attack(attack)
-    attacks = getattr(attack, "attacks", [attack])
+    check_whole_number("seed", seed, 0, np.iinfo(np.int32).max)
+    attacks = _single_attacks(checked_attack(attack))
     cache = _Cache(classifier, attacks, Path(folder), rounds, shard_size, seed)
     cache.craft_missing(dataset, verbose)
-    return cache.pipeline(batch_size)
+    return cache.pipeline(batch_size, drop_remainder)
+
+
+def _single_attacks(attack):
+    """The attacks of a mixture, which may hold mixtures itself; or a single one."""
+    parts = getattr(attack, "attacks", None)
+    return [attack] if parts is None else [one for part in parts for one in _single_attacks(part)]
 
 
 class _Cache:
@@ -135,24 +145,29 @@ class _Cache:
     def craft_missing(self, dataset, verbose):
         """Crafts what the folder does not hold yet."""
         check_dataset(dataset)
+        _check_pairs(dataset)
         check_data(dataset, None, self.image_shape, self.num_classes)
         self.folder.mkdir(parents=True, exist_ok=True)
         with tqdm(unit="example", disable=not verbose) as progress:
             shards = dataset.unbatch().batch(self.shard_size).as_numpy_iterator()
             for shard, (images, labels) in enumerate(shards):
                 check_images(images, self.image_shape)
+                check_labels(labels, self.num_classes)
+                images, labels = images.astype("float32"), labels.reshape(-1)
                 if shard == 0:
-                    self._settle(images.shape[1:])
+                    # A classifier may take images of any size, a file holds those of one.
+                    self.image_shape = images.shape[1:]
                     self._check_order(dataset, images)
+                    self._settle()
                 for round_ in range(self.rounds):
                     self._craft_unless_there(shard, round_, images, labels)
                     progress.update(len(images))
 
-    def _settle(self, image_shape):
+    def _settle(self):
         """Writes down what the examples depend on, or checks that it is what it was."""
-        grey = tf.fill([1, *image_shape], 0.5)
         settings = {
-            "classifier": fingerprint(self.classifier, grey),
+            "classifier": _digest(*self.classifier.get_weights()),
+            "answers": self._answers(),
             "attacks": [repr(attack) for attack in self.attacks],
             "rounds": self.rounds,
             "shard_size": self.shard_size,
@@ -164,12 +179,17 @@ class _Cache:
                 unfinished.write_text(json.dumps(settings, indent=1), encoding="utf-8")
         before = json.loads(path.read_text(encoding="utf-8"))
         for name, value in settings.items():
-            if before[name] != value:
+            if not _is_same(before[name], value):
                 raise ValueError(
                     f"{str(self.folder)!r} holds adversarial examples of other settings: "
                     f"{name} was {before[name]!r} and is now {value!r}. Take another folder, or "
                     "delete this one."
                 )
+
+    def _answers(self):
+        """The logits for a grey image: they tell classifiers apart that have the same weights."""
+        grey = tf.fill([1, *self.image_shape], 0.5)
+        return logits_function(self.classifier)(grey).numpy().ravel().tolist()
 
     def _check_order(self, dataset, images):
         again = next(iter(first_elements(dataset.unbatch().batch(len(images)), 1)))
@@ -219,16 +239,19 @@ class _Cache:
 
     # --- Reading ---------------------------------------------------------------
 
-    def pipeline(self, batch_size):
+    def pipeline(self, batch_size, drop_remainder):
         """Makes the pipeline of all examples, shuffled anew whenever it is run through."""
         files = tf.data.Dataset.from_tensor_slices(self.paths)
         files = files.shuffle(len(self.paths), seed=self.seed)
         examples = files.interleave(
             tf.data.TFRecordDataset, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE
         )
-        batches = examples.shuffle(2 * self.shard_size, seed=self.seed).batch(batch_size)
-        number = tf.data.experimental.assert_cardinality(-(-self.examples // batch_size))
-        return batches.map(self._parse, tf.data.AUTOTUNE).apply(number).prefetch(2)
+        shuffled = examples.shuffle(2 * self.shard_size, seed=self.seed)
+        batches = shuffled.batch(batch_size, drop_remainder)
+        number = self.examples // batch_size
+        number += self.examples % batch_size > 0 and not drop_remainder
+        known = tf.data.experimental.assert_cardinality(number)
+        return batches.map(self._parse, tf.data.AUTOTUNE).apply(known).prefetch(2)
 
     def _parse(self, examples):
         parsed = tf.io.parse_example(examples, _FEATURES)
@@ -265,12 +288,31 @@ def _write_examples(path, images, labels, adversarial, epsilons, attacks):
 @contextlib.contextmanager
 def _written_whole(path):
     """Lets a file be written under another name, so that it is there whole or not at all."""
-    unfinished = path.with_suffix(".unfinished")
+    # Two processes may be at work in one folder.
+    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
     yield unfinished
     os.replace(unfinished, path)
 
 
-def _digest(images, labels):
-    digest = hashlib.sha256(np.ascontiguousarray(images).tobytes())
-    digest.update(np.asarray(labels, "int64").tobytes())
+def _is_same(before, now):
+    if isinstance(now, list) and isinstance(now[0], float):
+        # Another machine may round otherwise.
+        return len(before) == len(now) and np.allclose(before, now, rtol=1e-3, atol=1e-3)
+    return before == now
+
+
+def _check_pairs(dataset):
+    """Checks that a pipeline holds images and labels and nothing else, which would be lost."""
+    spec = dataset.element_spec
+    if not isinstance(spec, tuple) or len(spec) != 2:
+        raise ValueError(
+            "The dataset must hold pairs of images and labels, and nothing else such as sample "
+            f"weights; its elements are {spec}."
+        )
+
+
+def _digest(*arrays):
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:12]

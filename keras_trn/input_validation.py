@@ -128,6 +128,22 @@ def check_range(name, value, low, high):
         raise ValueError(f"{name} must be a number from {low:g} to {high:g}, received {value!r}.")
 
 
+def check_whole_number(name, value, low, high):
+    """Checks that an argument is a whole number in `[low, high]`.
+
+    Args:
+        name: What the number is called where the user gave it.
+        value: The number.
+        low: The smallest value allowed.
+        high: The largest value allowed.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, received {value!r}.")
+
+
 def check_count(name, value):
     """Checks that a number is a whole number of at least 1.
 

@@ -300,7 +300,7 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         return self.get_metrics_result()
 
     def _checked(self, x, y=None, needs_labels=True):
-        if brings_adversarial_examples(x):
+        if needs_labels and brings_adversarial_examples(x):
             super()._checked(x.map(lambda inputs, *rest: (inputs["images"], *rest)))
             return x
         return super()._checked(x, y, needs_labels)

@@ -86,6 +86,7 @@ class TwoStreamRestorationNetwork(keras.Model):
         self._check_streams(gradient_maps_shape)
         policy = self.dtype_policy
         self.unshuffle = PixelUnshuffle(self.block_size, dtype=policy, name="unshuffle")
+        self.unshuffle.build(images_shape)
         folded_shape = self.unshuffle.compute_output_shape(images_shape)
         features_shape = (*folded_shape[:-1], self.width)
 

@@ -121,7 +121,8 @@ class RestoredClassifier(keras.Model):
     ):
         """Exports the model for serving, gradient maps and all; as `keras.Model.export`.
 
-        What is exported needs TensorFlow alone: neither Keras nor this package.
+        What is exported needs TensorFlow alone: neither Keras nor this package. Filters
+        that run in NumPy, among the peers, cannot be exported.
 
         Args:
             filepath: Where to; a folder for a SavedModel.

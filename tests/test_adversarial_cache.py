@@ -198,6 +198,50 @@ def test_shuffled_or_malformed_data_are_refused(classifier, dataset, digits, tmp
         cache(classifier, dataset.map(lambda images, labels: (255 * images, labels)), tmp_path)
     with pytest.raises(ValueError, match="rounds must be a whole number"):
         cache(classifier, dataset, tmp_path, rounds=0)
+    with pytest.raises(ValueError, match="seed must be a whole number"):
+        cache(classifier, dataset, tmp_path, seed=-1)
+    weighed = dataset.map(lambda images, labels: (images, labels, tf.ones_like(labels)))
+    with pytest.raises(ValueError, match="nothing else such as sample weights"):
+        cache(classifier, weighed, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_double_precision_and_labels_in_columns_are_kept(classifier, digits, tmp_path):
+    images, labels = digits
+    pairs = (images[:64].astype("float64"), labels[:64, None])
+    dataset = tf.data.Dataset.from_tensor_slices(pairs).batch(32)
+    found = collect(cache(classifier, dataset, tmp_path))
+    np.testing.assert_array_equal(
+        in_same_order(found["images"]), in_same_order(images[:64].astype("float32"))
+    )
+    assert sorted(found["labels"]) == sorted(labels[:64])
+
+
+def test_classifier_of_any_image_size_and_nested_mixtures_are_served(dataset, tmp_path):
+    classifier = keras.Sequential(
+        [
+            keras.Input((None, None, 1)),
+            keras.layers.Conv2D(8, 3, padding="same", activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(10),
+        ]
+    )
+    attack = [attacks.Mixture(make_attacks()), attacks.RandomNoise(EPSILON)]
+    found = collect(cache(classifier, dataset.take(1), tmp_path, attack))
+    assert found["adversarial"].shape[1:] == (8, 8, 1)
+    assert sorted(set(found["attack"])) == [0, 1, 2]
+
+
+def test_last_smaller_batch_can_be_left_out(classifier, dataset, tmp_path):
+    pipeline = cache(classifier, dataset, tmp_path, batch_size=50, drop_remainder=True)
+    assert len(pipeline) == 7 == len(list(pipeline))
+    assert pipeline.element_spec[1].shape == (50,)
+
+
+def test_predict_says_that_it_takes_images(classifier, dataset, protect, tmp_path):
+    pipeline = cache(classifier, dataset.take(1), tmp_path)
+    with pytest.raises(ValueError, match="received a dictionary"):
+        protect(classifier).predict(pipeline, verbose=0)
 
 
 # --- Training -----------------------------------------------------------------------

@@ -382,6 +382,19 @@ def test_fresh_process_loads_every_peer(classifier, digits, tmp_path):
         np.testing.assert_array_equal(logits, peer.predict(images, verbose=0))
 
 
+def test_filters_in_numpy_say_that_they_cannot_be_exported(tmp_path):
+    classifier = untrained_classifier((8, 8, 1))
+    for make_filter in FILTERS:
+        peer = make_filter(classifier)
+        if isinstance(peer, PEERS.BitDepthReduction):
+            peer.export(tmp_path / "rounded", verbose=False)
+            assert (tmp_path / "rounded").exists()
+            continue
+        with pytest.raises(ValueError, match="filters images with NumPy"):
+            peer.export(tmp_path / "filtered")
+        assert not (tmp_path / "filtered").exists()
+
+
 @pytest.mark.parametrize("make_peer", [*FILTERS, *DENOISERS])
 def test_peer_freezes_the_classifier_and_is_a_restored_classifier(make_peer):
     classifier = untrained_classifier((8, 8, 1))

@@ -69,16 +69,19 @@ def main(name, path):
     folder = path.with_suffix(".work")
     classifiers_color_images.main(name, folder)
     classifier = keras.saving.load_model(folder / "make_classifier.keras", compile=False)
-    weights = folder / f"{path.stem}.keras"
-    load_or_train(weights, lambda: train_restorer(name, classifier, folder))
-    shutil.copy(weights, FOLDER)
-    store_as_float16(FOLDER / weights.name)
-    protected = keras.saving.load_model(FOLDER / weights.name, compile=False)
+    trained = folder / "trained.keras"
+    load_or_train(trained, lambda: train_restorer(name, classifier, folder))
+    # What is judged is what is shipped.
+    shipped = folder / f"{path.stem}.keras"
+    shutil.copy(trained, shipped)
+    store_as_float16(shipped)
+    protected = keras.saving.load_model(shipped, compile=False)
     judgement = preset.Judgement(
         color_images.EPSILON, (4 / 255, 16 / 255), CLASS_NAMES[name], oblivious_examples=10_000
     )
     _, _, test = keras_trn.datasets.load(name)
     judgement.run(protected, keras_trn.datasets.to_arrays(test), path, folder)
+    shutil.copy(shipped, FOLDER)
 
 
 if __name__ == "__main__":

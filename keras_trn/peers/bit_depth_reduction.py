@@ -3,8 +3,8 @@
 import keras
 import tensorflow as tf
 
+from keras_trn.input_validation import check_whole_number
 from keras_trn.peers.image_filter import ImageFilter
-from keras_trn.peers.image_filter import check_whole_number
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -50,6 +50,8 @@ class BitDepthReduction(ImageFilter):
         assert set(np.unique(rounded.restore(images))) == {0.0, 1.0}
         ```
     """
+
+    is_exportable = True
 
     def __init__(self, classifier, bits=3, **kwargs):
         super().__init__(classifier, **kwargs)

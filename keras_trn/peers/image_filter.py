@@ -23,6 +23,8 @@ class ImageFilter(RestoredClassifier):
     """
 
     is_differentiable = False
+    # What NumPy computes stays in the process that computes it.
+    is_exportable = False
 
     def __init__(self, classifier, **kwargs):
         super().__init__(classifier, **kwargs)
@@ -30,6 +32,15 @@ class ImageFilter(RestoredClassifier):
         self.supports_jit = False
         # There is nothing to build.
         self.built = True
+
+    def export(self, *args, **kwargs):
+        """Exports the model for serving, unless its filter runs in NumPy."""
+        if not self.is_exportable:
+            raise ValueError(
+                f"{type(self).__name__} filters images with NumPy, which a SavedModel cannot hold. "
+                "Filter the images before, and export `classifier` alone."
+            )
+        super().export(*args, **kwargs)
 
     def restorations(self, images, labels=None):
         check_image_type(images, self.image_shape)
@@ -64,22 +75,6 @@ def in_numpy(image_filter, images):
 
     filtered = tf.numpy_function(compute, [images], tf.float32, stateful=False)
     return tf.ensure_shape(filtered, images.shape)
-
-
-def check_whole_number(name, value, low, high):
-    """Checks that an argument is a whole number in `[low, high]`.
-
-    Args:
-        name: What the number is called where the user gave it.
-        value: The number.
-        low: The smallest value allowed.
-        high: The largest value allowed.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, received {value!r}.")
 
 
 def _without_gradient(function, images):

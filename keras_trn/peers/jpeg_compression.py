@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from PIL import Image
 
+from keras_trn.input_validation import check_whole_number
 from keras_trn.peers.image_filter import ImageFilter
-from keras_trn.peers.image_filter import check_whole_number
 from keras_trn.peers.image_filter import in_numpy
 
 _BLOCK = 8

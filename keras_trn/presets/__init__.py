@@ -20,10 +20,7 @@ def list_presets():
         print(cards["trn_fashion_mnist"])
         ```
     """
-    return {
-        path.stem: path.with_suffix(".md").read_text(encoding="utf-8")
-        for path in sorted(FOLDER.glob("*.keras"))
-    }
+    return {card.stem: card.read_text(encoding="utf-8") for card in sorted(FOLDER.glob("*.md"))}
 
 
 def preset_path(name):
