@@ -50,7 +50,13 @@ def train_restorer(name, classifier, folder):
     ordered, _, _ = keras_trn.datasets.load(name, shuffle=False)
     attack = color_images.training_attacks()
     examples = keras_trn.cache_adversarial_examples(
-        classifier, ordered, attack, folder / "examples", BATCH_SIZE, ROUNDS, seed=preset.SEED
+        classifier,
+        ordered,
+        attack,
+        folder / "examples",
+        batch_size=BATCH_SIZE,
+        rounds=ROUNDS,
+        seed=preset.SEED,
     )
     return preset.train_restorer(
         color_images.protect,
