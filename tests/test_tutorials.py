@@ -86,7 +86,8 @@ def test_attack_it_yourself_breaks_what_the_quickstart_protects(quickstart_folde
     ]
     assert accuracies[0] >= 0.9
     assert accuracies[1] <= 0.5
-    assert accuracies[2] <= 0.3
+    assert accuracies[2] <= 0.4
+    assert report.worst() <= 0.3
 
 
 def test_gradient_maps_show_what_they_say(quickstart_folder):

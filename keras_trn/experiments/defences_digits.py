@@ -22,7 +22,7 @@ from keras_trn.experiments.trained_models import load_or_train
 
 SEED = 0
 CLASSIFIER_EPOCHS = 40
-RESTORER_EPOCHS = 30
+RESTORER_EPOCHS = 50
 L2_EPSILON = 1.0
 # Fewer than a report on one defence would take: there are ten of them here.
 STEPS = 20

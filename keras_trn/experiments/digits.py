@@ -84,7 +84,7 @@ def make_restorer():
 
 def make_gradient_map():
     """Makes the gradient map of the quickstart, not yet trained."""
-    return keras_trn.gradient_maps.EstimatedLabel(width=12, depth=2, block_size=1)
+    return keras_trn.gradient_maps.EstimatedLabel(width=16, depth=2, block_size=1)
 
 
 def make_rival():
