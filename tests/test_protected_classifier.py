@@ -233,9 +233,9 @@ def test_predict_classifies_the_restored_images(classifier, digits, batches, pro
     protected = protect(classifier)
     protected.fit(batches, verbose=0)
     logits = classifier.predict(protected.restore(images), verbose=0)
-    np.testing.assert_allclose(protected.predict(images, verbose=0), logits, atol=1e-5)
+    np.testing.assert_allclose(protected.predict(images, verbose=0), logits, rtol=1e-5, atol=1e-5)
     dataset = tf.data.Dataset.from_tensor_slices(images).batch(50)
-    np.testing.assert_allclose(protected.predict(dataset, verbose=0), logits, atol=1e-5)
+    np.testing.assert_allclose(protected.predict(dataset, verbose=0), logits, rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_flow_through_the_whole_model(classifier, digits, batches, protect):
