@@ -52,7 +52,7 @@ def cache_adversarial_examples(
     classifier's adversarial examples: they can be crafted before, and used in every
     epoch. They are kept in the folder in shards. A run that was interrupted goes on
     with the first shard that is missing, and ends with the same examples as one that
-    was not. No more than two shards are in memory at a time.
+    was not. A few shards are in memory at a time, however many there are.
 
     Each image meets one attack in each round, in turns, and an attack whose epsilon is
     a range draws one for each image. All attacks lead away from what the classifier
