@@ -13,7 +13,6 @@ from tqdm import tqdm
 from keras_trn.classifier_interface import describe_classifier
 from keras_trn.evaluation.measurement import check_dataset
 from keras_trn.input_validation import check_count
-from keras_trn.input_validation import check_data
 from keras_trn.input_validation import check_images
 from keras_trn.input_validation import check_labels
 from keras_trn.input_validation import check_whole_number
@@ -146,7 +145,6 @@ class _Cache:
         """Crafts what the folder does not hold yet."""
         check_dataset(dataset)
         _check_pairs(dataset)
-        check_data(dataset, None, self.image_shape, self.num_classes)
         self.folder.mkdir(parents=True, exist_ok=True)
         with tqdm(unit="example", disable=not verbose) as progress:
             shards = dataset.unbatch().batch(self.shard_size).as_numpy_iterator()
@@ -226,14 +224,12 @@ class _Cache:
         adversarial, epsilons = np.copy(images), np.zeros(len(images), "float32")
         for turn, attack in enumerate(self.attacks):
             (rows,) = np.nonzero(turns == turn)
-            epsilons[rows] = attack.draw_epsilon(len(rows), generator)
             for start in range(0, len(rows), _CRAFTED_TOGETHER):
                 part = rows[start : start + _CRAFTED_TOGETHER]
+                seed = int(generator.integers(np.iinfo(np.int32).max))
+                epsilons[part] = attack.draw_epsilon(len(part), [seed, 1])
                 adversarial[part] = attack(
-                    self.classifier,
-                    images[part],
-                    epsilon=epsilons[part],
-                    seed=int(generator.integers(np.iinfo(np.int32).max)),
+                    self.classifier, images[part], epsilon=epsilons[part], seed=seed
                 )
         return adversarial, epsilons, turns
 
@@ -257,7 +253,9 @@ class _Cache:
         parsed = tf.io.parse_example(examples, _FEATURES)
         shape = [-1, *self.image_shape]
         images = tf.reshape(tf.io.decode_raw(parsed["image"], tf.float32), shape)
-        perturbation = tf.reshape(tf.io.decode_raw(parsed["perturbation"], tf.float16), shape)
+        perturbation = tf.reshape(
+            tf.io.decode_raw(parsed["perturbation"], _PERTURBATION_TYPE), shape
+        )
         adversarial = tf.clip_by_value(images + tf.cast(perturbation, tf.float32), 0.0, 1.0)
         inputs = {
             "images": images,

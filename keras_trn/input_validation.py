@@ -128,7 +128,7 @@ def check_range(name, value, low, high):
         raise ValueError(f"{name} must be a number from {low:g} to {high:g}, received {value!r}.")
 
 
-def check_whole_number(name, value, low, high):
+def check_whole_number(name, value, low, high=math.inf):
     """Checks that an argument is a whole number in `[low, high]`.
 
     Args:
@@ -141,7 +141,8 @@ def check_whole_number(name, value, low, high):
         ValueError: If it is not.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, received {value!r}.")
+        bounds = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise ValueError(f"{name} must be a whole number {bounds}, received {value!r}.")
 
 
 def check_count(name, value):
@@ -154,8 +155,7 @@ def check_count(name, value):
     Raises:
         ValueError: If the value is not such a number.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, received {value!r}.")
+    check_whole_number(name, value, 1)
 
 
 def check_data(x, y, image_shape, num_classes, needs_labels=True):

@@ -163,27 +163,24 @@ class Attack:
         """One epsilon for each image: given, drawn from the range, or the same for all."""
         batch_size = tf.shape(images)[0]
         if epsilon is None and isinstance(self.epsilon, tuple):
-            low, high = self.epsilon
-            epsilon = tf.random.stateless_uniform(
-                [batch_size], self._random_seed(stream=1), low, high, alg="philox"
-            )
+            epsilon = self.draw_epsilon(batch_size, self._random_seed(stream=1))
         elif epsilon is None:
             epsilon = self.epsilon
         epsilon = tf.reshape(tf.cast(epsilon, tf.float32), [-1])
         return tf.reshape(tf.broadcast_to(epsilon, [batch_size]), [-1, 1, 1, 1])
 
-    def draw_epsilon(self, number, generator):
+    def draw_epsilon(self, number, random_seed):
         """Draws an epsilon for each of several images, from the range if there is one.
 
         Args:
             number: Number of images.
-            generator: A `numpy.random.Generator`.
+            random_seed: Two whole numbers, as TensorFlow's stateless random numbers take.
 
         Returns:
-            An array of shape `(number,)`.
+            A float32 tensor of shape `(number,)`.
         """
         low, high = self.epsilon if isinstance(self.epsilon, tuple) else (self.epsilon,) * 2
-        return generator.uniform(low, high, number).astype("float32")
+        return tf.random.stateless_uniform([number], random_seed, low, high, alg="philox")
 
     def _random_seed(self, stream=0):
         """A seed for TensorFlow's stateless random numbers."""

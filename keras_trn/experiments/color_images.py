@@ -5,13 +5,14 @@ import tensorflow as tf
 from keras import layers
 
 import keras_trn
+from keras_trn.experiments import common_setting
 
 IMAGE_SHAPE = (32, 32, 3)
 EPSILON = 8 / 255
-DATA_SETS = ("cifar10", "svhn_cropped")
 # The mirror image of a digit is none.
 MIRRORED = {"cifar10": True, "svhn_cropped": False}
 _LARGEST_SHIFT = 4
+_LEARNING_RATE = 0.1
 
 
 def training_pipeline(name, batch_size, seed=0):
@@ -89,25 +90,23 @@ def _residual_block(features):
     return layers.Add()([features, _convolution(_convolution(features, filters), filters)])
 
 
-def train_classifier(classifier, train, epochs, learning_rate=0.1, callbacks=(), verbose=2):
+def train_classifier(classifier, train, epochs, callbacks=()):
     """Trains a classifier in one cycle of the learning rate.
 
     Args:
         classifier: A Keras model from images to logits.
         train: Pipeline of training images.
         epochs: Number of epochs.
-        learning_rate: The highest learning rate.
         callbacks: Keras callbacks.
-        verbose: As of `keras.Model.fit`.
 
     Returns:
         The classifier.
     """
     steps = epochs * len(train)
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.1 * learning_rate,
+        0.1 * _LEARNING_RATE,
         steps - steps // 5,
-        warmup_target=learning_rate,
+        warmup_target=_LEARNING_RATE,
         warmup_steps=steps // 5,
     )
     # Decoupled from the momentum, which would otherwise make ten times as much of it.
@@ -118,24 +117,16 @@ def train_classifier(classifier, train, epochs, learning_rate=0.1, callbacks=(),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    classifier.fit(train, epochs=epochs, callbacks=list(callbacks), shuffle=False, verbose=verbose)
+    classifier.fit(train, epochs=epochs, callbacks=list(callbacks), shuffle=False, verbose=2)
     return classifier
 
 
 def training_attacks():
     """What restorers are trained on: attacks of one step and of several, and noise."""
-    strengths, l2_strengths = (0.0, 2 * EPSILON), (0.0, 1.5)
-    descent = keras_trn.attacks.ProjectedGradientDescent
-    return [
-        keras_trn.attacks.FastGradientMethod(strengths),
-        descent(strengths, steps=5),
-        descent(strengths, steps=10),
-        descent(l2_strengths, norm="l2", steps=5),
-        keras_trn.attacks.RandomNoise(strengths),
-    ]
+    return common_setting.training_attacks((0.0, 2 * EPSILON), (0.0, 1.5))
 
 
-def protect(classifier, protected_class=keras_trn.ProtectedClassifier):
+def protect(classifier):
     """Puts the default gradient map and a small restorer in front of a classifier."""
     restorer = keras_trn.TwoStreamRestorationNetwork(width=24, depth=2)
-    return protected_class(classifier, restorer, keras_trn.gradient_maps.EstimatedLabel())
+    return keras_trn.ProtectedClassifier(classifier, restorer)

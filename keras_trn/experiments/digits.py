@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 import keras_trn
-from keras_trn.experiments.trained_models import count_parameters
+from keras_trn.experiments.common_setting import count_parameters
 
 EPSILON = 0.2
 STRENGTHS = (EPSILON / 4, 1.5 * EPSILON)

@@ -5,6 +5,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_trn
+from keras_trn.experiments import common_setting
 
 IMAGE_SHAPE = (28, 28, 1)
 EPSILON = 0.1
@@ -25,12 +26,6 @@ def training_pipeline(images, labels, batch_size, seed=0):
     examples = tf.data.Dataset.from_tensor_slices((images, labels))
     shuffled = examples.shuffle(len(images), seed=seed)
     return shuffled.batch(batch_size, drop_remainder=True).prefetch(4)
-
-
-def evaluation_pipeline(images, labels, number, batch_size):
-    """Makes a pipeline of batches of the first images."""
-    examples = tf.data.Dataset.from_tensor_slices((images[:number], labels[:number]))
-    return examples.batch(batch_size)
 
 
 def make_classifier():
@@ -90,7 +85,7 @@ def train_classifier(classifier, train, epochs, callbacks=(), verbose=2):
         The classifier.
     """
     classifier.compile(
-        optimizer=make_optimizer(4e-3, train, epochs),
+        optimizer=common_setting.make_optimizer(4e-3, train, epochs),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -100,32 +95,9 @@ def train_classifier(classifier, train, epochs, callbacks=(), verbose=2):
     return classifier
 
 
-def make_optimizer(learning_rate, train, epochs):
-    """Makes an optimizer whose learning rate rises for a while and then falls to zero.
-
-    Args:
-        learning_rate: The highest learning rate.
-        train: Pipeline of training images.
-        epochs: Number of epochs.
-    """
-    steps = epochs * len(train)
-    warmup_steps = min(300, steps // 10)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warmup_steps, warmup_target=learning_rate, warmup_steps=warmup_steps
-    )
-    return keras.optimizers.Adam(schedule, global_clipnorm=1.0)
-
-
 def training_attacks():
     """What restorers are trained on: attacks of one step and of several, and noise."""
-    descent = keras_trn.attacks.ProjectedGradientDescent
-    return [
-        keras_trn.attacks.FastGradientMethod(STRENGTHS),
-        descent(STRENGTHS, steps=5),
-        descent(STRENGTHS, steps=10),
-        descent(L2_STRENGTHS, norm="l2", steps=5),
-        keras_trn.attacks.RandomNoise(STRENGTHS),
-    ]
+    return common_setting.training_attacks(STRENGTHS, L2_STRENGTHS)
 
 
 def protect(classifier, protected_class=keras_trn.ProtectedClassifier):

@@ -29,13 +29,14 @@ from keras_trn import attacks
 from keras_trn import gradient_maps
 from keras_trn import threat_models
 from keras_trn.evaluation.environment import describe_environment
+from keras_trn.experiments import common_setting
 from keras_trn.experiments import fashion_mnist
 from keras_trn.experiments import fusion_blocks
 from keras_trn.experiments import label_estimators
+from keras_trn.experiments.common_setting import count_parameters
 from keras_trn.experiments.gradient_maps_plots import attacks_table
 from keras_trn.experiments.gradient_maps_plots import plot_gradient_maps
 from keras_trn.experiments.gradient_maps_plots import variants_table
-from keras_trn.experiments.trained_models import count_parameters
 from keras_trn.experiments.trained_models import load_or_train
 from keras_trn.experiments.trained_models import load_weights_or_train
 from keras_trn.gradient_maps import EstimatedLabel
@@ -133,7 +134,7 @@ def train_variant(variant, classifier, images, labels, seed, path):
     def train(protected):
         pipeline = fashion_mnist.training_pipeline(images, labels, BATCH_SIZE, seed)
         protected.compile(
-            optimizer=fashion_mnist.make_optimizer(LEARNING_RATE, pipeline, RESTORER_EPOCHS),
+            optimizer=common_setting.make_optimizer(LEARNING_RATE, pipeline, RESTORER_EPOCHS),
             attack=fashion_mnist.training_attacks(),
         )
         protected.fit(pipeline, epochs=RESTORER_EPOCHS, verbose=2)
@@ -236,7 +237,7 @@ def main(path):
         defences[name, seed] = train_variant(variant, classifier, *few, seed, weights)
 
     by_name = {f"{name}, seed {seed}": defence for (name, seed), defence in defences.items()}
-    evaluated = fashion_mnist.evaluation_pipeline(*validation, VALIDATION_IMAGES, 250)
+    evaluated = common_setting.evaluation_pipeline(*validation, VALIDATION_IMAGES, 250)
     cells = measure(by_name, other, evaluated, folder / "cells.jsonl")
     images = validation[0][:VALIDATION_IMAGES]
     runs = [

@@ -20,6 +20,7 @@ import keras
 import keras_trn
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.examples import unpack
+from keras_trn.experiments import common_setting
 from keras_trn.experiments import fashion_mnist
 
 SEED = 0
@@ -41,7 +42,7 @@ def train_restorer(protected, train):
     """Trains a restorer on a part of the images."""
     keras.utils.set_random_seed(SEED)
     protected.compile(
-        optimizer=fashion_mnist.make_optimizer(2e-3, train, RESTORER_EPOCHS),
+        optimizer=common_setting.make_optimizer(2e-3, train, RESTORER_EPOCHS),
         attack=fashion_mnist.training_attacks(),
     )
     protected.fit(train, epochs=RESTORER_EPOCHS, verbose=2)
@@ -109,7 +110,7 @@ def main(path):
     train, validation, _ = fashion_mnist.load_arrays()
     few = fashion_mnist.training_pipeline(*(part[:TRAINING_IMAGES] for part in train), BATCH_SIZE)
     train = fashion_mnist.training_pipeline(*train, 2 * BATCH_SIZE)
-    validation = fashion_mnist.evaluation_pipeline(*validation, VALIDATION_IMAGES, 250)
+    validation = common_setting.evaluation_pipeline(*validation, VALIDATION_IMAGES, 250)
     keras.utils.set_random_seed(SEED)
     classifier, other = (
         fashion_mnist.train_classifier(make(), train, CLASSIFIER_EPOCHS)

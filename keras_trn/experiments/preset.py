@@ -3,11 +3,11 @@
 import dataclasses
 
 import keras
-import tensorflow as tf
 
 import keras_trn
 from keras_trn import attacks
 from keras_trn import threat_models
+from keras_trn.experiments.common_setting import evaluation_pipeline
 from keras_trn.logits import predicted_labels
 from keras_trn.visualization import plot_restorations
 
@@ -54,7 +54,7 @@ class Judgement:
         oblivious = [threat_models.Oblivious(), threat_models.Oblivious(labels="predicted")]
         keras_trn.evaluate(
             protected,
-            _first(test, self.oblivious_examples),
+            evaluation_pipeline(*test, self.oblivious_examples, _BATCH_SIZE),
             [descent, *others],
             oblivious,
             epsilons=self.epsilons,
@@ -64,7 +64,7 @@ class Judgement:
         ).to_json(path)
         keras_trn.evaluate(
             protected,
-            _first(test, self.worst_examples),
+            evaluation_pipeline(*test, self.worst_examples, _BATCH_SIZE),
             [descent, attacks.Square(self.epsilon, queries=200)],
             [*oblivious, "bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"],
             check_examples=CHECK_EXAMPLES,
@@ -80,11 +80,6 @@ class Judgement:
         images, labels = (part[is_right][:5] for part in (images, labels))
         attack = attack.with_seed(SEED)
         return plot_restorations(protected, images, labels, attack, self.class_names)
-
-
-def _first(test, number):
-    images, labels = (part[:number] for part in test)
-    return tf.data.Dataset.from_tensor_slices((images, labels)).batch(_BATCH_SIZE)
 
 
 def train_restorer(protect, classifier, train, epochs, folder, **compile_arguments):

@@ -19,7 +19,7 @@ import keras_trn
 from keras_trn.experiments import classifiers_color_images
 from keras_trn.experiments import color_images
 from keras_trn.experiments import preset
-from keras_trn.experiments.fashion_mnist import make_optimizer
+from keras_trn.experiments.common_setting import make_optimizer
 from keras_trn.experiments.half_precision import store_as_float16
 from keras_trn.experiments.trained_models import load_or_train
 from keras_trn.presets import FOLDER

@@ -16,6 +16,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_trn.experiments import common_setting
 from keras_trn.experiments import fashion_mnist
 from keras_trn.experiments import preset
 from keras_trn.experiments.trained_models import load_or_train
@@ -60,7 +61,7 @@ def train_restorer(classifier, train, folder):
         train,
         RESTORER_EPOCHS,
         folder,
-        optimizer=fashion_mnist.make_optimizer(3e-3, train, RESTORER_EPOCHS),
+        optimizer=common_setting.make_optimizer(3e-3, train, RESTORER_EPOCHS),
         attack=fashion_mnist.training_attacks(),
     )
 

@@ -42,8 +42,3 @@ def _write(path, save):
     unfinished = path.with_name(f"unfinished_{path.name}")
     save(unfinished)
     unfinished.rename(path)
-
-
-def count_parameters(protected):
-    """Counts the trained parameters of restorer and gradient map together."""
-    return sum(weight.shape.num_elements() for weight in protected.trainable_weights)
