@@ -116,7 +116,9 @@ def _plot_gains(axis, runs):
     axis.invert_yaxis()
     axis.set_xlabel("PSNR above the single stream of equal size (dB), epsilon 0.1")
     axis.grid(axis="x", alpha=0.3)
-    legend = axis.legend(frameon=False, fontsize=8, loc="lower right")
+    legend = axis.legend(
+        frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(attacks)
+    )
     for handle in legend.legend_handles:
         handle.set_color("gray")
 
@@ -137,7 +139,7 @@ def _plot_agreement(axis, runs):
     axis.set_ylabel("agreement with the benign prediction (%)")
     axis.set_ylim(-2, 102)
     axis.grid(alpha=0.3)
-    axis.legend(frameon=False, fontsize=8, loc="lower left")
+    axis.legend(frameon=False, fontsize=8, loc="center right")
 
 
 def _is_on_curve(key):
