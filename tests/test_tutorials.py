@@ -80,14 +80,12 @@ def test_attack_it_yourself_breaks_what_the_quickstart_protects(quickstart_folde
     report = Report.from_json(quickstart_folder / "attack_it_yourself_digits.json")
     assert_report_is_honest(report)
     assert report.cell("benign")["examples"] == 90
-    accuracies = [
-        report.cell("PGD-20", threat_model)["accuracy"]
-        for threat_model in ("oblivious", "whitebox_stopgrad", "whitebox_full")
-    ]
-    assert accuracies[0] >= 0.9
-    assert accuracies[1] <= 0.5
-    assert accuracies[2] <= 0.4
-    assert report.worst() <= 0.3
+    assert report.cell("PGD-20", "oblivious")["accuracy"] >= 0.9
+    assert report.cell("PGD-20", "whitebox_stopgrad")["accuracy"] <= 0.5
+    with_restarts = report.cell("PGD-20 x5", "whitebox_full")["accuracy"]
+    assert with_restarts <= 0.2
+    assert with_restarts < report.cell("PGD-20", "whitebox_full")["accuracy"]
+    assert report.worst() <= 0.15
 
 
 def test_gradient_maps_show_what_they_say(quickstart_folder):
