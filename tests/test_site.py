@@ -1,0 +1,230 @@
+"""The documentation builds strictly, links to what is there, and works in a real browser."""
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from urllib.parse import unquote
+from urllib.parse import urldefrag
+from urllib.parse import urljoin
+from urllib.parse import urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
+sync_api = pytest.importorskip("playwright.sync_api", reason="the extra `docs` is not installed")
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+WIDTHS = {"desktop": 1280, "phone": 390}
+MAX_PAGE_BYTES = 3_000_000
+MAX_LOAD_MILLISECONDS = 2000
+# Plain flags, so that the browser asks no host of its own for anything.
+BROWSER_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves files, and does not tell of it."""
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site as it is built: strictly, as one command says."""
+    folder = tmp_path_factory.mktemp("site")
+    subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        check=True,
+        timeout=120,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """Where the site is served."""
+    handler = functools.partial(QuietHandler, directory=site)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, without a window."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("There is no Chromium.")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=BROWSER_FLAGS)
+        yield browser
+        browser.close()
+
+
+def pages(site):
+    """The paths of all pages, from the root of the site."""
+    paths = [path.relative_to(site) for path in sorted(site.rglob("index.html"))]
+    return [path.as_posix().removesuffix("index.html") for path in paths]
+
+
+def soup(path):
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+# --- What is written ------------------------------------------------------------------
+
+
+def test_links_and_anchors_lead_somewhere(site):
+    """Those of notebooks and of plain HTML, too, which the strict build does not look at."""
+    documents = {page: soup(site / page / "index.html") for page in pages(site)}
+    anchors = {
+        page: {tag["id"] for tag in document.find_all(id=True)}
+        for page, document in documents.items()
+    }
+    broken = []
+    for page, document in documents.items():
+        for tag in document.find_all("a", href=True):
+            target, anchor = urldefrag(urljoin(f"http://site/{page}", tag["href"]))
+            if urlsplit(target).netloc != "site":
+                continue
+            path = unquote(urlsplit(target).path.removeprefix("/"))
+            # `#` alone and `__`... are of the theme.
+            is_there = path in documents or (site / path).is_file()
+            knows_anchor = not anchor or anchor.startswith("__") or anchor in anchors.get(path, [])
+            if not (is_there and knows_anchor):
+                broken.append(f"{page}: {tag['href']}")
+    assert broken == []
+
+
+def test_pictures_have_alternative_texts(site):
+    without = [
+        f"{page}: {image.get('src', '')[:60]}"
+        for page in pages(site)
+        for image in soup(site / page / "index.html").find_all("img")
+        if not image.get("alt", "").strip() or "No description" in image["alt"]
+    ]
+    assert without == []
+
+
+def test_tutorials_can_be_downloaded(site):
+    for notebook in sorted(ROOT.glob("tutorials/*.ipynb")):
+        copy = site / "tutorials" / notebook.stem / notebook.name
+        assert copy.read_bytes() == notebook.read_bytes()
+
+
+def test_tutorials_begin_and_end_as_one_course():
+    for notebook in sorted(ROOT.glob("tutorials/*.ipynb")):
+        text = notebook.read_text(encoding="utf-8")
+        assert "It takes about" in text, notebook.name
+        assert "Where to go next" in text, notebook.name
+
+
+def test_tutorials_show_no_log_lines_and_no_errors(site):
+    for page in pages(site):
+        if re.fullmatch(r"tutorials/\d\d_\w+/", page):
+            text = soup(site / page / "index.html").get_text()
+            assert "Traceback (most recent call last)" not in text, page
+            assert "WARNING:" not in text and "I0000" not in text, page
+
+
+# --- In the browser -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", WIDTHS)
+def test_every_page_loads_and_fits(site, address, browser, device):
+    """No error, no failed request, no other host, nothing too wide, nothing too heavy."""
+    problems = []
+    context = browser.new_context(viewport={"width": WIDTHS[device], "height": 900})
+    for path in pages(site):
+        page = context.new_page()
+        sizes = []
+
+        def complain(what, path=path):
+            problems.append(f"{path}: {what}")
+
+        def finished(response, sizes=sizes, complain=complain):
+            if not response.url.startswith((address, "data:")):
+                complain(f"asks another host: {response.url}")
+            if response.status >= 400:
+                complain(f"{response.status}: {response.url}")
+            sizes.append(int(response.headers.get("content-length", 0)))
+
+        page.on("console", lambda m, c=complain: c(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error, c=complain: c(str(error)))
+        page.on("requestfailed", lambda request, c=complain: c(f"failed: {request.url}"))
+        page.on("response", finished)
+        page.goto(address + path, wait_until="load")
+        width = page.evaluate("document.scrollingElement.scrollWidth")
+        if width > WIDTHS[device]:
+            complain(f"is {width} pixels wide")
+        if sum(sizes) > MAX_PAGE_BYTES:
+            complain(f"weighs {sum(sizes)} bytes")
+        page.close()
+    context.close()
+    assert problems == []
+
+
+def test_first_page_loads_quickly(address, browser):
+    page = browser.new_page()
+    page.goto(address, wait_until="load")
+    milliseconds = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
+    page.close()
+    assert 0 < milliseconds < MAX_LOAD_MILLISECONDS
+
+
+def test_search_finds_the_fusion_block(address, browser):
+    page = browser.new_page()
+    page.goto(address)
+    page.locator("input.md-search__input").click()
+    page.keyboard.type("FusionBlock")
+    result = page.locator(".md-search-result__link").first
+    result.wait_for()
+    assert "FusionBlock" in page.locator(".md-search-result__list").inner_text()
+    result.click()
+    page.wait_for_url(re.compile("api/layers"))
+    page.close()
+
+
+def test_navigation_leads_through_the_site(address, browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(address)
+    for tab in ["Getting started", "Tutorials", "How-to guides", "Results", "API reference"]:
+        page.locator(".md-tabs__link", has_text=tab).click()
+        page.wait_for_load_state()
+        assert page.locator("h1").count() == 1
+    page.close()
+
+
+def test_dark_mode_darkens_and_stays(address, browser):
+    page = browser.new_page(color_scheme="light")
+    page.goto(address)
+
+    def brightness():
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(map(float, re.findall(r"[\d.]+", colour)[:3]))
+
+    light = brightness()
+    page.locator("label[title='Switch to dark mode']").click()
+    assert brightness() < light / 2
+    page.goto(address + "method/")
+    assert brightness() < light / 2
+    page.close()
