@@ -20,7 +20,7 @@ from keras_trn.experiments.trained_models import load_or_train
 
 SEED = 0
 BATCH_SIZE = 128
-EPOCHS = {color_images.make_classifier: 30, color_images.make_other_classifier: 15}
+EPOCHS = {color_images.make_classifier: 20, color_images.make_other_classifier: 15}
 
 
 def train(make, name, folder):

@@ -8,6 +8,7 @@ is finished is kept in a folder beside the JSON file until the report is written
 a run that was interrupted goes on where it was when it is started again.
 """
 
+import functools
 import shutil
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from keras import layers
 
 import keras_trn
 from keras_trn.experiments import digits
+from keras_trn.experiments import peers
 from keras_trn.experiments.trained_models import load_or_train
 
 SEED = 0
@@ -46,28 +48,16 @@ def make_transfer_classifier():
 
 def make_learned_defences(classifier):
     """How to make the defences that have to be trained, by name."""
-    peers = keras_trn.peers
+    restorers = {
+        name: functools.partial(make, classifier)
+        for name, make in peers.learned_restorers(digits.make_rival).items()
+    }
     return {
         "protected": lambda: keras_trn.ProtectedClassifier(
             classifier, digits.make_restorer(), digits.make_gradient_map()
         ),
-        "single stream": lambda: keras_trn.ProtectedClassifier(classifier, digits.make_rival()),
-        "HGD": lambda: peers.RepresentationGuidedDenoiser(classifier, digits.make_rival()),
-        "APE-GAN": lambda: peers.AdversarialPerturbationElimination(
-            classifier, digits.make_rival()
-        ),
-        "adversarial training": lambda: peers.AdversariallyTrainedClassifier(classifier),
-    }
-
-
-def make_filters(classifier):
-    """Makes the defences that need no training, by name."""
-    peers = keras_trn.peers
-    return {
-        "JPEG": peers.JpegCompression(classifier),
-        "bit depth": peers.BitDepthReduction(classifier),
-        "median": peers.MedianSmoothing(classifier),
-        "total variation": peers.TotalVariationMinimization(classifier),
+        **restorers,
+        "adversarial training": lambda: keras_trn.peers.AdversariallyTrainedClassifier(classifier),
     }
 
 
@@ -147,7 +137,7 @@ def main(path):
         test.unbatch().batch(360),
         make_attacks(),
         threat_models=make_threat_models(other),
-        peers={**make_filters(protected.classifier), **trained},
+        peers={**peers.make_filters(protected.classifier), **trained},
         epsilons=[fraction * digits.EPSILON for fraction in (0.5, 1.5)],
         check_examples=CHECK_EXAMPLES,
         backup=folder / "report.jsonl",

@@ -24,57 +24,73 @@ class Judgement:
         epsilon: Epsilon of the attacks in L∞.
         epsilons: Further epsilons of the first attack.
         class_names: What the classes are called.
-        oblivious_examples: Number of test images for an attacker who does not know of the
+        oblivious_examples: Number of test images for attackers who do not know of the
             restorer.
         worst_examples: Number of them for attackers who do.
+        queries: Number of queries of the attacker who only asks.
     """
 
     epsilon: float
     epsilons: tuple
     class_names: tuple
     oblivious_examples: int = 2000
-    worst_examples: int = 200
+    worst_examples: int = 1000
+    queries: int = 100
 
-    def run(self, protected, test, path, folder):
-        """Writes two reports, and a picture.
+    def run(self, protected, other, peers, test, path, folder):
+        """Writes three reports, and a picture.
 
         Args:
             protected: The protected classifier.
+            other: Another classifier, for attacks that transfer.
+            peers: Dictionary of other defences of the same classifier.
             test: Test images and labels, as a pair of arrays.
-            path: Path of the JSON file of the first report. That for attackers who know
-                of the restorer is written beside it under the name of `..._worst.json`.
+            path: Path of the JSON file of the report on attackers who do not know of the
+                restorer. Beside it are written that on attackers who do, under the name
+                of `..._worst.json`, and that on one step on all test images,
+                `..._all.json`.
             folder: Where finished cells are kept.
         """
         descent = attacks.ProjectedGradientDescent(self.epsilon)
-        others = [
-            attacks.FastGradientMethod(self.epsilon),
+        fast = attacks.FastGradientMethod(self.epsilon)
+        iterative = [
             attacks.BasicIterativeMethod(self.epsilon),
             attacks.MomentumIterativeMethod(self.epsilon),
         ]
         oblivious = [threat_models.Oblivious(), threat_models.Oblivious(labels="predicted")]
-        keras_trn.evaluate(
-            protected,
-            evaluation_pipeline(*test, self.oblivious_examples, _BATCH_SIZE),
-            [descent, *others],
-            oblivious,
-            epsilons=self.epsilons,
-            check_examples=CHECK_EXAMPLES,
-            backup=folder / "report.jsonl",
-            seed=SEED,
-        ).to_json(path)
-        keras_trn.evaluate(
-            protected,
-            evaluation_pipeline(*test, self.worst_examples, _BATCH_SIZE),
-            [descent, attacks.Square(self.epsilon, queries=200)],
-            [*oblivious, "bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"],
-            check_examples=CHECK_EXAMPLES,
-            backup=folder / "worst.jsonl",
-            seed=SEED,
-        ).to_json(path.with_name(f"{path.stem}_worst.json"))
+        transfer = [
+            threat_models.Transfer(other),
+            threat_models.Transfer(other, labels="predicted"),
+        ]
+
+        def evaluate(suffix, examples, some_attacks, some_threat_models, epsilons=()):
+            keras_trn.evaluate(
+                protected,
+                evaluation_pipeline(*test, examples, _BATCH_SIZE),
+                some_attacks,
+                some_threat_models,
+                peers=peers,
+                epsilons=epsilons,
+                check_examples=CHECK_EXAMPLES,
+                backup=folder / f"report{suffix}.jsonl",
+                seed=SEED,
+            ).to_json(path.with_name(f"{path.stem}{suffix}.json"))
+
+        evaluate(
+            "",
+            self.oblivious_examples,
+            [descent, fast, *iterative],
+            [*oblivious, *transfer],
+            self.epsilons,
+        )
+        knowing = ["bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"]
+        square = attacks.Square(self.epsilon, queries=self.queries)
+        evaluate("_worst", self.worst_examples, [descent, square], [*oblivious, *knowing])
+        evaluate("_all", len(test[0]), [fast], oblivious)
         self._picture(protected, test, descent).savefig(path.with_suffix(".png"), dpi=110)
 
     def _picture(self, protected, test, attack):
-        images, labels = (part[: self.worst_examples] for part in test)
+        images, labels = (part[:200] for part in test)
         # What attacks and restorations do shows on images that the classifier gets right.
         is_right = predicted_labels(protected.classifier, images).numpy() == labels
         images, labels = (part[is_right][:5] for part in (images, labels))
@@ -90,7 +106,7 @@ def train_restorer(protect, classifier, train, epochs, folder, **compile_argumen
         classifier: The classifier.
         train: Pipeline of training images.
         epochs: Number of epochs.
-        folder: Where the progress is kept.
+        folder: Where the progress is kept, and nothing else.
         **compile_arguments: The arguments of `ProtectedClassifier.compile`.
 
     Returns:
@@ -100,7 +116,7 @@ def train_restorer(protect, classifier, train, epochs, folder, **compile_argumen
     keras.utils.set_random_seed(SEED)
     protected = protect(classifier)
     protected.compile(**compile_arguments)
-    backup = keras.callbacks.BackupAndRestore(folder / "restorer", double_checkpoint=True)
+    backup = keras.callbacks.BackupAndRestore(folder, double_checkpoint=True)
     protected.fit(train, epochs=epochs, callbacks=[backup], verbose=2)
     preset = protect(classifier)
     preset.set_weights(protected.get_weights())

@@ -3,10 +3,10 @@ r"""Trains the preset `trn_cifar10`, or one of SVHN, and judges it on the test i
     python -m keras_trn.experiments.preset_color_images cifar10 results/trn_cifar10.json
 
 Trains the classifiers where `keras_trn.experiments.classifiers_color_images` has not yet,
-crafts adversarial examples of the one that is protected, trains its restorer on them and
-on fresh ones, and writes the preset into the package and two reports, see
-`keras_trn.experiments.preset`. Progress is kept in a folder beside the results: a run that
-was interrupted goes on where it was when it is started again.
+crafts adversarial examples of the one that is protected, trains its restorer and the peers
+that have to learn on them and on fresh ones, and writes the preset into the package and
+three reports, see `keras_trn.experiments.preset`. Progress is kept in a folder beside the
+results: a run that was interrupted goes on where it was when it is started again.
 """
 
 import shutil
@@ -18,6 +18,7 @@ import keras
 import keras_trn
 from keras_trn.experiments import classifiers_color_images
 from keras_trn.experiments import color_images
+from keras_trn.experiments import peers
 from keras_trn.experiments import preset
 from keras_trn.experiments.common_setting import make_optimizer
 from keras_trn.experiments.half_precision import store_as_float16
@@ -25,9 +26,10 @@ from keras_trn.experiments.trained_models import load_or_train
 from keras_trn.presets import FOLDER
 
 BATCH_SIZE = 64
-ROUNDS = 2
-EPOCHS = 3
+ROUNDS = 1
+EPOCHS = 4
 LEARNING_RATE = 3e-3
+ADVERSARIAL_EPOCHS = 12
 CLASS_NAMES = {
     "cifar10": (
         "airplane",
@@ -45,28 +47,53 @@ CLASS_NAMES = {
 }
 
 
-def train_restorer(name, classifier, folder):
-    """Crafts adversarial examples and trains the restorer on them, or goes on with either."""
+def cache_examples(name, classifier, folder):
+    """Crafts adversarial examples of the training images, or goes on with it."""
     ordered, _, _ = keras_trn.datasets.load(name, shuffle=False)
-    attack = color_images.training_attacks()
-    examples = keras_trn.cache_adversarial_examples(
+    return keras_trn.cache_adversarial_examples(
         classifier,
         ordered,
-        attack,
+        color_images.training_attacks(),
         folder / "examples",
         batch_size=BATCH_SIZE,
         rounds=ROUNDS,
         seed=preset.SEED,
     )
+
+
+def train_restorer(classifier, examples, folder):
+    """Trains the restorer on these examples and on fresh ones, or goes on with it."""
     return preset.train_restorer(
         color_images.protect,
         classifier,
         examples,
         EPOCHS,
-        folder,
+        folder / "restorer",
         optimizer=make_optimizer(LEARNING_RATE, examples, EPOCHS),
-        attack=attack,
+        attack=color_images.training_attacks(),
     )
+
+
+def train_peers(name, protected, examples, folder):
+    """Trains the peers that have to learn, or goes on with it."""
+    restorers = peers.train_restorers(
+        protected,
+        examples,
+        EPOCHS,
+        lambda: make_optimizer(LEARNING_RATE, examples, EPOCHS),
+        color_images.training_attacks(),
+        folder,
+    )
+    pipeline = color_images.training_pipeline(name, BATCH_SIZE, preset.SEED)
+    adversarially_trained = peers.train_adversarially(
+        protected.classifier,
+        pipeline,
+        ADVERSARIAL_EPOCHS,
+        make_optimizer(LEARNING_RATE, pipeline, ADVERSARIAL_EPOCHS),
+        color_images.fast_attack(),
+        folder,
+    )
+    return {**restorers, "adversarial training": adversarially_trained}
 
 
 def main(name, path):
@@ -74,19 +101,28 @@ def main(name, path):
     path = Path(path)
     folder = path.with_suffix(".work")
     classifiers_color_images.main(name, folder)
-    classifier = keras.saving.load_model(folder / "make_classifier.keras", compile=False)
+    classifier, other = (
+        keras.saving.load_model(folder / f"{make.__name__}.keras", compile=False)
+        for make in classifiers_color_images.EPOCHS
+    )
+    examples = cache_examples(name, classifier, folder)
     trained = folder / "trained.keras"
-    load_or_train(trained, lambda: train_restorer(name, classifier, folder))
+    load_or_train(trained, lambda: train_restorer(classifier, examples, folder))
     # What is judged is what is shipped.
     shipped = folder / f"{path.stem}.keras"
     shutil.copy(trained, shipped)
     store_as_float16(shipped)
     protected = keras.saving.load_model(shipped, compile=False)
+    others = {
+        **peers.make_filters(protected.classifier),
+        **train_peers(name, protected, examples, folder),
+    }
     judgement = preset.Judgement(
-        color_images.EPSILON, (4 / 255, 16 / 255), CLASS_NAMES[name], oblivious_examples=10_000
+        color_images.EPSILON, (4 / 255, 16 / 255), CLASS_NAMES[name], oblivious_examples=1000
     )
     _, _, test = keras_trn.datasets.load(name)
-    judgement.run(protected, keras_trn.datasets.to_arrays(test), path, folder)
+    test = keras_trn.datasets.to_arrays(test)
+    judgement.run(protected, other, others, test, path, folder)
     shutil.copy(shipped, FOLDER)
 
 

@@ -3,12 +3,13 @@
 `python -m keras_trn.experiments.preset_fashion_mnist results/trn_fashion_mnist.json`
 
 Trains the classifier and its restorer on all training images, writes the preset into
-the package, and two reports: on many test images for an attacker who does not know of
-the restorer, and on fewer of them, beside it under the name of `..._worst.json`, for
-attackers who do. Progress is kept in a folder beside the results: a run that was
-interrupted goes on where it was when it is started again.
+the package, trains another classifier, for attacks that transfer, and the peers that have
+to learn, and writes three reports on all of them, see `keras_trn.experiments.preset`.
+Progress is kept in a folder beside the results: a run that was interrupted goes on where
+it was when it is started again.
 """
 
+import functools
 import shutil
 import sys
 from pathlib import Path
@@ -16,9 +17,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_trn.experiments import common_setting
+from keras_trn import attacks
 from keras_trn.experiments import fashion_mnist
+from keras_trn.experiments import peers
 from keras_trn.experiments import preset
+from keras_trn.experiments.common_setting import make_optimizer
 from keras_trn.experiments.trained_models import load_or_train
 from keras_trn.presets import FOLDER
 
@@ -26,6 +29,7 @@ NAME = "trn_fashion_mnist"
 BATCH_SIZE = 64
 CLASSIFIER_EPOCHS = 12
 RESTORER_EPOCHS = 4
+LEARNING_RATE = 3e-3
 JUDGEMENT = preset.Judgement(
     epsilon=fashion_mnist.EPSILON,
     epsilons=(0.05, 0.2),
@@ -44,13 +48,11 @@ JUDGEMENT = preset.Judgement(
 )
 
 
-def train_classifier(train, folder):
-    """Trains the classifier, or goes on with it."""
+def train_classifier(make, train, folder):
+    """Trains a classifier, or goes on with it."""
     keras.utils.set_random_seed(preset.SEED)
-    backup = keras.callbacks.BackupAndRestore(folder / "classifier", double_checkpoint=True)
-    return fashion_mnist.train_classifier(
-        fashion_mnist.make_classifier(), train, CLASSIFIER_EPOCHS, [backup]
-    )
+    backup = keras.callbacks.BackupAndRestore(folder / make.__name__, double_checkpoint=True)
+    return fashion_mnist.train_classifier(make(), train, CLASSIFIER_EPOCHS, [backup])
 
 
 def train_restorer(classifier, train, folder):
@@ -60,10 +62,31 @@ def train_restorer(classifier, train, folder):
         classifier,
         train,
         RESTORER_EPOCHS,
-        folder,
-        optimizer=common_setting.make_optimizer(3e-3, train, RESTORER_EPOCHS),
+        folder / "restorer",
+        optimizer=make_optimizer(LEARNING_RATE, train, RESTORER_EPOCHS),
         attack=fashion_mnist.training_attacks(),
     )
+
+
+def train_peers(protected, train, folder):
+    """Trains the peers that have to learn, or goes on with it."""
+    restorers = peers.train_restorers(
+        protected,
+        train,
+        RESTORER_EPOCHS,
+        lambda: make_optimizer(LEARNING_RATE, train, RESTORER_EPOCHS),
+        fashion_mnist.training_attacks(),
+        folder,
+    )
+    adversarially_trained = peers.train_adversarially(
+        protected.classifier,
+        train,
+        CLASSIFIER_EPOCHS,
+        make_optimizer(LEARNING_RATE, train, CLASSIFIER_EPOCHS),
+        attacks.ProjectedGradientDescent(fashion_mnist.EPSILON, steps=7),
+        folder,
+    )
+    return {**restorers, "adversarial training": adversarially_trained}
 
 
 def main(path):
@@ -74,12 +97,22 @@ def main(path):
     train, validation, test = fashion_mnist.load_arrays()
     everything = [np.concatenate(part) for part in zip(train, validation, strict=True)]
     train = fashion_mnist.training_pipeline(*everything, BATCH_SIZE, preset.SEED)
-    classifier = load_or_train(folder / "classifier.keras", lambda: train_classifier(train, folder))
+    classifier, other = (
+        load_or_train(
+            folder / f"{make.__name__}.keras",
+            functools.partial(train_classifier, make, train, folder),
+        )
+        for make in (fashion_mnist.make_classifier, fashion_mnist.make_other_classifier)
+    )
     protected = load_or_train(
         folder / f"{NAME}.keras", lambda: train_restorer(classifier, train, folder)
     )
     shutil.copy(folder / f"{NAME}.keras", FOLDER)
-    JUDGEMENT.run(protected, test, path, folder)
+    others = {
+        **peers.make_filters(protected.classifier),
+        **train_peers(protected, train, folder),
+    }
+    JUDGEMENT.run(protected, other, others, test, path, folder)
 
 
 if __name__ == "__main__":

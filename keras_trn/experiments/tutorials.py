@@ -25,7 +25,9 @@ _KEPT_NOTEBOOK_METADATA = {"kernelspec"}
 def cleaned(notebook):
     """Takes out of an executed notebook what is not for readers."""
     notebook.cells = [
-        cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])
+        cell
+        for cell in notebook.cells
+        if "injected-parameters" not in cell.metadata.get("tags", [])
     ]
     for cell in notebook.cells:
         if "remove_output" in cell.metadata.get("tags", []):

@@ -1,0 +1,116 @@
+"""The peers that a defence is measured beside, all of one classifier."""
+
+import functools
+
+import keras
+
+import keras_trn
+from keras_trn.experiments import preset
+from keras_trn.experiments.common_setting import count_parameters
+from keras_trn.experiments.trained_models import load_or_train
+
+
+def make_filters(classifier):
+    """Makes the defences that need no training, by name.
+
+    Args:
+        classifier: A trained classifier.
+
+    Returns:
+        A dictionary of Keras models.
+    """
+    peers = keras_trn.peers
+    return {
+        "JPEG": peers.JpegCompression(classifier),
+        "bit depth": peers.BitDepthReduction(classifier),
+        "median": peers.MedianSmoothing(classifier),
+        "total variation": peers.TotalVariationMinimization(classifier),
+    }
+
+
+def learned_restorers(make_rival):
+    """How to make the learned restorers that see no gradient, by name.
+
+    Args:
+        make_rival: Function that makes the single-stream restorer of each.
+
+    Returns:
+        A dictionary of functions from a classifier to a Keras model.
+    """
+    peers = keras_trn.peers
+    return {
+        "single stream": lambda classifier: keras_trn.ProtectedClassifier(classifier, make_rival()),
+        "HGD": lambda classifier: peers.RepresentationGuidedDenoiser(classifier, make_rival()),
+        "APE-GAN": lambda classifier: peers.AdversarialPerturbationElimination(
+            classifier, make_rival()
+        ),
+    }
+
+
+def train_restorers(protected, train, epochs, make_optimizer, attack, folder):
+    """Trains learned restorers as the one was trained that they are measured beside.
+
+    Args:
+        protected: The protected classifier. Each of the others has as many parameters as
+            its restorer and gradient map together.
+        train: Pipeline of training images.
+        epochs: Number of epochs.
+        make_optimizer: Function that makes an optimizer.
+        attack: The attacks to train against.
+        folder: Where trained models and the progress are kept.
+
+    Returns:
+        A dictionary of Keras models.
+    """
+
+    def make_rival():
+        return protected.restorer.single_stream_rival(
+            (None, *protected.image_shape), count_parameters(protected)
+        )
+
+    def train_one(name, make):
+        return preset.train_restorer(
+            make,
+            protected.classifier,
+            train,
+            epochs,
+            folder / name,
+            optimizer=make_optimizer(),
+            attack=attack,
+        )
+
+    return {
+        name: load_or_train(folder / f"{name}.keras", functools.partial(train_one, name, make))
+        for name, make in learned_restorers(make_rival).items()
+    }
+
+
+def train_adversarially(classifier, train, epochs, optimizer, attack, folder):
+    """Trains a new classifier of the same architecture on attacks against itself.
+
+    Args:
+        classifier: A classifier, of which only the architecture is taken.
+        train: Pipeline of training images.
+        epochs: Number of epochs.
+        optimizer: A Keras optimizer.
+        attack: The attack to train against.
+        folder: Where the trained model and the progress are kept.
+
+    Returns:
+        A Keras model.
+    """
+
+    def train_one():
+        keras.utils.set_random_seed(preset.SEED)
+        trained = keras_trn.peers.AdversariallyTrainedClassifier(classifier)
+        trained.compile(optimizer=optimizer, attack=attack)
+        backup = keras.callbacks.BackupAndRestore(
+            folder / "adversarial training", double_checkpoint=True
+        )
+        trained.fit(train, epochs=epochs, callbacks=[backup], shuffle=False, verbose=2)
+        # Saved without the optimizer, which is larger than the model.
+        bare = keras_trn.peers.AdversariallyTrainedClassifier(classifier)
+        bare.set_weights(trained.get_weights())
+        return bare
+
+    return load_or_train(folder / "adversarial training.keras", train_one)

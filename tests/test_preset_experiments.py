@@ -1,0 +1,121 @@
+"""What trains and judges the presets goes on where it was, and judges as it says."""
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_trn
+from keras_trn.evaluation import Report
+from keras_trn.experiments import cost_color_images
+from keras_trn.experiments import peers
+from keras_trn.experiments import preset
+from keras_trn.experiments import tutorials
+from keras_trn.experiments.common_setting import count_parameters
+
+FAST = keras_trn.attacks.FastGradientMethod(epsilon=0.2)
+
+
+@pytest.fixture
+def train():
+    pipeline, _, _ = keras_trn.datasets.load("digits", batch_size=64)
+    return pipeline.take(2)
+
+
+@pytest.mark.slow
+def test_restorers_are_trained_once_and_have_as_many_parameters(
+    classifier, protect, train, tmp_path
+):
+    protected = protect(classifier)
+    protected.build((None, 8, 8, 1))
+    restorers = peers.train_restorers(protected, train, 1, lambda: "adam", FAST, tmp_path)
+    assert list(restorers) == ["single stream", "HGD", "APE-GAN"]
+    for restorer in restorers.values():
+        assert restorer.gradient_map is None
+        parameters = sum(np.prod(weight.shape) for weight in restorer.restorer.trainable_weights)
+        assert parameters == pytest.approx(count_parameters(protected), rel=0.25)
+    # Whoever had to train again would stumble over the missing images.
+    again = peers.train_restorers(protected, None, 1, lambda: "adam", FAST, tmp_path)
+    for name, restorer in restorers.items():
+        for one, other in zip(restorer.get_weights(), again[name].get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_adversarial_training_leaves_the_classifier_and_is_done_once(classifier, train, tmp_path):
+    before = classifier.get_weights()
+    trained = peers.train_adversarially(classifier, train, 1, "adam", FAST, tmp_path)
+    again = peers.train_adversarially(classifier, None, 1, None, None, tmp_path)
+    for one, other in zip(trained.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(before, classifier.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_judgement_reports_on_all_attackers_and_all_peers(classifier, protect, digits, tmp_path):
+    judgement = preset.Judgement(
+        epsilon=0.2,
+        epsilons=(0.1,),
+        class_names=tuple("0123456789"),
+        oblivious_examples=20,
+        worst_examples=10,
+        queries=5,
+    )
+    images, labels = (part[:30] for part in digits)
+    path = tmp_path / "digits.json"
+    filters = {"JPEG": keras_trn.peers.JpegCompression(classifier)}
+    judgement.run(protect(classifier), classifier, filters, (images, labels), path, tmp_path)
+    plt.close("all")
+    assert path.with_suffix(".png").stat().st_size > 1000
+    examples = {"digits": 20, "digits_worst": 10, "digits_all": 30}
+    for name, number in examples.items():
+        report = Report.from_json(tmp_path / f"{name}.json")
+        assert report.defences == ["bare", "protected", "JPEG"]
+        assert report.cell("benign")["examples"] == number
+    oblivious = Report.from_json(path)
+    for attack in ("FGSM", "BIM-20", "PGD-20", "MIM-20"):
+        for threat_model in ("oblivious", "transfer"):
+            for labels in ("true", "predicted"):
+                assert oblivious.cell(attack, threat_model, labels=labels)["examples"] == 20
+    worst = Report.from_json(tmp_path / "digits_worst.json")
+    for threat_model in ("bpda", "whitebox_stopgrad", "whitebox_full"):
+        assert worst.cell("PGD-20", threat_model)["examples"] == 10
+    assert worst.cell("Square", "blackbox", "JPEG")["examples"] == 10
+
+
+def test_operations_are_counted_and_costs_relative_to_the_bare_classifier():
+    matrix = tf.ones((3, 5))
+    operations = cost_color_images.count_operations(lambda images: images @ matrix, (7, 3))
+    assert operations == 2 * 7 * 3 * 5
+    assert cost_color_images.relative({"bare": 2.0, "restoration": 7.0}) == {
+        "bare": 1.0,
+        "restoration": 3.5,
+    }
+
+
+def test_executed_tutorial_keeps_what_is_for_readers():
+    def cell(source, **metadata):
+        output = nbformat.v4.new_output("stream", text="shown")
+        return nbformat.v4.new_code_cell(source, metadata=metadata, outputs=[output])
+
+    kernel = {"name": "python3", "display_name": "Python 3"}
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell("text", metadata={"papermill": {"duration": 1.0}}),
+            cell("parameters", tags=["injected-parameters"]),
+            cell("plot", alt="What it shows.", tags=["a"], papermill={"duration": 2.0}),
+            cell("noisy", tags=["remove_output"]),
+        ],
+        metadata={"kernelspec": kernel, "papermill": {"duration": 3.0}},
+    )
+    cleaned = tutorials.cleaned(notebook)
+    assert [c.source for c in cleaned.cells] == ["text", "plot", "noisy"]
+    assert [dict(c.metadata) for c in cleaned.cells] == [
+        {},
+        {"alt": "What it shows.", "tags": ["a"]},
+        {"tags": ["remove_output"]},
+    ]
+    assert [len(c.get("outputs", [])) for c in cleaned.cells] == [0, 1, 0]
+    assert dict(cleaned.metadata) == {"kernelspec": kernel}
