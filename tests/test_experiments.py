@@ -156,14 +156,24 @@ def test_classifiers_of_colour_images_can_be_protected_and_are_small(make):
 def test_varied_images_are_shifted_and_mirrored_where_it_fits(mirrored):
     image = np.zeros((32, 32, 3), "float32")
     image[8:24, 8:12] = 1.0
+    variation = color_images._mirror if mirrored else lambda image, seed: image
     varied = [
-        color_images._vary(image, tf.constant([0, seed]), mirrored).numpy() for seed in range(40)
+        color_images._vary(image, tf.constant([0, seed]), variation).numpy() for seed in range(40)
     ]
     assert all(v.shape == image.shape and v.sum() == image.sum() for v in varied)
     columns = {int(np.argmax(v.sum(axis=(0, 2)))) for v in varied}
     assert {column for column in columns if column < 16} <= set(range(4, 13))
     assert len(columns) > 5
     assert any(column >= 16 for column in columns) == mirrored
+
+
+def test_recoloured_images_stay_images_and_are_inverted_now_and_then():
+    image = np.full((32, 32, 3), 0.2, "float32")
+    image[8:24, 8:12] = 0.8
+    recoloured = [color_images._recolour(image, tf.constant([0, s])).numpy() for s in range(40)]
+    assert all(v.min() >= 0 and v.max() <= 1 for v in recoloured)
+    darker_inside = [v[10, 10, 0] < v[0, 0, 0] for v in recoloured]
+    assert 5 < sum(darker_inside) < 35
 
 
 @pytest.mark.real_data

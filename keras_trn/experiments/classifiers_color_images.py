@@ -6,6 +6,9 @@ r"""Trains the classifiers of CIFAR-10 or SVHN that are to be protected.
 Trains the classifier that is protected and another one, for attacks that transfer, and
 writes both into the folder, with their accuracy on the validation images. A run that was
 interrupted goes on with the epoch that it had reached.
+
+Where there are few images, such as in a part of SVHN, an epoch is short and there are more
+of them, and the first classifier starts from the features of the preset for CIFAR-10.
 """
 
 import json
@@ -21,6 +24,7 @@ from keras_trn.experiments.trained_models import load_or_train
 SEED = 0
 BATCH_SIZE = 128
 EPOCHS = {color_images.make_classifier: 20, color_images.make_other_classifier: 15}
+SMALLEST_NUMBER_OF_STEPS = 1500
 
 
 def train(make, name, folder):
@@ -28,7 +32,12 @@ def train(make, name, folder):
     keras.utils.set_random_seed(SEED)
     backup = keras.callbacks.BackupAndRestore(folder / make.__name__, double_checkpoint=True)
     pipeline = color_images.training_pipeline(name, BATCH_SIZE, SEED)
-    return color_images.train_classifier(make(), pipeline, EPOCHS[make], callbacks=[backup])
+    classifier = make()
+    has_few_images = len(pipeline) * BATCH_SIZE < color_images.FEW_IMAGES
+    if has_few_images and make is color_images.make_classifier:
+        color_images.take_over_features(classifier)
+    epochs = color_images.enough_epochs(EPOCHS[make], pipeline, SMALLEST_NUMBER_OF_STEPS)
+    return color_images.train_classifier(classifier, pipeline, epochs, callbacks=[backup])
 
 
 def accuracy(classifier, pipeline):

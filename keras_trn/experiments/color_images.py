@@ -1,5 +1,7 @@
 """The setting that all experiments on colour images share: CIFAR-10 and SVHN."""
 
+import math
+
 import keras
 import tensorflow as tf
 from keras import layers
@@ -10,43 +12,66 @@ from keras_trn.experiments import common_setting
 
 IMAGE_SHAPE = (32, 32, 3)
 EPSILON = 8 / 255
-# The mirror image of a digit is none.
-MIRRORED = {"cifar10": True, "svhn_cropped": False}
+# With fewer images than this, training starts from the weights for CIFAR-10.
+FEW_IMAGES = 10_000
 _LARGEST_SHIFT = 4
 _LEARNING_RATE = 0.1
 
 
 def training_pipeline(name, batch_size, seed=0):
-    """Makes a pipeline of training images for a classifier: shifted, and mirrored where it fits.
+    """Makes a pipeline of training images for a classifier: shifted, and mirrored or recoloured.
 
     Args:
         name: `"cifar10"` or `"svhn_cropped"`.
         batch_size: Number of images in a batch; all have as many.
-        seed: Whole number that fixes order, shifts and mirrors.
+        seed: Whole number that fixes order and variations.
 
     Returns:
         A `tf.data.Dataset`, another one in each epoch.
     """
     train, _, _ = keras_trn.datasets.load(name, batch_size=1000, shuffle=False)
     train = train.unbatch().cache()
-    number = train.reduce(0, lambda count, _: count + 1).numpy()
-    train = train.shuffle(int(number), seed=seed).apply(
-        tf.data.experimental.assert_cardinality(int(number))
-    )
+    number = count_images(train)
+    train = train.shuffle(number, seed=seed).apply(tf.data.experimental.assert_cardinality(number))
     seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
     varied = tf.data.Dataset.zip(train, seeds).map(
-        lambda example, seed: (_vary(example[0], seed, MIRRORED[name]), example[1]),
+        lambda example, seed: (_vary(example[0], seed, _VARIATIONS[name]), example[1]),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     return varied.batch(batch_size, drop_remainder=True).prefetch(4)
 
 
-def _vary(image, seed, mirrored):
-    """Shifts an image by some pixels, its edges reflected, and mirrors every second one."""
+def count_images(images):
+    """Counts the images of a pipeline of single ones, by running through it."""
+    return int(images.reduce(0, lambda count, _: count + 1))
+
+
+def _vary(image, seed, variation):
+    """Shifts an image by some pixels, its edges reflected, and varies it as its class allows."""
     margin = [_LARGEST_SHIFT, _LARGEST_SHIFT]
     padded = tf.pad(image, [margin, margin, [0, 0]], mode="REFLECT")
     image = tf.image.stateless_random_crop(padded, IMAGE_SHAPE, seed)
-    return tf.image.stateless_random_flip_left_right(image, seed + 1) if mirrored else image
+    return variation(image, seed + 1)
+
+
+def _mirror(image, seed):
+    """Mirrors every second image."""
+    return tf.image.stateless_random_flip_left_right(image, seed)
+
+
+def _recolour(image, seed):
+    """Inverts every second image, and makes it brighter or darker, and more or less flat.
+
+    The mirror image of a digit is none, but a digit is the same on any wall.
+    """
+    inverted = tf.random.stateless_uniform((), seed) < 0.5
+    image = tf.where(inverted, 1 - image, image)
+    image = tf.image.stateless_random_contrast(image, 0.6, 1.4, seed + 1)
+    image = tf.image.stateless_random_brightness(image, 0.2, seed + 2)
+    return tf.clip_by_value(image, 0.0, 1.0)
+
+
+_VARIATIONS = {"cifar10": _mirror, "svhn_cropped": _recolour}
 
 
 def make_classifier():
@@ -79,6 +104,51 @@ def make_other_classifier():
     features = layers.Flatten()(features)
     features = layers.Dropout(0.4)(features)
     return keras.Model(images, layers.Dense(10)(features))
+
+
+def enough_epochs(epochs, pipeline, steps):
+    """Raises a number of epochs where they would be too few steps, as there are few images.
+
+    Args:
+        epochs: Number of epochs where there are many images.
+        pipeline: Pipeline of training images.
+        steps: Smallest number of steps.
+
+    Returns:
+        Number of epochs.
+    """
+    return max(epochs, math.ceil(steps / len(pipeline)))
+
+
+def take_over_features(classifier):
+    """Gives a classifier the weights for CIFAR-10, but those of its last layer.
+
+    Args:
+        classifier: A classifier of `make_classifier`.
+
+    Returns:
+        The classifier.
+    """
+    trained = keras_trn.ProtectedClassifier.from_preset("trn_cifar10").classifier
+    for layer, trained_layer in zip(classifier.layers[:-1], trained.layers[:-1], strict=True):
+        layer.set_weights(trained_layer.get_weights())
+    return classifier
+
+
+def take_over_restorer(protected):
+    """Gives a protected classifier the restorer and the gradient map for CIFAR-10.
+
+    Args:
+        protected: A protected classifier of `protect`.
+
+    Returns:
+        The protected classifier.
+    """
+    trained = keras_trn.ProtectedClassifier.from_preset("trn_cifar10")
+    protected.build((None, *IMAGE_SHAPE))
+    protected.restorer.set_weights(trained.restorer.get_weights())
+    protected.gradient_map.set_weights(trained.gradient_map.get_weights())
+    return protected
 
 
 def _convolution(features, filters, **kwargs):

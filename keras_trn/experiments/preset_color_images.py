@@ -5,7 +5,8 @@ r"""Trains the preset `trn_cifar10`, or one of SVHN, and judges it on the test i
 Trains the classifiers where `keras_trn.experiments.classifiers_color_images` has not yet,
 crafts adversarial examples of the one that is protected, trains its restorer and the peers
 that have to learn on them and on fresh ones, and writes the preset into the package and
-three reports, see `keras_trn.experiments.preset`. Progress is kept in a folder beside the
+three reports, see `keras_trn.experiments.preset`. Where there are few images, such as in a
+part of SVHN, the restorer starts from that of the preset for CIFAR-10. Progress is kept in a folder beside the
 results: a run that was interrupted goes on where it was when it is started again.
 """
 
@@ -30,6 +31,7 @@ ROUNDS = 1
 EPOCHS = 4
 LEARNING_RATE = 3e-3
 ADVERSARIAL_EPOCHS = 12
+SMALLEST_NUMBER_OF_STEPS = 600
 CLASS_NAMES = {
     "cifar10": (
         "airplane",
@@ -63,33 +65,42 @@ def cache_examples(name, classifier, folder):
 
 def train_restorer(classifier, examples, folder):
     """Trains the restorer on these examples and on fresh ones, or goes on with it."""
+    has_few_images = len(examples) * BATCH_SIZE < color_images.FEW_IMAGES
+
+    def protect(classifier):
+        protected = color_images.protect(classifier)
+        return color_images.take_over_restorer(protected) if has_few_images else protected
+
+    epochs = color_images.enough_epochs(EPOCHS, examples, SMALLEST_NUMBER_OF_STEPS)
     return preset.train_restorer(
-        color_images.protect,
+        protect,
         classifier,
         examples,
-        EPOCHS,
+        epochs,
         folder / "restorer",
-        optimizer=make_optimizer(LEARNING_RATE, examples, EPOCHS),
+        optimizer=make_optimizer(LEARNING_RATE, examples, epochs),
         attack=color_images.training_attacks(),
     )
 
 
 def train_peers(name, protected, examples, folder):
     """Trains the peers that have to learn, or goes on with it."""
+    epochs = color_images.enough_epochs(EPOCHS, examples, SMALLEST_NUMBER_OF_STEPS)
     restorers = peers.train_restorers(
         protected,
         examples,
-        EPOCHS,
-        lambda: make_optimizer(LEARNING_RATE, examples, EPOCHS),
+        epochs,
+        lambda: make_optimizer(LEARNING_RATE, examples, epochs),
         color_images.training_attacks(),
         folder,
     )
     pipeline = color_images.training_pipeline(name, BATCH_SIZE, preset.SEED)
+    epochs = color_images.enough_epochs(ADVERSARIAL_EPOCHS, pipeline, SMALLEST_NUMBER_OF_STEPS)
     adversarially_trained = peers.train_adversarially(
         protected.classifier,
         pipeline,
-        ADVERSARIAL_EPOCHS,
-        make_optimizer(LEARNING_RATE, pipeline, ADVERSARIAL_EPOCHS),
+        epochs,
+        make_optimizer(LEARNING_RATE, pipeline, epochs),
         color_images.fast_attack(),
         folder,
     )
