@@ -1,13 +1,16 @@
-r"""Trains the preset `trn_cifar10`, or one of SVHN, and judges it on the test images.
+r"""Trains the preset `trn_cifar10`, or its like for SVHN, and judges it on the test images.
 
     python -m keras_trn.experiments.preset_color_images cifar10 results/trn_cifar10.json
 
 Trains the classifiers where `keras_trn.experiments.classifiers_color_images` has not yet,
 crafts adversarial examples of the one that is protected, trains its restorer and the peers
-that have to learn on them and on fresh ones, and writes the preset into the package and
-three reports, see `keras_trn.experiments.preset`. Where there are few images, such as in a
-part of SVHN, the restorer starts from that of the preset for CIFAR-10. Progress is kept in a folder beside the
-results: a run that was interrupted goes on where it was when it is started again.
+that have to learn on them and on fresh ones, and writes three reports, see
+`keras_trn.experiments.preset`. The protected classifier is kept in a folder beside the
+results, like the progress: a run that was interrupted goes on where it was when it is
+started again. That of CIFAR-10 is written into the package, too.
+
+Where there are few images, such as in a part of SVHN, the restorer starts from the preset
+for CIFAR-10.
 """
 
 import shutil
@@ -134,7 +137,8 @@ def main(name, path):
     _, _, test = keras_trn.datasets.load(name)
     test = keras_trn.datasets.to_arrays(test)
     judgement.run(protected, other, others, test, path, folder)
-    shutil.copy(shipped, FOLDER)
+    if name == "cifar10":
+        shutil.copy(shipped, FOLDER)
 
 
 if __name__ == "__main__":
