@@ -183,6 +183,7 @@ def test_table_goes_to_its_place_and_nowhere_else(report, tmp_path):
         "docs/index.md",
         "docs/method.md",
         "docs/judging.md",
+        "docs/results.md",
         "keras_trn/presets/trn_fashion_mnist.md",
     ],
 )

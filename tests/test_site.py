@@ -172,7 +172,7 @@ def test_every_page_loads_and_fits(site, address, browser, device):
         page.on("pageerror", lambda error, c=complain: c(str(error)))
         page.on("requestfailed", lambda request, c=complain: c(f"failed: {request.url}"))
         page.on("response", finished)
-        page.goto(address + path, wait_until="load")
+        page.goto(address + path, wait_until="networkidle")
         width = page.evaluate("document.scrollingElement.scrollWidth")
         if width > WIDTHS[device]:
             complain(f"is {width} pixels wide")
@@ -208,9 +208,9 @@ def test_navigation_leads_through_the_site(address, browser):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto(address)
     for tab in ["Getting started", "Tutorials", "How-to guides", "Results", "API reference"]:
-        page.locator(".md-tabs__link", has_text=tab).click()
-        page.wait_for_load_state()
-        assert page.locator("h1").count() == 1
+        with page.expect_navigation():
+            page.locator(".md-tabs__link", has_text=tab).click()
+        assert page.locator(".md-tabs__item--active").inner_text().strip() == tab
     page.close()
 
 

@@ -22,7 +22,7 @@ def on_page_content(content, page, config, files):
     if not page.file.src_uri.endswith(".ipynb"):
         return content
     alternative_texts = iter(_alternative_texts(Path(page.file.abs_src_path)))
-    content = _NO_ALTERNATIVE_TEXT.sub(lambda _: f'alt="{next(alternative_texts)}"', content)
+    content = _NO_ALTERNATIVE_TEXT.sub(lambda _: f'alt="{next(alternative_texts, "")}"', content)
     return _LINK.sub(lambda match: _link(match, page, files), content)
 
 
@@ -31,6 +31,7 @@ def _alternative_texts(path):
     return [
         html.escape(cell["metadata"].get("alt", ""))
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        if "remove_cell" not in cell["metadata"].get("tags", [])
         for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {})
     ]

@@ -9,9 +9,11 @@ from keras import layers
 import keras_trn
 from keras_trn import attacks
 from keras_trn.experiments import common_setting
+from keras_trn.presets import FOLDER
 
 IMAGE_SHAPE = (32, 32, 3)
 EPSILON = 8 / 255
+PRESET = "trn_cifar10"
 # With fewer images than this, training starts from the weights for CIFAR-10.
 FEW_IMAGES = 10_000
 _LARGEST_SHIFT = 4
@@ -129,7 +131,7 @@ def take_over_features(classifier):
     Returns:
         The classifier.
     """
-    trained = keras_trn.ProtectedClassifier.from_preset("trn_cifar10").classifier
+    trained = keras.saving.load_model(FOLDER / f"{PRESET}.keras", compile=False).classifier
     for layer, trained_layer in zip(classifier.layers[:-1], trained.layers[:-1], strict=True):
         layer.set_weights(trained_layer.get_weights())
     return classifier
@@ -144,7 +146,7 @@ def take_over_restorer(protected):
     Returns:
         The protected classifier.
     """
-    trained = keras_trn.ProtectedClassifier.from_preset("trn_cifar10")
+    trained = keras.saving.load_model(FOLDER / f"{PRESET}.keras", compile=False)
     protected.build((None, *IMAGE_SHAPE))
     protected.restorer.set_weights(trained.restorer.get_weights())
     protected.gradient_map.set_weights(trained.gradient_map.get_weights())
@@ -200,9 +202,9 @@ def training_attacks():
 def fast_attack():
     """The attack of one step that a classifier is trained against adversarially.
 
-    From a random point, and a little longer than epsilon: Wong et al., arXiv 2001.03994.
+    From a random point, as Wong et al. have it, arXiv 2001.03994.
     """
-    return attacks.ProjectedGradientDescent(EPSILON, steps=1, step_size=1.25 * EPSILON)
+    return attacks.ProjectedGradientDescent(EPSILON, steps=1)
 
 
 def protect(classifier):

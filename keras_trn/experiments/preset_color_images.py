@@ -120,10 +120,10 @@ def main(name, path):
         for make in classifiers_color_images.EPOCHS
     )
     examples = cache_examples(name, classifier, folder)
-    trained = folder / "trained.keras"
+    trained = folder / "restorer.keras"
     load_or_train(trained, lambda: train_restorer(classifier, examples, folder))
     # What is judged is what is shipped.
-    shipped = folder / f"{path.stem}.keras"
+    shipped = folder / "shipped.keras"
     shutil.copy(trained, shipped)
     store_as_float16(shipped)
     protected = keras.saving.load_model(shipped, compile=False)
@@ -138,7 +138,7 @@ def main(name, path):
     test = keras_trn.datasets.to_arrays(test)
     judgement.run(protected, other, others, test, path, folder)
     if name == "cifar10":
-        shutil.copy(shipped, FOLDER)
+        shutil.copy(shipped, FOLDER / f"{color_images.PRESET}.keras")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def train_peers(protected, train, folder):
     )
     adversarially_trained = peers.train_adversarially(
         protected.classifier,
-        train,
+        fashion_mnist.mirrored(train),
         CLASSIFIER_EPOCHS,
         make_optimizer(LEARNING_RATE, train, CLASSIFIER_EPOCHS),
         attacks.ProjectedGradientDescent(fashion_mnist.EPSILON, steps=7),
@@ -107,12 +107,12 @@ def main(path):
     protected = load_or_train(
         folder / f"{NAME}.keras", lambda: train_restorer(classifier, train, folder)
     )
-    shutil.copy(folder / f"{NAME}.keras", FOLDER)
     others = {
         **peers.make_filters(protected.classifier),
         **train_peers(protected, train, folder),
     }
     JUDGEMENT.run(protected, other, others, test, path, folder)
+    shutil.copy(folder / f"{NAME}.keras", FOLDER)
 
 
 if __name__ == "__main__":
