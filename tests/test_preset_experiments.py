@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import keras_trn
 from keras_trn.evaluation import Report
+from keras_trn.experiments import color_images
 from keras_trn.experiments import cost_color_images
 from keras_trn.experiments import peers
 from keras_trn.experiments import preset
@@ -40,6 +41,35 @@ def test_restorers_are_trained_once_and_have_as_many_parameters(
     for name, restorer in restorers.items():
         for one, other in zip(restorer.get_weights(), again[name].get_weights(), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_training_of_a_restorer_goes_on_with_the_epoch_it_had_reached(
+    classifier, protect, digits, tmp_path
+):
+    drawn = []
+
+    def batches(last):
+        for start in (0, 16):
+            drawn.append(start)
+            if len(drawn) > last:
+                raise KeyboardInterrupt("The machine was switched off.")
+            yield tuple(part[start : start + 16] for part in digits)
+
+    def train(last):
+        drawn.clear()
+        signature = (tf.TensorSpec((None, 8, 8, 1)), tf.TensorSpec((None,), "int64"))
+        pipeline = tf.data.Dataset.from_generator(lambda: batches(last), output_signature=signature)
+        return preset.train_restorer(
+            protect, classifier, pipeline, 3, tmp_path / "progress", optimizer="adam", attack=FAST
+        )
+
+    # A look at the first batch, and two batches in each epoch: in the third, it is over.
+    with pytest.raises(Exception, match="switched off"):
+        train(last=6)
+    train(last=100)
+    assert len(drawn) <= 1 + 2
+    assert not (tmp_path / "progress").exists()
 
 
 @pytest.mark.slow
@@ -83,6 +113,14 @@ def test_judgement_reports_on_all_attackers_and_all_peers(classifier, protect, d
     for threat_model in ("bpda", "whitebox_stopgrad", "whitebox_full"):
         assert worst.cell("PGD-20", threat_model)["examples"] == 10
     assert worst.cell("Square", "blackbox", "JPEG")["examples"] == 10
+
+
+def test_fast_attack_takes_one_step_from_a_random_point(classifier, digits):
+    images, labels = (part[:8] for part in digits)
+    attack = color_images.fast_attack()
+    adversarial = attack(classifier, images, labels).numpy()
+    assert 0 < np.abs(adversarial - images).max() <= color_images.EPSILON + 1e-6
+    assert not np.array_equal(adversarial, attack(classifier, images, labels))
 
 
 def test_operations_are_counted_and_costs_relative_to_the_bare_classifier():
