@@ -23,7 +23,7 @@ from keras_trn.experiments.trained_models import load_or_train
 
 SEED = 0
 BATCH_SIZE = 128
-EPOCHS = {color_images.make_classifier: 20, color_images.make_other_classifier: 15}
+EPOCHS = {color_images.make_classifier: 30, color_images.make_other_classifier: 15}
 SMALLEST_NUMBER_OF_STEPS = 1500
 
 
