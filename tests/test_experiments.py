@@ -167,6 +167,16 @@ def test_varied_images_are_shifted_and_mirrored_where_it_fits(mirrored):
     assert any(column >= 16 for column in columns) == mirrored
 
 
+def test_mixed_images_stay_images_and_their_labels_distributions():
+    images = tf.random.stateless_uniform((16, 32, 32, 3), [0, 0])
+    labels = tf.range(16) % 10
+    pipeline = tf.data.Dataset.from_tensors((images, labels)).repeat(3)
+    mixed_images, mixed_labels = keras_trn.datasets.to_arrays(color_images.mixed(pipeline))
+    assert mixed_images.min() >= 0 and mixed_images.max() <= 1
+    np.testing.assert_allclose(mixed_labels.sum(axis=-1), 1, atol=1e-6)
+    assert not np.array_equal(mixed_images[:16], mixed_images[16:32])
+
+
 def test_recoloured_images_stay_images_and_are_inverted_now_and_then():
     image = np.full((32, 32, 3), 0.2, "float32")
     image[8:24, 8:12] = 0.8

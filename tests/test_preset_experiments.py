@@ -60,7 +60,7 @@ def test_training_of_a_restorer_goes_on_with_the_epoch_it_had_reached(
         drawn.clear()
         signature = (tf.TensorSpec((None, 8, 8, 1)), tf.TensorSpec((None,), "int64"))
         pipeline = tf.data.Dataset.from_generator(lambda: batches(last), output_signature=signature)
-        return preset.train_restorer(
+        return preset.train_defence(
             protect, classifier, pipeline, 3, tmp_path / "progress", optimizer="adam", attack=FAST
         )
 

@@ -33,7 +33,7 @@ def train(make, name, folder):
     backup = keras.callbacks.BackupAndRestore(folder / make.__name__, double_checkpoint=True)
     pipeline = color_images.training_pipeline(name, BATCH_SIZE, SEED)
     classifier = make()
-    has_few_images = len(pipeline) * BATCH_SIZE < color_images.FEW_IMAGES
+    has_few_images = color_images.has_few_images(pipeline, BATCH_SIZE)
     if has_few_images and make is color_images.make_classifier:
         color_images.take_over_features(classifier)
     epochs = color_images.enough_epochs(EPOCHS[make], pipeline, SMALLEST_NUMBER_OF_STEPS)

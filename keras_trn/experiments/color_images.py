@@ -14,8 +14,7 @@ from keras_trn.presets import FOLDER
 IMAGE_SHAPE = (32, 32, 3)
 EPSILON = 8 / 255
 PRESET = "trn_cifar10"
-# With fewer images than this, training starts from the weights for CIFAR-10.
-FEW_IMAGES = 10_000
+_FEW_IMAGES = 10_000
 _LARGEST_SHIFT = 4
 _LEARNING_RATE = 0.1
 
@@ -129,6 +128,16 @@ def make_other_classifier():
     features = layers.Flatten()(features)
     features = layers.Dropout(0.4)(features)
     return keras.Model(images, layers.Dense(10)(features))
+
+
+def has_few_images(pipeline, batch_size):
+    """Tells whether there are so few images that training starts from the weights for CIFAR-10.
+
+    Args:
+        pipeline: Pipeline of training images.
+        batch_size: Number of images in a batch.
+    """
+    return len(pipeline) * batch_size < _FEW_IMAGES
 
 
 def enough_epochs(epochs, pipeline, steps):

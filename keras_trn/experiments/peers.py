@@ -2,8 +2,6 @@
 
 import functools
 
-import keras
-
 import keras_trn
 from keras_trn.experiments import preset
 from keras_trn.experiments.common_setting import count_parameters
@@ -69,7 +67,7 @@ def train_restorers(protected, train, epochs, make_optimizer, attack, folder):
         )
 
     def train_one(name, make):
-        return preset.train_restorer(
+        return preset.train_defence(
             make,
             protected.classifier,
             train,
@@ -101,16 +99,14 @@ def train_adversarially(classifier, train, epochs, optimizer, attack, folder):
     """
 
     def train_one():
-        keras.utils.set_random_seed(preset.SEED)
-        trained = keras_trn.peers.AdversariallyTrainedClassifier(classifier)
-        trained.compile(optimizer=optimizer, attack=attack)
-        backup = keras.callbacks.BackupAndRestore(
-            folder / "adversarial training", double_checkpoint=True
+        return preset.train_defence(
+            keras_trn.peers.AdversariallyTrainedClassifier,
+            classifier,
+            train,
+            epochs,
+            folder / "adversarial training",
+            optimizer=optimizer,
+            attack=attack,
         )
-        trained.fit(train, epochs=epochs, callbacks=[backup], shuffle=False, verbose=2)
-        # Saved without the optimizer, which is larger than the model.
-        bare = keras_trn.peers.AdversariallyTrainedClassifier(classifier)
-        bare.set_weights(trained.get_weights())
-        return bare
 
     return load_or_train(folder / "adversarial training.keras", train_one)

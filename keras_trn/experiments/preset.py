@@ -98,26 +98,26 @@ class Judgement:
         return plot_restorations(protected, images, labels, attack, self.class_names)
 
 
-def train_restorer(protect, classifier, train, epochs, folder, **compile_arguments):
-    """Trains a restorer, or goes on with it.
+def train_defence(make, classifier, train, epochs, folder, **compile_arguments):
+    """Trains a defence of a classifier, or goes on with it.
 
     Args:
-        protect: Function that puts a restorer in front of a classifier.
+        make: Function that makes the defence from a classifier.
         classifier: The classifier.
         train: Pipeline of training images.
         epochs: Number of epochs.
         folder: Where the progress is kept, and nothing else.
-        **compile_arguments: The arguments of `ProtectedClassifier.compile`.
+        **compile_arguments: The arguments of the defence's `compile`.
 
     Returns:
-        A protected classifier that was never compiled: it is saved without the optimizer,
-        which is twice as large as the model.
+        A defence that was never compiled: it is saved without the optimizer, which is
+        twice as large as the model.
     """
     keras.utils.set_random_seed(SEED)
-    protected = protect(classifier)
-    protected.compile(**compile_arguments)
+    defence = make(classifier)
+    defence.compile(**compile_arguments)
     backup = keras.callbacks.BackupAndRestore(folder, double_checkpoint=True)
-    protected.fit(train, epochs=epochs, callbacks=[backup], verbose=2)
-    preset = protect(classifier)
-    preset.set_weights(protected.get_weights())
-    return preset
+    defence.fit(train, epochs=epochs, callbacks=[backup], verbose=2)
+    trained = make(classifier)
+    trained.set_weights(defence.get_weights())
+    return trained

@@ -68,14 +68,14 @@ def cache_examples(name, classifier, folder):
 
 def train_restorer(classifier, examples, folder):
     """Trains the restorer on these examples and on fresh ones, or goes on with it."""
-    has_few_images = len(examples) * BATCH_SIZE < color_images.FEW_IMAGES
+    has_few_images = color_images.has_few_images(examples, BATCH_SIZE)
 
     def protect(classifier):
         protected = color_images.protect(classifier)
         return color_images.take_over_restorer(protected) if has_few_images else protected
 
     epochs = color_images.enough_epochs(EPOCHS, examples, SMALLEST_NUMBER_OF_STEPS)
-    return preset.train_restorer(
+    return preset.train_defence(
         protect,
         classifier,
         examples,

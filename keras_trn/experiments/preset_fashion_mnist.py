@@ -57,7 +57,7 @@ def train_classifier(make, train, folder):
 
 def train_restorer(classifier, train, folder):
     """Trains the restorer, or goes on with it."""
-    return preset.train_restorer(
+    return preset.train_defence(
         fashion_mnist.protect,
         classifier,
         train,
