@@ -19,11 +19,12 @@ import keras
 
 import keras_trn
 from keras_trn.experiments import color_images
+from keras_trn.experiments.fused_batch_normalization import FusedBatchNormalization
 from keras_trn.experiments.trained_models import load_or_train
 
 SEED = 0
 BATCH_SIZE = 128
-EPOCHS = {color_images.make_classifier: 30, color_images.make_other_classifier: 15}
+EPOCHS = {color_images.make_classifier: 34, color_images.make_other_classifier: 12}
 SMALLEST_NUMBER_OF_STEPS = 1500
 
 
@@ -32,12 +33,15 @@ def train(make, name, folder):
     keras.utils.set_random_seed(SEED)
     backup = keras.callbacks.BackupAndRestore(folder / make.__name__, double_checkpoint=True)
     pipeline = color_images.training_pipeline(name, BATCH_SIZE, SEED)
-    classifier = make()
+    classifier = make(FusedBatchNormalization)
     has_few_images = color_images.has_few_images(pipeline, BATCH_SIZE)
     if has_few_images and make is color_images.make_classifier:
         color_images.take_over_features(classifier)
     epochs = color_images.enough_epochs(EPOCHS[make], pipeline, SMALLEST_NUMBER_OF_STEPS)
-    return color_images.train_classifier(classifier, pipeline, epochs, callbacks=[backup])
+    color_images.train_classifier(classifier, pipeline, epochs, callbacks=[backup])
+    trained = make()
+    trained.set_weights(classifier.get_weights())
+    return trained
 
 
 def accuracy(classifier, pipeline):
