@@ -18,6 +18,7 @@ from pathlib import Path
 import keras
 
 import keras_trn
+from keras_trn.evaluation.environment import describe_environment
 from keras_trn.experiments import color_images
 from keras_trn.experiments.fused_batch_normalization import FusedBatchNormalization
 from keras_trn.experiments.trained_models import load_or_train
@@ -55,14 +56,15 @@ def main(name, folder):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _, validation, _ = keras_trn.datasets.load(name)
-    results = {}
+    results = {"data": name, "seed": SEED, "environment": describe_environment()}
     for make in EPOCHS:
         classifier = load_or_train(
             folder / f"{make.__name__}.keras", lambda make=make: train(make, name, folder)
         )
         results[make.__name__] = {
-            "validation_accuracy": accuracy(classifier, validation),
             "parameters": classifier.count_params(),
+            "validation_accuracy": accuracy(classifier, validation),
+            "validation_images": color_images.count_images(validation.unbatch()),
         }
         print(make.__name__, results[make.__name__])
     (folder / "classifiers.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -206,7 +206,7 @@ def _residual_block(features, normalization):
     return layers.Add()([features, changed])
 
 
-def train_classifier(classifier, train, epochs, callbacks=()):
+def train_classifier(classifier, train, epochs, callbacks=(), verbose=2):
     """Trains a classifier on mixed images, in one cycle of the learning rate.
 
     Args:
@@ -214,6 +214,7 @@ def train_classifier(classifier, train, epochs, callbacks=()):
         train: Pipeline of training images.
         epochs: Number of epochs.
         callbacks: Keras callbacks.
+        verbose: As in `keras.Model.fit`.
 
     Returns:
         The classifier.
@@ -233,7 +234,8 @@ def train_classifier(classifier, train, epochs, callbacks=()):
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
         metrics=["accuracy"],
     )
-    classifier.fit(mixed(train), epochs=epochs, callbacks=list(callbacks), shuffle=False, verbose=2)
+    callbacks = list(callbacks)
+    classifier.fit(mixed(train), epochs=epochs, callbacks=callbacks, shuffle=False, verbose=verbose)
     return classifier
 
 

@@ -115,6 +115,7 @@ def main(name, path):
     path = Path(path)
     folder = path.with_suffix(".work")
     classifiers_color_images.main(name, folder)
+    shutil.copy(folder / "classifiers.json", path.with_name(f"{path.stem}_classifiers.json"))
     classifier, other = (
         keras.saving.load_model(folder / f"{make.__name__}.keras", compile=False)
         for make in classifiers_color_images.EPOCHS
