@@ -127,6 +127,18 @@ def test_operations_are_counted_and_costs_relative_to_the_bare_classifier():
     matrix = tf.ones((3, 5))
     operations = cost_color_images.count_operations(lambda images: images @ matrix, (7, 3))
     assert operations == 2 * 7 * 3 * 5
+    classifier = color_images.make_classifier()
+
+    def forward_and_backward(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            logits = classifier(images, training=False)
+        return tape.gradient(logits, images)
+
+    shape = (2, 32, 32, 3)
+    forward = cost_color_images.count_operations(classifier, shape)
+    both = cost_color_images.count_operations(forward_and_backward, shape)
+    assert 2 <= both / forward <= 2.1
     assert cost_color_images.relative({"bare": 2.0, "restoration": 7.0}) == {
         "bare": 1.0,
         "restoration": 3.5,

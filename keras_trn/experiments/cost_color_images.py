@@ -4,13 +4,16 @@ r"""Measures what restoring an image costs beside classifying it, for images of 
 
 Times batches of 128 images: the bare classifier, one forward and one backward pass of it,
 and the restoration with its gradient map, one after the other, several times over, as a
-TensorFlow graph and compiled by XLA. Beside the times stands the floor: the same ratio in
-floating-point operations, as TensorFlow's profiler counts them. Random weights will do, as
-they take as long as trained ones.
+TensorFlow graph and compiled by XLA; all of it with the convolutions of oneDNN and without,
+as TensorFlow chooses by itself between them. Beside the times stands the floor: the same
+ratio in floating-point operations, as TensorFlow's profiler counts them. Random weights will
+do, as they take as long as trained ones.
 """
 
 import functools
 import json
+import multiprocessing
+import os
 import sys
 import time
 from pathlib import Path
@@ -51,7 +54,15 @@ def count_operations(function, shape):
     graph = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec(shape)).graph
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
     options = tf.compat.v1.profiler.ProfileOptionBuilder(options).with_empty_output().build()
-    return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops
+    node = tf.compat.v1.profiler.profile(graph, cmd="op", options=options)
+    operations = node.total_float_ops
+    # Each type of operation is the child of the one before.
+    while node.children:
+        (node,) = node.children
+        # The graph holds the gradients of the filters, too, which are never computed.
+        if node.name == "Conv2DBackpropFilter":
+            operations -= node.float_ops
+    return operations
 
 
 def time_all(functions, images):
@@ -75,8 +86,8 @@ def relative(values):
     return {name: round(value / values["bare"], 2) for name, value in values.items()}
 
 
-def main(path):
-    """Runs the measurement and writes it to `path`."""
+def measure():
+    """Counts the operations, and takes the times."""
     keras.utils.set_random_seed(0)
     passes = make_passes()
     images = tf.random.uniform((BATCH_SIZE, *color_images.IMAGE_SHAPE))
@@ -91,15 +102,30 @@ def main(path):
         for mode in ("graph", "xla")
     }
     milliseconds = {mode: time_all(functions, images) for mode, functions in compiled.items()}
-    results = {
-        "batch_size": BATCH_SIZE,
-        "repeats": REPEATS,
+    return {
         "operations_per_image": {name: count // BATCH_SIZE for name, count in operations.items()},
         "milliseconds_per_image": milliseconds,
         "relative_to_bare": {
             "operations": relative(operations),
             **{mode: relative(times) for mode, times in milliseconds.items()},
         },
+    }
+
+
+def measure_with(onednn):
+    """Measures in a fresh process, as TensorFlow reads the setting when it is imported."""
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1" if onednn else "0"
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure)
+
+
+def main(path):
+    """Runs the measurement and writes it to `path`."""
+    results = {
+        "batch_size": BATCH_SIZE,
+        "repeats": REPEATS,
+        "with_onednn": measure_with(onednn=True),
+        "without_onednn": measure_with(onednn=False),
         "environment": describe_environment(),
     }
     Path(path).write_text(json.dumps(results, indent=1) + "\n")
