@@ -68,6 +68,17 @@ def main(name, folder):
         }
         print(make.__name__, results[make.__name__])
     (folder / "classifiers.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "classifiers.md").write_text(to_markdown(results))
+
+
+def to_markdown(results):
+    """Makes a table of the classifiers."""
+    lines = ["| classifier | weights | accuracy on validation images |", "| --- | ---: | ---: |"]
+    names = {"make_classifier": "protected", "make_other_classifier": "for transfer"}
+    for key, name in names.items():
+        one = results[key]
+        lines.append(f"| {name} | {one['parameters']:,} | {one['validation_accuracy']:.1%} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -128,8 +128,31 @@ def main(path):
         "without_onednn": measure_with(onednn=False),
         "environment": describe_environment(),
     }
-    Path(path).write_text(json.dumps(results, indent=1) + "\n")
-    print(json.dumps(results, indent=1))
+    path = Path(path)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.with_suffix(".md").write_text(to_markdown(results))
+    print(to_markdown(results))
+
+
+def to_markdown(results):
+    """Makes a table of the costs, each beside that of the bare classifier."""
+    lines = [
+        "| | operations | with oneDNN | | without oneDNN | |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    names = {
+        "bare": "the classifier alone",
+        "forward_and_backward": "its forward and backward pass",
+        "restoration": "restoring an image",
+    }
+    for key, name in names.items():
+        row = [name, f"{results['with_onednn']['relative_to_bare']['operations'][key]:.2f}"]
+        for setting in ("with_onednn", "without_onednn"):
+            milliseconds = results[setting]["milliseconds_per_image"]["graph"][key]
+            ratio = results[setting]["relative_to_bare"]["graph"][key]
+            row += [f"{milliseconds:.2f} ms", f"{ratio:.2f}"]
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

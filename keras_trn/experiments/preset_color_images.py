@@ -115,7 +115,10 @@ def main(name, path):
     path = Path(path)
     folder = path.with_suffix(".work")
     classifiers_color_images.main(name, folder)
-    shutil.copy(folder / "classifiers.json", path.with_name(f"{path.stem}_classifiers.json"))
+    for suffix in (".json", ".md"):
+        shutil.copy(
+            folder / f"classifiers{suffix}", path.with_name(f"{path.stem}_classifiers{suffix}")
+        )
     classifier, other = (
         keras.saving.load_model(folder / f"{make.__name__}.keras", compile=False)
         for make in classifiers_color_images.EPOCHS
