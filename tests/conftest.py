@@ -17,6 +17,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name != "test_tutorials.py")
 
 
+def pytest_runtest_setup(item):
+    """Skips what needs the larger data sets where they are not at hand."""
+    if item.get_closest_marker("real_data") and "TFDS_DATA_DIR" not in os.environ:
+        pytest.skip("TFDS_DATA_DIR is not set, and tests download nothing")
+
+
 @pytest.fixture(scope="session")
 def digits():
     """The test split of the digits: 360 images and their labels, as arrays."""

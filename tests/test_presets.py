@@ -1,6 +1,5 @@
 """The trained models that come with the package load, and are what their cards say."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,8 +75,6 @@ def test_report_of_the_preset_says_what_it_promises():
 
 @pytest.mark.real_data
 def test_preset_reaches_the_accuracy_of_its_report():
-    if "TFDS_DATA_DIR" not in os.environ:
-        pytest.skip("TFDS_DATA_DIR is not set, and tests download nothing")
     _, _, test = keras_trn.datasets.load("fashion_mnist", batch_size=500)
     protected = keras_trn.ProtectedClassifier.from_preset("trn_fashion_mnist")
     images, _ = keras_trn.datasets.to_arrays(test.take(2))
