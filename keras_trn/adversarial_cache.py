@@ -49,7 +49,7 @@ def cache_adversarial_examples(
 
     While a restorer is trained its classifier stays as it is, and so do the
     classifier's adversarial examples: they can be crafted before, and used in every
-    epoch. They are kept in the folder in shards. A run that was interrupted goes on
+    epoch. They are kept in the folder in shards. A run that was interrupted continues
     with the first shard that is missing, and ends with the same examples as one that
     was not. A few shards are in memory at a time, however many there are.
 
@@ -65,7 +65,7 @@ def cache_adversarial_examples(
         folder: Where the examples are kept; made if it is not there.
         batch_size: Number of images in a batch of the pipeline that is returned.
         drop_remainder: Whether to leave out a last batch that has fewer.
-        rounds: How many adversarial examples there shall be of each image. They
+        rounds: How many adversarial examples are crafted of each image. They
             differ in attack, epsilon and random start.
         shard_size: Number of images in a file.
         seed: Whole number that fixes what is random in the attacks, and the order of

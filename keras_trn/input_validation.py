@@ -1,4 +1,4 @@
-"""Errors that say what came, what was expected, and how to mend it."""
+"""Errors that say what came, what was expected, and how to fix it."""
 
 import itertools
 import math

@@ -30,11 +30,11 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
     the classifier classifies the restored image. Training attacks the classifier
     batch by batch and teaches the restorer, and the gradient map where it learns
     too, to undo the attacks. The classifier is frozen: its weights and
-    statistics stay as they are, bit by bit.
+    statistics stay as they are, bit for bit.
 
     What training restores is the classifier's own view of the clean image: attacks
     lead away from the label that the classifier predicts for it, and the restored
-    image shall be classified alike. The true labels are for the metrics alone. A
+    image is to be classified alike. The true labels are for the metrics alone. A
     perturbation that was crafted with them would carry them, and the restorer
     would learn to read them there.
 
@@ -217,7 +217,7 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
             benign_share: Share of each batch that is left benign, from 0 to 1.
             pixel_loss_weight: Weight of the pixels in the loss.
             classification_loss_weight: Weight of the classifier's cross-entropy.
-            fresh_share: Share of the attacked images that is attacked anew in each step,
+            fresh_share: Share of the adversarial images that is crafted anew in each step,
                 from 0 to 1, where the data come from `cache_adversarial_examples`.
                 Of other data, all are.
             jit_compile: Whether to compile the steps with XLA; `"auto"` leaves it
@@ -306,7 +306,7 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         return super()._checked(x, y, needs_labels)
 
     def labels_to_restore(self, clean, labels):
-        """The classes that restored images shall get back; a study may take others.
+        """The classes that restored images are to get back; a study may take others.
 
         Args:
             clean: The clean images.

@@ -33,7 +33,7 @@ class TwoStreamRestorationNetwork(keras.Model):
         block_size: The network works on images folded by `PixelUnshuffle` with
             blocks of this side. 1 works at full resolution; 2 costs a quarter.
         gradient_stream: Whether there is a second stream. Without it the network
-            is an ordinary residual denoiser that takes images alone: the rival
+            is an ordinary residual network that takes images alone: the peer
             that the second stream has to beat. `single_stream_rival` makes one
             of equal size.
         **kwargs: The usual arguments of a Keras model (`name`, `dtype`). With
@@ -220,14 +220,14 @@ class TwoStreamRestorationNetwork(keras.Model):
         """Makes the single-stream network of a given size, for fair comparisons.
 
         A second stream and a gradient map that learns bring parameters with them,
-        so a single stream of the same width would be a straw man. The rival has
+        so a single stream of the same width would be a straw man. This one has
         the depth and block size of this network, and the width whose number of
         parameters comes nearest to the one given.
 
         Args:
             images_shape: Shape of the images, `(batch, height, width, channels)`;
                 batch, height and width may be `None`.
-            parameters: Number of parameters that the rival shall have: those of
+            parameters: Number of parameters that it is to have: those of
                 the two-stream network and of its gradient map.
 
         Returns:

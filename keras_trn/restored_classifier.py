@@ -16,7 +16,7 @@ class RestoredClassifier(keras.Model):
     The base of `ProtectedClassifier` and of its peers in `keras_trn.peers`: they
     differ in how an image is restored, and everything that judges a defence
     treats them alike. The classifier is frozen: its weights and statistics stay
-    as they are, bit by bit. A subclass writes `restorations`.
+    as they are, bit for bit. A subclass writes `restorations`.
 
     Args:
         classifier: A built Keras model from images of shape `(batch, height,
@@ -37,7 +37,7 @@ class RestoredClassifier(keras.Model):
             of logits, or does not map images to at least two classes.
 
     Example:
-        A defence of your own, which leaves out the finest grey values:
+        Your own defence, which leaves out the finest grey values:
 
         ```python
         import keras

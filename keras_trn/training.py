@@ -138,7 +138,7 @@ def checked_training_data(check, x, y, kwargs):
 
 
 def attack_some(attack, classifier, clean, labels, benign_share, crafted=None, fresh_share=1.0):
-    """Leaves the first images of a batch benign, and takes the others attacked.
+    """Leaves the first images of a batch benign, and makes the others adversarial.
 
     Args:
         attack: The attack.
@@ -147,7 +147,7 @@ def attack_some(attack, classifier, clean, labels, benign_share, crafted=None, f
         labels: Class indices of shape `(batch,)` that it leads away from.
         benign_share: Share of the batch that is left benign.
         crafted: Adversarial examples of all images that were crafted before, if any.
-        fresh_share: Share of the others that is attacked anew where there are any.
+        fresh_share: Share of the others that is crafted anew where there are any.
 
     Returns:
         The images, and the number of benign ones, which are the first.

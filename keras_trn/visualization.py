@@ -6,7 +6,7 @@ from keras_trn.logits import predicted_labels
 
 
 def plot_restorations(protected, images, labels, attack, class_names=None):
-    """Shows image, adversarial image, gradient map and restoration side by side.
+    """Shows image, adversarial image, gradient map and restored image side by side.
 
     Above each image stands what the bare classifier takes it for, in red where
     that is wrong. The gradient map is the one that the restorer is given: red

@@ -1,4 +1,4 @@
-"""Attacks with one signature, of CleverHans, of ART and of our own."""
+"""Attacks with one signature, from CleverHans, from ART and our own."""
 
 from keras_trn.attacks.attack import Attack as Attack
 from keras_trn.attacks.auto_attack import auto_attack as auto_attack

@@ -1,4 +1,4 @@
-"""Adam for the loops of attacks, where there is no variable to optimise."""
+"""Adam for the loops of attacks, where there is no variable to optimize."""
 
 import tensorflow as tf
 
@@ -10,7 +10,7 @@ def adam_start(tensor):
     """Returns the state of Adam before its first step.
 
     Args:
-        tensor: What is optimised.
+        tensor: What is optimized.
 
     Returns:
         The number of steps taken, and the means of the gradient and its square.

@@ -1,4 +1,4 @@
-"""The attack of Carlini and Wagner: the shortest perturbation, by optimisation."""
+"""The attack of Carlini and Wagner: the shortest perturbation, by optimization."""
 
 import math
 
@@ -22,7 +22,7 @@ _FIRST_CONSTANT = 0.1
 class CarliniWagner(Attack):
     """Looks for the shortest perturbation that fools the classifier (CW).
 
-    Adam minimises the squared length of the perturbation plus a constant times
+    Adam minimizes the squared length of the perturbation plus a constant times
     the margin by which the classifier still prefers the label. The constant is
     searched for each image: ten times larger until the classifier is fooled,
     then halfway between the largest that failed and the smallest that did not.

@@ -70,14 +70,14 @@ def evaluate(
             default all that need nothing further, and `blackbox` where an attack
             only queries.
         peers: Dictionary of other models to measure in the same run, on the same
-            images and, where examples do not depend on the defence, on the same
-            adversarial examples; such as those of `keras_trn.peers`.
+            images and, where they do not depend on the defence, on the same
+            adversarial images; such as those of `keras_trn.peers`.
         epsilons: Further epsilons at which the first attack is run, for accuracy
             against epsilon. A threat model that does not admit it has no curve.
         check_examples: Number of images, from the start of the data, on which the
             sanity checks are run.
         backup: Path of a file that keeps what is finished. Where the evaluation is
-            interrupted, the same call goes on where it was; results of other
+            interrupted, the same call continues where it stopped; results of other
             weights, data or settings are not taken for these.
         seed: Fixes what is random in attacks that have no seed of their own.
         verbose: 1 for a progress bar, 0 for none.
@@ -225,7 +225,7 @@ def _checked_attack(attacks, seed):
 
 
 def _pictures(defence, images, labels, attacks, threat_models):
-    """A few images, as they are, attacked, and restored."""
+    """A few images: benign, adversarial, and restored."""
     images, labels = images[:_SHOWN_IMAGES], labels[:_SHOWN_IMAGES]
     pictures = [_picture("benign", defence, images, labels)]
     for threat_model in threat_models:
@@ -239,7 +239,7 @@ def _pictures(defence, images, labels, attacks, threat_models):
 
 
 def _picture(title, defence, attacked, labels):
-    """Each attacked image, and beside it the restored one."""
+    """Each image before the defence, and beside it the restored one."""
     images, classifier = [attacked], defence
     if isinstance(defence, RestoredClassifier):
         known_labels = tf.constant(labels) if defence.needs_labels else None

@@ -36,14 +36,14 @@ def measure(
     What `keras_trn.evaluate` does before it checks itself and reports: for
     studies that compare many models and need no report of each.
 
-    Where the examples do not depend on the defence (`oblivious`, `transfer`) they
-    are crafted once, and all defences are measured on the same. Otherwise they
-    are crafted for each defence.
+    Where the adversarial images do not depend on the defence (`oblivious`,
+    `transfer`), they are crafted once, and all defences are measured on the same
+    ones. Otherwise they are crafted for each defence.
 
     Args:
         defences: Dictionary of Keras models from images to logits. The first is the
             bare classifier: the one that an oblivious attacker attacks, and whose
-            benign predictions `agreement` refers to.
+            predictions for the clean images `agreement` refers to.
         dataset: A `tf.data.Dataset` of batches of images in [0, 1] and labels, the
             same in the same order whenever it is run through.
         attacks: List of attacks of `keras_trn.attacks`.
@@ -231,7 +231,7 @@ def _check_rows(runs):
 
 
 def _targets(threat_model, defences):
-    """Yields what is attacked, with the names of the defences measured on the examples."""
+    """Yields what is attacked, with the names of the defences measured on the images."""
     bare = next(iter(defences.values()))
     if not threat_model.is_adaptive:
         yield list(defences), threat_model.target(bare)

@@ -102,7 +102,7 @@ def _curves(report, defence):
 
 
 def plot_quality(report):
-    """Plots PSNR and SSIM of attacked and restored images.
+    """Plots PSNR and SSIM of adversarial and restored images.
 
     Args:
         report: A `keras_trn.evaluation.Report`.
@@ -145,7 +145,7 @@ def _title(cell):
 
 
 def plot_pictures(report):
-    """Shows attacked and restored images, a row for each threat model.
+    """Shows adversarial and restored images, a row for each threat model.
 
     Above each image stands what the bare classifier takes it for, in red where
     that is wrong.

@@ -48,9 +48,9 @@ class Report:
       `settings` of the attack, `samples` of a random defence per gradient;
       `on_curve` for one that is only there for accuracy against epsilon;
     - `examples`, `accuracy`, and `agreement`, the share of images that are
-      classified as the bare classifier classifies the benign image, from 0 to 1;
-    - `attacked_psnr` and `attacked_ssim`, how close the attacked images are to the
-      clean ones; `restored_psnr` and `restored_ssim`, how close the restored;
+      classified as the bare classifier classifies the clean image, from 0 to 1;
+    - `attacked_psnr` and `attacked_ssim`, how close the adversarial images are to the
+      clean ones; `restored_psnr` and `restored_ssim`, how close the restored ones are;
       PSNR in decibels;
     - `right`, one bit for each image, packed to hexadecimal digits;
     - `seconds` that its run took.
@@ -65,7 +65,7 @@ class Report:
         settings: What `evaluate` was called with, and the digest of the data.
         environment: Versions and hardware.
         seconds: How long the evaluation took.
-        pictures: Rows of attacked and restored images, to be shown; not part of the
+        pictures: Rows of adversarial and restored images, to be shown; not part of the
             JSON file.
 
     Example:
@@ -337,7 +337,7 @@ class Report:
         return plots.plot_accuracy(self)
 
     def plot_quality(self):
-        """Plots PSNR and SSIM of attacked and restored images.
+        """Plots PSNR and SSIM of adversarial and restored images.
 
         Returns:
             A matplotlib figure.
@@ -348,7 +348,7 @@ class Report:
         return plots.plot_quality(self)
 
     def plot_pictures(self):
-        """Shows attacked and restored images, a row for each threat model.
+        """Shows adversarial and restored images, a row for each threat model.
 
         Returns:
             A matplotlib figure.

@@ -16,7 +16,7 @@ def _label_direction(logits, labels):
 class PredictedLabel(GradientMap):
     """The map for the label that the classifier predicts.
 
-    On a clean image this is the direction an attack would take. On an attacked
+    On a benign image this is the direction an attack would take. On an adversarial
     image the prediction is wrong, and the map leads away from the wrong label.
 
     Channels: as many as the image. Cost: 1 backward pass.

@@ -47,7 +47,7 @@ class GradientMap(keras.layers.Layer):
         ValueError: If the images are not floating point, or not of rank 4.
 
     Example:
-        An estimator of your own, for the class that is second most likely:
+        Your own estimator, for the class that is second most likely:
 
         ```python
         import keras

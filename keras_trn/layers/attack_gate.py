@@ -14,7 +14,7 @@ class AttackGate(keras.layers.Layer):
     a texture shows in the whole image. So the features are pooled, their means and
     their largest values, and two dense layers turn them into one number. A
     correction that is multiplied by its sigmoid is left out where the image is
-    clean.
+    benign.
 
     Source: the pooling and the gate of Hu et al., "Squeeze-and-Excitation
     Networks", arXiv 1709.01507, with one gate for the whole image; that a

@@ -97,7 +97,7 @@ class AdversariallyTrainedClassifier(TrainedOnAttacks, keras.Model):
         run_eagerly=False,
         steps_per_execution=1,
     ):
-        """Says how the classifier is trained: by cross-entropy, on attacked images.
+        """Says how the classifier is trained: by cross-entropy, on adversarial images.
 
         Args:
             optimizer: A Keras optimizer, or its name.

@@ -89,7 +89,7 @@ def _compress_grey(images, quality):
     """Compresses many grey images in one picture, below one another, as this is much faster.
 
     JPEG treats the blocks of a grey picture alone, and repeats the last row up to a whole
-    block: the result is bit by bit that of compressing each image by itself.
+    block: the result is bit for bit that of compressing each image by itself.
     """
     padded = np.pad(images, ((0, 0), (0, -images.shape[1] % _BLOCK), (0, 0)), "edge")
     _, height, width = padded.shape

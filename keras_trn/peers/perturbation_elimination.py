@@ -15,8 +15,8 @@ from keras_trn.training import loss_of_replica
 class AdversarialPerturbationElimination(ProtectedClassifier):
     """Restores images as the generator of a GAN, before an unchanged classifier sees them.
 
-    A single-stream restorer learns to bring attacked images close to the clean ones
-    and to deceive a small convolutional discriminator, which learns at the same time
+    A single-stream restorer learns to bring adversarial images close to the clean
+    ones and to deceive a small convolutional discriminator, which learns at the same time
     to tell restored images from clean ones (APE-GAN). The classifier's own judgement
     is no part of the training. Restorer and discriminator are other networks than
     those of the source.
@@ -102,7 +102,7 @@ class AdversarialPerturbationElimination(ProtectedClassifier):
             adversarial_loss_weight: Weight of deceiving the discriminator.
             discriminator_optimizer: A Keras optimizer, or its name, for the
                 discriminator.
-            fresh_share: Share of the attacked images that is attacked anew in each step,
+            fresh_share: Share of the adversarial images that is crafted anew in each step,
                 from 0 to 1, where the data come from `cache_adversarial_examples`.
                 Of other data, all are.
             jit_compile: Whether to compile the steps with XLA; `"auto"` leaves it

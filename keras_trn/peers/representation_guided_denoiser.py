@@ -1,4 +1,4 @@
-"""A denoiser that is guided by what the classifier makes of its images."""
+"""A restorer that is guided by what the classifier makes of its images."""
 
 import keras
 import tensorflow as tf
@@ -11,7 +11,7 @@ from keras_trn.protected_classifier import ProtectedClassifier
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class RepresentationGuidedDenoiser(ProtectedClassifier):
-    """Denoises images such that an unchanged classifier takes them for the clean ones.
+    """Restores images such that an unchanged classifier takes them for the clean ones.
 
     A single-stream restorer learns to bring the classifier's logits for a restored
     image close to those for the clean image: the logits guided denoiser, one of the
@@ -35,7 +35,7 @@ class RepresentationGuidedDenoiser(ProtectedClassifier):
         images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
 
     Returns:
-        The classifier's logits for the denoised images: a float32 tensor of shape
+        The classifier's logits for the restored images: a float32 tensor of shape
         `(batch, num_classes)`.
 
     Raises:
@@ -84,7 +84,7 @@ class RepresentationGuidedDenoiser(ProtectedClassifier):
             attack: An attack of `keras_trn.attacks`, or a list of them, of which
                 each gets an equal share of every batch.
             benign_share: Share of each batch that is left benign, from 0 to 1.
-            fresh_share: Share of the attacked images that is attacked anew in each step,
+            fresh_share: Share of the adversarial images that is crafted anew in each step,
                 from 0 to 1, where the data come from `cache_adversarial_examples`.
                 Of other data, all are.
             jit_compile: Whether to compile the steps with XLA; `"auto"` leaves it

@@ -1,4 +1,4 @@
-"""Checks of attackers against each other: who knows more must not find less."""
+"""Checks of attackers against each other: whoever knows more must not find less."""
 
 import numpy as np
 
@@ -104,10 +104,10 @@ def random_noise_is_weaker(examination):
 
 
 def whitebox_covers_blackbox(examination):
-    """Checks, image by image, that who knows the defence breaks what others break.
+    """Checks, image by image, that an attacker who knows the defence breaks what others do.
 
     Two attacks may leave the same share right and yet other images. Those that
-    only Square breaks, or only examples which were crafted for the bare
+    only Square breaks, or only adversarial images that were crafted for the bare
     classifier, are images on which the attackers with gradients failed. These are
     taken together, `whitebox_full` and `bpda`, as they are in the report's worst
     case.
@@ -118,8 +118,8 @@ def whitebox_covers_blackbox(examination):
         examination: The `Examination`.
 
     Returns:
-        A `CheckResult`; its figure is the share of images that only those break
-        who know less.
+        A `CheckResult`; its figure is the share of images that only attackers who know
+        less break.
 
     Example:
         ```python

@@ -8,14 +8,14 @@ class CheckResult:
     """What a sanity check found, to print and to save.
 
     A check that does not pass says nothing against the defence: it says that the
-    numbers beside it are not to be believed before its cause is mended.
+    numbers beside it are not to be believed before its cause is fixed.
 
     Args:
         name: The name of the check's function.
         status: `"PASS"`, `"WARN"` or `"not applicable"`.
         figure: The number that decided, or `None` where there is none.
         finding: One sentence: what was measured and, for a warning, what it means
-            and how to mend it.
+            and how to fix it.
 
     Example:
         ```python
@@ -40,7 +40,7 @@ def judged(name, is_well, figure, measured, warning):
         is_well: Whether the check passes.
         figure: The number that decided, or `None`.
         measured: What was measured: a sentence without its full stop.
-        warning: What it means where the check does not pass, and how to mend it.
+        warning: What it means where the check does not pass, and how to fix it.
 
     Returns:
         A `CheckResult`.

@@ -202,7 +202,7 @@ class Examination:
         )
 
     def right(self, threat_model, attack=None, epsilon=None):
-        """Tells which images the defence gets right, as they are and attacked.
+        """Tells which images the defence gets right, as they are and under the attack.
 
         Args:
             threat_model: The name of a threat model.
@@ -248,7 +248,7 @@ class Examination:
 
     @functools.cached_property
     def right_of_the_bare_classifier(self):
-        """Which images the bare classifier gets right, as they are and attacked."""
+        """Which images the bare classifier gets right, as they are and under the attack."""
         threat_model = "oblivious" if self.is_restored else "whitebox_full"
         adversarial = self.adversarial(threat_model)
         as_they_are = self.answers_right(self.images, self.classifier)

@@ -30,7 +30,7 @@ def outputs_are_logits(examination):
 
     Probabilities near 0 or 1 have no gradient that an attack could follow, even
     where they are scaled; and a defence that returns NaN where it is attacked
-    makes an attack stop there. The clean images are looked at, and the attacked.
+    makes an attack stop there. Both clean and adversarial images are looked at.
 
     Source: `check_range_output` of AutoAttack (Croce and Hein, arXiv 2003.01690).
 
