@@ -1,6 +1,5 @@
 """Data come in [0, 1], in the same order for the same seed, or with an error that helps."""
 
-
 import numpy as np
 import pytest
 import sklearn.datasets
