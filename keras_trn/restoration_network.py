@@ -34,7 +34,7 @@ class TwoStreamRestorationNetwork(keras.Model):
             blocks of this side. 1 works at full resolution; 2 costs a quarter.
         gradient_stream: Whether there is a second stream. Without it the network
             is an ordinary residual network that takes images alone: the peer
-            that the second stream has to beat. `single_stream_rival` makes one
+            that the second stream has to beat. `single_stream_peer` makes one
             of equal size.
         **kwargs: The usual arguments of a Keras model (`name`, `dtype`). With
             `dtype="mixed_float16"` the streams run in float16; the restored
@@ -216,7 +216,7 @@ class TwoStreamRestorationNetwork(keras.Model):
         self._check_streams(gradient_maps)
         return keras.KerasTensor(images.shape, dtype="float32")
 
-    def single_stream_rival(self, images_shape, parameters):
+    def single_stream_peer(self, images_shape, parameters):
         """Makes the single-stream network of a given size, for fair comparisons.
 
         A second stream and a gradient map that learns bring parameters with them,
@@ -240,17 +240,17 @@ class TwoStreamRestorationNetwork(keras.Model):
             two_streams = keras_trn.TwoStreamRestorationNetwork(width=16, depth=2)
             shape = (None, 28, 28, 1)
             two_streams.build(shape, shape)
-            rival = two_streams.single_stream_rival(shape, two_streams.count_params())
-            assert not rival.gradient_stream and rival.width > two_streams.width
+            peer = two_streams.single_stream_peer(shape, two_streams.count_params())
+            assert not peer.gradient_stream and peer.width > two_streams.width
             ```
         """
 
-        def rival(width):
+        def peer(width):
             config = {**self.get_config(), "width": width, "gradient_stream": False}
-            return TwoStreamRestorationNetwork.from_config({**config, "name": f"{self.name}_rival"})
+            return TwoStreamRestorationNetwork.from_config({**config, "name": f"{self.name}_peer"})
 
         def size(width):
-            network = rival(width)
+            network = peer(width)
             network.build(images_shape)
             return network.count_params()
 
@@ -260,7 +260,7 @@ class TwoStreamRestorationNetwork(keras.Model):
             widest *= 2
         reached = bisect.bisect_left(range(widest), parameters, lo=1, key=size)
         nearest = min([max(reached - 1, 1), reached], key=lambda w: abs(size(w) - parameters))
-        return rival(nearest)
+        return peer(nearest)
 
     def get_config(self):
         return {

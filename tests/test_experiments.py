@@ -118,7 +118,7 @@ def test_tables_of_the_comparison_are_those_of_its_results():
     assert len(right.lines) == 5
 
 
-def test_map_is_worth_more_than_its_rivals():
+def test_map_is_worth_more_than_its_peers():
     path = RESULTS / "gradient_maps_fashion_mnist.json"
     runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
 
@@ -133,8 +133,8 @@ def test_map_is_worth_more_than_its_rivals():
         ]
 
     for attack in ("PGD-20", "BIM-20", "MIM-20"):
-        for rival in ("single stream", "EstimatedLabel, map zeroed"):
-            assert min(ratio("EstimatedLabel", attack)) > max(ratio(rival, attack)) + 1, rival
+        for peer in ("single stream", "EstimatedLabel, map zeroed"):
+            assert min(ratio("EstimatedLabel", attack)) > max(ratio(peer, attack)) + 1, peer
 
 
 def test_table_of_the_label_leak_is_that_of_its_results():

@@ -50,7 +50,7 @@ def make_learned_defences(classifier):
     """How to make the defences that have to be trained, by name."""
     restorers = {
         name: functools.partial(make, classifier)
-        for name, make in peers.learned_restorers(digits.make_rival).items()
+        for name, make in peers.learned_restorers(digits.make_peer).items()
     }
     return {
         "protected": lambda: keras_trn.ProtectedClassifier(

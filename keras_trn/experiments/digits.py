@@ -87,9 +87,9 @@ def make_gradient_map():
     return keras_trn.gradient_maps.EstimatedLabel(width=16, depth=2, block_size=1)
 
 
-def make_rival():
+def make_peer():
     """Makes the single-stream restorer that is as large as restorer and gradient map together."""
     protected = keras_trn.ProtectedClassifier(
         make_classifier(), make_restorer(), make_gradient_map()
     )
-    return protected.restorer.single_stream_rival((None, 8, 8, 1), count_parameters(protected))
+    return protected.restorer.single_stream_peer((None, 8, 8, 1), count_parameters(protected))

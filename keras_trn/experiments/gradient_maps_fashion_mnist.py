@@ -84,16 +84,16 @@ class Variant:
     def protect(self, classifier):
         """Puts it in front of a classifier, not yet trained."""
         if self.gradient_map is None:
-            return keras_trn.ProtectedClassifier(classifier, _rival(classifier, **self.sizes))
+            return keras_trn.ProtectedClassifier(classifier, _peer(classifier, **self.sizes))
         restorer = fusion_blocks.make_restorer(self.fusion_block, **self.sizes)
         return keras_trn.ProtectedClassifier(classifier, restorer, self.gradient_map())
 
 
-def _rival(classifier, depth):
+def _peer(classifier, depth):
     """The single stream with as many parameters as the default map and its restorer together."""
     default = fashion_mnist.protect(classifier)
     restorer = keras_trn.TwoStreamRestorationNetwork(depth=depth)
-    return restorer.single_stream_rival(
+    return restorer.single_stream_peer(
         (None, *fashion_mnist.IMAGE_SHAPE), count_parameters(default)
     )
 

@@ -97,10 +97,9 @@ def _plot_gains(axis, runs):
             np.linspace(-0.25, 0.25, len(attacks)), attacks.items(), strict=True
         ):
             key = (attack, "oblivious", "linf", 0.1)
-            rivals = {run["seed"]: run for run in _of(runs, "single stream")}
+            peers = {run["seed"]: run for run in _of(runs, "single stream")}
             gains = [
-                _value(run, key, "restored_psnr")
-                - _value(rivals[run["seed"]], key, "restored_psnr")
+                _value(run, key, "restored_psnr") - _value(peers[run["seed"]], key, "restored_psnr")
                 for run in _of(runs, variant)
             ]
             axis.plot(

@@ -26,21 +26,21 @@ def make_filters(classifier):
     }
 
 
-def learned_restorers(make_rival):
+def learned_restorers(make_peer):
     """How to make the learned restorers that see no gradient, by name.
 
     Args:
-        make_rival: Function that makes the single-stream restorer of each.
+        make_peer: Function that makes the single-stream restorer of each.
 
     Returns:
         A dictionary of functions from a classifier to a Keras model.
     """
     peers = keras_trn.peers
     return {
-        "single stream": lambda classifier: keras_trn.ProtectedClassifier(classifier, make_rival()),
-        "HGD": lambda classifier: peers.RepresentationGuidedDenoiser(classifier, make_rival()),
+        "single stream": lambda classifier: keras_trn.ProtectedClassifier(classifier, make_peer()),
+        "HGD": lambda classifier: peers.RepresentationGuidedDenoiser(classifier, make_peer()),
         "APE-GAN": lambda classifier: peers.AdversarialPerturbationElimination(
-            classifier, make_rival()
+            classifier, make_peer()
         ),
     }
 
@@ -61,8 +61,8 @@ def train_restorers(protected, train, epochs, make_optimizer, attack, folder):
         A dictionary of Keras models.
     """
 
-    def make_rival():
-        return protected.restorer.single_stream_rival(
+    def make_peer():
+        return protected.restorer.single_stream_peer(
             (None, *protected.image_shape), count_parameters(protected)
         )
 
@@ -79,7 +79,7 @@ def train_restorers(protected, train, epochs, make_optimizer, attack, folder):
 
     return {
         name: load_or_train(folder / f"{name}.keras", functools.partial(train_one, name, make))
-        for name, make in learned_restorers(make_rival).items()
+        for name, make in learned_restorers(make_peer).items()
     }
 
 

@@ -29,7 +29,7 @@ class AdversarialPerturbationElimination(ProtectedClassifier):
             width, channels)` in [0, 1] to logits of shape `(batch, num_classes)`.
             It is frozen.
         restorer: A `TwoStreamRestorationNetwork` with `gradient_stream=False`, the
-            default. For a fair comparison, take the `single_stream_rival` of the
+            default. For a fair comparison, take the `single_stream_peer` of the
             restorer to compare with.
         **kwargs: The usual arguments of a Keras model (`name`).
 

@@ -22,6 +22,6 @@ def checked_restorer(restorer):
         raise ValueError(
             "This peer restores images without their gradient maps, and the restorer has a "
             "gradient stream. Build it with `TwoStreamRestorationNetwork(gradient_stream=False)`, "
-            "or take its `single_stream_rival`."
+            "or take its `single_stream_peer`."
         )
     return restorer
