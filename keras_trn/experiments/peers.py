@@ -7,6 +7,8 @@ from keras_trn.experiments import preset
 from keras_trn.experiments.common_setting import count_parameters
 from keras_trn.experiments.trained_models import load_or_train
 
+SINGLE_STREAM = "single stream"
+
 
 def make_filters(classifier):
     """Makes the defences that need no training, by name.
@@ -37,7 +39,7 @@ def learned_restorers(make_peer):
     """
     peers = keras_trn.peers
     return {
-        "single stream": lambda classifier: keras_trn.ProtectedClassifier(classifier, make_peer()),
+        SINGLE_STREAM: lambda classifier: keras_trn.ProtectedClassifier(classifier, make_peer()),
         "HGD": lambda classifier: peers.RepresentationGuidedDenoiser(classifier, make_peer()),
         "APE-GAN": lambda classifier: peers.AdversarialPerturbationElimination(
             classifier, make_peer()
@@ -45,7 +47,9 @@ def learned_restorers(make_peer):
     }
 
 
-def train_restorers(protected, train, epochs, make_optimizer, attack, folder):
+def train_restorers(
+    protected, train, epochs, make_optimizer, attack, folder, pixel_loss_weight=10.0
+):
     """Trains learned restorers as the one was trained that they are measured beside.
 
     Args:
@@ -56,6 +60,8 @@ def train_restorers(protected, train, epochs, make_optimizer, attack, folder):
         make_optimizer: Function that makes an optimizer.
         attack: The attacks to train against.
         folder: Where trained models and the progress are kept.
+        pixel_loss_weight: That of the restorer; the single stream has the same loss, the
+            others have their own.
 
     Returns:
         A dictionary of Keras models.
@@ -67,6 +73,7 @@ def train_restorers(protected, train, epochs, make_optimizer, attack, folder):
         )
 
     def train_one(name, make):
+        loss = {"pixel_loss_weight": pixel_loss_weight} if name == SINGLE_STREAM else {}
         return preset.train_defence(
             make,
             protected.classifier,
@@ -75,6 +82,7 @@ def train_restorers(protected, train, epochs, make_optimizer, attack, folder):
             folder / name,
             optimizer=make_optimizer(),
             attack=attack,
+            **loss,
         )
 
     return {
