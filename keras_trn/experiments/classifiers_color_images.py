@@ -25,7 +25,7 @@ from keras_trn.experiments.trained_models import load_or_train
 
 SEED = 0
 BATCH_SIZE = 128
-EPOCHS = {color_images.make_classifier: 34, color_images.make_other_classifier: 12}
+EPOCHS = {color_images.make_classifier: 34, color_images.make_other_classifier: 8}
 SMALLEST_NUMBER_OF_STEPS = 1500
 
 
