@@ -1,11 +1,11 @@
-"""Batch normalization that trains a fifth faster on a CPU."""
+"""Batch normalization in one pass over memory, for training on a CPU."""
 
 import keras
 import tensorflow as tf
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Normalizes in one pass over memory while it is trained, where Keras takes several.
+    """Normalizes in one pass while it is trained, where Keras takes several.
 
     Its weights are those of `keras.layers.BatchNormalization`, so a model that was trained
     with it is kept as one of Keras' own layers.
