@@ -256,7 +256,7 @@ def protect(classifier):
     """Puts gradient map and restorer in front of a classifier.
 
     The gradient is taken at the first restoration, which costs one forward pass less than
-    halfway to it. Both networks are as wide as four times the classifier's own cost allows.
+    halfway to it.
     """
     gradient_map = keras_trn.gradient_maps.EstimatedLabel(width=32, depth=3, position=1)
     restorer = keras_trn.TwoStreamRestorationNetwork(width=24, depth=2)
