@@ -18,6 +18,7 @@ from keras_trn.input_validation import check_labels
 from keras_trn.input_validation import check_whole_number
 from keras_trn.input_validation import first_elements
 from keras_trn.logits import logits_function
+from keras_trn.logits import predicted_labels
 from keras_trn.training import checked_attack
 
 _SETTINGS = "settings.json"
@@ -30,6 +31,7 @@ _FEATURES = {
     "label": tf.io.FixedLenFeature([], tf.int64),
     "epsilon": tf.io.FixedLenFeature([], tf.float32),
     "attack": tf.io.FixedLenFeature([], tf.int64),
+    "predicted": tf.io.FixedLenFeature([], tf.int64),
 }
 
 
@@ -81,7 +83,9 @@ def cache_adversarial_examples(
         - `"adversarial"`: their adversarial examples, of the same shape;
         - `"epsilon"`: the largest distance that each was allowed, float32 of shape
           `(batch,)`;
-        - `"attack"`: which of the attacks it was, int64 of shape `(batch,)`.
+        - `"attack"`: which of the attacks it was, int64 of shape `(batch,)`;
+        - `"predicted"`: the class that the classifier predicts for the clean image, and that
+          the attack led away from, int64 of shape `(batch,)`.
 
     Raises:
         ValueError: If the folder holds examples of another classifier, of other data or
@@ -170,6 +174,7 @@ class _Cache:
             "rounds": self.rounds,
             "shard_size": self.shard_size,
             "seed": self.seed,
+            "features": sorted(_FEATURES),
         }
         path = self.folder / _SETTINGS
         if not path.exists():
@@ -177,11 +182,11 @@ class _Cache:
                 unfinished.write_text(json.dumps(settings, indent=1), encoding="utf-8")
         before = json.loads(path.read_text(encoding="utf-8"))
         for name, value in settings.items():
-            if not _is_same(before[name], value):
+            if not _is_same(was := before.get(name), value):
                 raise ValueError(
                     f"{str(self.folder)!r} holds adversarial examples of other settings: "
-                    f"{name} was {before[name]!r} and is now {value!r}. Take another folder, or "
-                    "delete this one."
+                    f"{name} was {was!r} and is now {value!r}. Take another folder, or delete "
+                    "this one."
                 )
 
     def _answers(self):
@@ -212,26 +217,37 @@ class _Cache:
         if not path.exists():
             crafted = self._craft(shard, round_, images)
             with _written_whole(path) as unfinished:
-                _write_examples(unfinished, images, labels, *crafted)
+                _write_examples(unfinished, images, labels, **crafted)
         self.paths.append(str(path))
         self.examples += len(images)
 
     def _craft(self, shard, round_, images):
-        """Crafts the examples of a shard: adversarial images, their epsilons and attacks."""
+        """Crafts the examples of a shard: what is kept of them beside images and labels."""
         # Seeded for each shard, so that it does not matter where an interrupted run goes on.
         generator = np.random.default_rng([self.seed, round_, shard])
         turns = (np.arange(len(images)) + round_) % len(self.attacks)
         adversarial, epsilons = np.copy(images), np.zeros(len(images), "float32")
+        predicted = np.zeros(len(images), "int64")
         for turn, attack in enumerate(self.attacks):
             (rows,) = np.nonzero(turns == turn)
             for start in range(0, len(rows), _CRAFTED_TOGETHER):
                 part = rows[start : start + _CRAFTED_TOGETHER]
                 seed = int(generator.integers(np.iinfo(np.int32).max))
                 epsilons[part] = attack.draw_epsilon(len(part), [seed, 1])
+                predicted[part] = predicted_labels(self.classifier, images[part])
                 adversarial[part] = attack(
-                    self.classifier, images[part], epsilon=epsilons[part], seed=seed
+                    self.classifier,
+                    images[part],
+                    predicted[part],
+                    epsilon=epsilons[part],
+                    seed=seed,
                 )
-        return adversarial, epsilons, turns
+        return {
+            "adversarial": adversarial,
+            "epsilon": epsilons,
+            "attack": turns,
+            "predicted": predicted,
+        }
 
     # --- Reading ---------------------------------------------------------------
 
@@ -260,26 +276,24 @@ class _Cache:
         inputs = {
             "images": images,
             "adversarial": adversarial,
-            "epsilon": parsed["epsilon"],
-            "attack": parsed["attack"],
+            **{name: parsed[name] for name in ("epsilon", "attack", "predicted")},
         }
         return inputs, parsed["label"]
 
 
-def _write_examples(path, images, labels, adversarial, epsilons, attacks):
+def _write_examples(path, images, labels, adversarial, epsilon, attack, predicted):
     """Writes examples into a file of TFRecords."""
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for image, label, changed, epsilon, attack in zip(
-            images, labels, adversarial, epsilons, attacks, strict=True
-        ):
-            perturbation = (changed - image).astype(_PERTURBATION_TYPE)
+        for row, image in enumerate(images):
+            perturbation = (adversarial[row] - image).astype(_PERTURBATION_TYPE)
             example = tf.train.Example()
             feature = example.features.feature
             feature["image"].bytes_list.value.append(image.tobytes())
             feature["perturbation"].bytes_list.value.append(perturbation.tobytes())
-            feature["label"].int64_list.value.append(int(label))
-            feature["epsilon"].float_list.value.append(epsilon)
-            feature["attack"].int64_list.value.append(int(attack))
+            feature["label"].int64_list.value.append(int(labels[row]))
+            feature["epsilon"].float_list.value.append(epsilon[row])
+            feature["attack"].int64_list.value.append(int(attack[row]))
+            feature["predicted"].int64_list.value.append(int(predicted[row]))
             writer.write(example.SerializeToString(deterministic=True))
 
 

@@ -19,6 +19,7 @@ from keras_trn.training import attack_some
 from keras_trn.training import brings_adversarial_examples
 from keras_trn.training import crafted_before
 from keras_trn.training import loss_of_replica
+from keras_trn.training import predicted_before
 from keras_trn.training import unpack
 
 
@@ -255,7 +256,7 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
 
     def train_step(self, data):
         clean, labels, sample_weight = unpack(data)
-        predicted = self.labels_to_restore(clean, labels)
+        predicted = self.labels_to_restore(clean, labels, predicted_before(data))
         images, benign_count = attack_some(
             self.attack,
             self.classifier,
@@ -305,17 +306,18 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
             return x
         return super()._checked(x, y, needs_labels)
 
-    def labels_to_restore(self, clean, labels):
+    def labels_to_restore(self, clean, labels, predicted=None):
         """The classes that restored images are to get back; a study may take others.
 
         Args:
             clean: The clean images.
             labels: Their true labels.
+            predicted: What the classifier predicts for them, where that is known already.
 
         Returns:
             Class indices of shape `(batch,)`: those that the classifier predicts.
         """
-        return predicted_labels(self.classifier, clean)
+        return predicted_labels(self.classifier, clean) if predicted is None else predicted
 
     def _restore_with_losses(self, images, predicted, clean, training):
         """Restored images, their logits, and the loss of each image."""

@@ -205,6 +205,12 @@ def crafted_before(data):
     return images["adversarial"] if isinstance(images, dict) else None
 
 
+def predicted_before(data):
+    """The classes that the classifier predicted when these examples were crafted, if known."""
+    images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+    return images["predicted"] if isinstance(images, dict) else None
+
+
 def loss_of_replica(losses, sample_weight=None):
     """The mean loss, such that the gradients of all replicas can be summed."""
     if sample_weight is not None:

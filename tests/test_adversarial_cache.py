@@ -109,6 +109,25 @@ def test_examples_mislead_the_classifier_as_the_attack_itself_does(classifier, e
     assert accuracy["kept"] == pytest.approx(accuracy["crafted now"], abs=0.06)
 
 
+def test_prediction_for_the_clean_image_is_kept(classifier, examples):
+    predicted = classifier.predict(examples["images"], verbose=0).argmax(-1)
+    np.testing.assert_array_equal(examples["predicted"], predicted)
+    assert not np.array_equal(examples["predicted"], examples["labels"])
+
+
+def test_training_restores_the_prediction_that_was_kept(classifier, dataset, protect, tmp_path):
+    def losses(examples):
+        protected = protect(classifier)
+        protected.compile(optimizer=keras.optimizers.SGD(0.0), attack=make_attacks(), fresh_share=0)
+        return protected.fit(examples, verbose=0).history["loss"]
+
+    def with_other_prediction(inputs, labels):
+        return {**inputs, "predicted": (inputs["predicted"] + 1) % 10}, labels
+
+    examples = cache(classifier, dataset.take(1), tmp_path, batch_size=64)
+    assert losses(examples.map(with_other_prediction)) > losses(examples)
+
+
 def test_rounds_give_each_image_to_another_attack(classifier, dataset, tmp_path):
     examples = cache(classifier, dataset.take(1), tmp_path, rounds=2, shard_size=32)
     assert len(examples) == 4

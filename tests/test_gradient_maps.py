@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 from keras_trn import gradient_maps
-from keras_trn.gradient_maps.estimated_label import _RESTORED_LOSS_WEIGHT
 from keras_trn.gradient_maps.gradient_map import normalize
 from keras_trn.logits import cross_entropy_direction
 
@@ -48,7 +47,7 @@ ESTIMATORS = {
     "estimated": (gradient_maps.EstimatedLabel, {"width": 4, "depth": 1}),
     "estimated at the end": (
         gradient_maps.EstimatedLabel,
-        {"width": 4, "depth": 1, "position": 1},
+        {"width": 4, "depth": 1, "position": 1, "restored_loss_weight": 1.0},
     ),
 }
 every_estimator = pytest.mark.parametrize(
@@ -481,6 +480,11 @@ def test_position_off_the_way_is_refused():
         gradient_maps.EstimatedLabel(position=1.5)
 
 
+def test_negative_weight_of_the_restored_loss_is_refused():
+    with pytest.raises(ValueError, match="restored_loss_weight must be a number from 0 to inf"):
+        gradient_maps.EstimatedLabel(restored_loss_weight=-1)
+
+
 def test_estimated_label_teaches_with_known_labels_and_is_judged_with_its_own(classifier, digits):
     images, unsure = tf.constant(digits[0][:8]), scaled(classifier, 0.1)
     estimator = trained(build(*ESTIMATORS["estimated"]))
@@ -501,16 +505,18 @@ def test_estimated_label_teaches_with_known_labels_and_is_judged_with_its_own(cl
     assert np.abs(known - estimated).max() > 0.1
 
 
-def test_first_restoration_learns_to_be_classified_alike(classifier, digits):
+@pytest.mark.parametrize("weight", [0.2, 1.0])
+def test_first_restoration_learns_to_be_classified_alike(weight, classifier, digits):
     images, labels = tf.constant(digits[0][:8]), digits[1][:8]
-    estimator = trained(build(*ESTIMATORS["estimated"]))
+    estimator_class, config = ESTIMATORS["estimated"]
+    estimator = trained(build(estimator_class, {**config, "restored_loss_weight": weight}))
     restored = tf.stop_gradient(estimator.first_restorer(images))
     of_restored = keras.losses.sparse_categorical_crossentropy(
         labels, classifier(restored), from_logits=True
     )
     of_labels = -np.log(estimator.estimate_labels(images, classifier).numpy()[np.arange(8), labels])
     _, losses = estimator.call_with_loss(images, classifier, labels, restored)
-    is_attacked_loss = losses - _RESTORED_LOSS_WEIGHT * of_restored - of_labels
+    is_attacked_loss = losses - weight * of_restored - of_labels
     _, attack_logits = estimator.first_restorer.restore_and_judge(images)
     np.testing.assert_allclose(
         is_attacked_loss, tf.nn.softplus(-attack_logits[:, 0]), rtol=1e-3, atol=1e-4

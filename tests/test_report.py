@@ -107,6 +107,7 @@ def test_saved_report_is_the_same(report, tmp_path):
     report.to_json(tmp_path / "report.json")
     loaded = keras_trn.evaluation.Report.from_json(tmp_path / "report.json")
     assert str(loaded) == str(report)
+    assert len(repr(report)) < 200 and "'bare'" in repr(report)
     assert loaded.cells == report.cells and loaded.checks == report.checks
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["robustbench"]["protected"]["clean_acc"] == 75.0

@@ -34,7 +34,7 @@ class Picture:
     labels: np.ndarray
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Report:
     """The result of `keras_trn.evaluate`.
 
@@ -317,6 +317,12 @@ class Report:
     def _repr_markdown_(self):
         return "\n\n".join(
             f"{self.to_markdown(table)}\n\n{caption}" for table, caption in self._captions().items()
+        )
+
+    def __repr__(self):
+        return (
+            f"Report(defences={self.defences!r}, judged={self.judged!r}, "
+            f"cells=[{len(self.cells)} of them])"
         )
 
     def __str__(self):

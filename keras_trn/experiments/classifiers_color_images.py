@@ -25,23 +25,46 @@ from keras_trn.experiments.trained_models import load_or_train
 
 SEED = 0
 BATCH_SIZE = 128
-EPOCHS = {color_images.make_classifier: 34, color_images.make_other_classifier: 8}
+# On mixed images, and on images as they are.
+EPOCHS = {color_images.make_classifier: (36, 14), color_images.make_other_classifier: (8, 0)}
 SMALLEST_NUMBER_OF_STEPS = 1500
 
 
 def train(make, name, folder):
     """Trains a classifier, or goes on with it."""
     keras.utils.set_random_seed(SEED)
-    backup = keras.callbacks.BackupAndRestore(folder / make.__name__, double_checkpoint=True)
     pipeline = color_images.training_pipeline(name, BATCH_SIZE, SEED)
-    classifier = make(FusedBatchNormalization)
     has_few_images = color_images.has_few_images(pipeline, BATCH_SIZE)
-    if has_few_images and make is color_images.make_classifier:
-        color_images.take_over_features(classifier)
-    epochs = color_images.enough_epochs(EPOCHS[make], pipeline, SMALLEST_NUMBER_OF_STEPS)
-    color_images.train_classifier(classifier, pipeline, epochs, callbacks=[backup])
+    takes_over = has_few_images and make is color_images.make_classifier
+    start = make()
+    if takes_over:
+        color_images.take_over_features(start)
+
+    def train_part(start, epochs, train_some, part):
+        path = folder / f"{make.__name__}_{part}"
+        backup = keras.callbacks.BackupAndRestore(path, double_checkpoint=True)
+        epochs = color_images.enough_epochs(epochs, pipeline, SMALLEST_NUMBER_OF_STEPS)
+        return in_kept_layers(
+            make, start, lambda model: train_some(model, pipeline, epochs, callbacks=[backup])
+        )
+
+    epochs, refining_epochs = EPOCHS[make]
+    mixed = load_or_train(
+        folder / f"{make.__name__}_mixed.keras",
+        lambda: train_part(start, epochs, color_images.train_classifier, "mixed"),
+    )
+    if not refining_epochs:
+        return mixed
+    return train_part(mixed, refining_epochs, color_images.refine_classifier, "refined")
+
+
+def in_kept_layers(make, start, train_some):
+    """Trains in layers that are fast to train; what comes out has those of Keras."""
+    fast = make(FusedBatchNormalization)
+    fast.set_weights(start.get_weights())
+    train_some(fast)
     trained = make()
-    trained.set_weights(classifier.get_weights())
+    trained.set_weights(fast.get_weights())
     return trained
 
 

@@ -34,7 +34,7 @@ VALIDATION_IMAGES = 2000
 class RestoringTheTruth(keras_trn.ProtectedClassifier):
     """Learns to bring back the true label, which attacks in training lead away from."""
 
-    def labels_to_restore(self, clean, labels):
+    def labels_to_restore(self, clean, labels, predicted=None):
         return labels
 
 

@@ -1,5 +1,6 @@
 """The estimator that learns for which label to take the map."""
 
+import math
 from typing import NamedTuple
 
 import keras
@@ -16,8 +17,6 @@ from keras_trn.restoration_network import TwoStreamRestorationNetwork
 # What a squashed map has half of its largest value at, in root mean squares of the map.
 _KNEE = 0.1
 _PIXEL_LOSS_WEIGHT = 10.0
-# More makes strong attacks easier to see through, and faint ones harder.
-_RESTORED_LOSS_WEIGHT = 0.2
 _SMALLEST_VARIANCE = 1e-12
 
 
@@ -73,6 +72,9 @@ class EstimatedLabel(GradientMap):
         block_size: Side of the blocks in which it folds the image.
         position: Where on the way from the image, 0, to its first restoration, 1, the
             gradient is taken.
+        restored_loss_weight: Weight of the classifier's cross-entropy on the first
+            restoration. More makes strong attacks easier to see through, and faint ones
+            harder.
         **kwargs: The usual arguments of a Keras layer (`name`).
 
     Call arguments:
@@ -84,7 +86,7 @@ class EstimatedLabel(GradientMap):
 
     Raises:
         ValueError: If a size is not a positive whole number, the position is not
-            from 0 to 1, or the images are malformed.
+            from 0 to 1, the weight is negative, or the images are malformed.
 
     Example:
         ```python
@@ -102,10 +104,14 @@ class EstimatedLabel(GradientMap):
         ```
     """
 
-    def __init__(self, width=32, depth=3, block_size=2, position=0.5, **kwargs):
+    def __init__(
+        self, width=32, depth=3, block_size=2, position=0.5, restored_loss_weight=0.2, **kwargs
+    ):
         super().__init__(**kwargs)
         check_range("position", position, 0, 1)
+        check_range("restored_loss_weight", restored_loss_weight, 0, math.inf)
         self.position = position
+        self.restored_loss_weight = restored_loss_weight
         self.width = width
         self.depth = depth
         self.block_size = block_size
@@ -160,7 +166,7 @@ class EstimatedLabel(GradientMap):
         )
         return (
             _PIXEL_LOSS_WEIGHT * pixel_loss
-            + _RESTORED_LOSS_WEIGHT * restored_loss
+            + self.restored_loss_weight * restored_loss
             + label_loss
             + attack_loss
         )
@@ -241,6 +247,7 @@ class EstimatedLabel(GradientMap):
             "depth": self.depth,
             "block_size": self.block_size,
             "position": self.position,
+            "restored_loss_weight": self.restored_loss_weight,
         }
 
 
