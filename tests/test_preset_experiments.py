@@ -1,5 +1,6 @@
 """What trains and judges the presets goes on where it was, and judges as it says."""
 
+import keras
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
@@ -8,12 +9,14 @@ import tensorflow as tf
 
 import keras_trn
 from keras_trn.evaluation import Report
+from keras_trn.experiments import classifiers_color_images
 from keras_trn.experiments import color_images
 from keras_trn.experiments import cost_color_images
 from keras_trn.experiments import peers
 from keras_trn.experiments import preset
 from keras_trn.experiments import tutorials
 from keras_trn.experiments.common_setting import count_parameters
+from keras_trn.experiments.fused_batch_normalization import FusedBatchNormalization
 
 FAST = keras_trn.attacks.FastGradientMethod(epsilon=0.2)
 
@@ -113,6 +116,24 @@ def test_judgement_reports_on_all_attackers_and_all_peers(classifier, protect, d
     for threat_model in ("bpda", "whitebox_stopgrad", "whitebox_full"):
         assert worst.cell("PGD-20", threat_model)["examples"] == 10
     assert worst.cell("Square", "blackbox", "JPEG")["examples"] == 10
+
+
+@pytest.mark.slow
+def test_classifier_learns_mixed_images_first_and_not_again(tmp_path, monkeypatch):
+    images = tf.random.stateless_uniform((8, 32, 32, 3), [0, 0])
+    pipeline = tf.data.Dataset.from_tensor_slices((images, tf.range(8))).batch(4)
+    make = color_images.make_other_classifier
+    monkeypatch.setattr(color_images, "training_pipeline", lambda *arguments: pipeline)
+    monkeypatch.setattr(classifiers_color_images, "SMALLEST_NUMBER_OF_STEPS", 0)
+    monkeypatch.setitem(classifiers_color_images.EPOCHS, make, (1, 1))
+    refined = classifiers_color_images.train(make, "cifar10", tmp_path)
+    mixed = tmp_path / "make_other_classifier_mixed.keras"
+    written = mixed.stat().st_mtime_ns
+    assert not np.array_equal(refined(images), keras.saving.load_model(mixed)(images))
+    kinds = {type(layer) for layer in refined.layers}
+    assert keras.layers.BatchNormalization in kinds and FusedBatchNormalization not in kinds
+    classifiers_color_images.train(make, "cifar10", tmp_path)
+    assert mixed.stat().st_mtime_ns == written
 
 
 def test_fast_attack_takes_one_step_from_a_random_point(classifier, digits):

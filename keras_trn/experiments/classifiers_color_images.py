@@ -26,7 +26,7 @@ from keras_trn.experiments.trained_models import load_or_train
 SEED = 0
 BATCH_SIZE = 128
 # On mixed images, and on images as they are.
-EPOCHS = {color_images.make_classifier: (36, 14), color_images.make_other_classifier: (8, 0)}
+EPOCHS = {color_images.make_classifier: (34, 12), color_images.make_other_classifier: (12, 8)}
 SMALLEST_NUMBER_OF_STEPS = 1500
 
 

@@ -117,7 +117,7 @@ def train_peers(name, protected, examples, folder):
         examples,
         epochs,
         lambda: make_optimizer(LEARNING_RATE, examples, epochs),
-        color_images.training_attacks(),
+        color_images.fresh_attacks(),
         folder,
         pixel_loss_weight=PIXEL_LOSS_WEIGHT,
     )
