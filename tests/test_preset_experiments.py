@@ -14,6 +14,7 @@ from keras_trn.experiments import color_images
 from keras_trn.experiments import cost_color_images
 from keras_trn.experiments import peers
 from keras_trn.experiments import preset
+from keras_trn.experiments import preset_color_images
 from keras_trn.experiments import tutorials
 from keras_trn.experiments.common_setting import count_parameters
 from keras_trn.experiments.fused_batch_normalization import FusedBatchNormalization
@@ -134,6 +135,31 @@ def test_classifier_learns_mixed_images_first_and_not_again(tmp_path, monkeypatc
     assert keras.layers.BatchNormalization in kinds and FusedBatchNormalization not in kinds
     classifiers_color_images.train(make, "cifar10", tmp_path)
     assert mixed.stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
+def test_first_restoration_learns_by_itself_before_the_restorer(tmp_path, monkeypatch):
+    images = tf.random.stateless_uniform((8, 32, 32, 3), [0, 0])
+    pipeline = tf.data.Dataset.from_tensor_slices((images, tf.range(8))).batch(8)
+    classifier = color_images.make_other_classifier()
+    fast = [keras_trn.attacks.FastGradientMethod(color_images.EPSILON)]
+    examples = keras_trn.cache_adversarial_examples(
+        classifier, pipeline, fast, tmp_path / "examples", verbose=0
+    )
+    monkeypatch.setattr(color_images, "_FEW_IMAGES", 0)
+    monkeypatch.setattr(color_images, "fresh_attacks", lambda: fast)
+    for name, value in {"FIRST_EPOCHS": 2, "EPOCHS": 1, "SMALLEST_NUMBER_OF_STEPS": 0}.items():
+        monkeypatch.setattr(preset_color_images, name, value)
+    # What the first restoration has learned is still there where nothing more is learned.
+    optimizers = iter([keras.optimizers.Adam(1e-2), keras.optimizers.SGD(0.0)])
+    monkeypatch.setattr(preset_color_images, "make_optimizer", lambda *_: next(optimizers))
+    protected = preset_color_images.train_restorer(classifier, examples, tmp_path)
+    first = keras.saving.load_model(tmp_path / "first_restorer.keras", compile=False)
+    kept = protected.gradient_map.first_restorer.get_weights()
+    for learned, one in zip(first.restorer.get_weights(), kept, strict=True):
+        np.testing.assert_array_equal(learned, one)
+    # It starts at zero.
+    assert np.any(first.restorer.correction.kernel)
 
 
 def test_fast_attack_takes_one_step_from_a_random_point(classifier, digits):
