@@ -15,8 +15,8 @@ LARGEST_FILE = 2 * 1024**2
 RESULTS = Path(__file__).parent.parent / "results"
 
 
-def test_there_is_a_preset_for_fashion_mnist():
-    assert "trn_fashion_mnist" in keras_trn.list_presets()
+def test_there_are_presets_for_fashion_mnist_and_cifar10():
+    assert {"trn_fashion_mnist", "trn_cifar10"} <= set(keras_trn.list_presets())
 
 
 @pytest.mark.parametrize("name", keras_trn.list_presets())
@@ -62,7 +62,7 @@ def test_preset_can_be_trained_further():
     assert all(moved) and not any(frozen)
 
 
-def test_report_of_the_preset_says_what_it_promises():
+def test_report_of_the_preset_for_fashion_mnist_says_what_it_promises():
     report = Report.from_json(RESULTS / "trn_fashion_mnist.json")
     benign, bare = report.cell("benign"), report.cell("benign", defence="bare")
     assert benign["examples"] >= 2000
@@ -73,12 +73,29 @@ def test_report_of_the_preset_says_what_it_promises():
         assert report.cell(attack, "oblivious", labels="predicted")["agreement"] >= 0.92
 
 
+def test_report_of_the_preset_for_cifar10_says_what_it_promises():
+    report = Report.from_json(RESULTS / "trn_cifar10.json")
+    benign, bare = report.cell("benign"), report.cell("benign", defence="bare")
+    assert benign["examples"] >= 1000
+    assert benign["accuracy"] >= bare["accuracy"] - 0.01
+    assert report.cell("PGD-20", "oblivious", "bare")["accuracy"] <= 0.01
+    for attack in ("FGSM", "BIM-20", "PGD-20", "MIM-20"):
+        protected = report.cell(attack, "oblivious")["accuracy"]
+        assert protected >= 0.85
+        for name in ("JPEG", "bit depth", "median", "total variation"):
+            assert protected >= report.cell(attack, "oblivious", name)["accuracy"] + 0.03
+
+
 @pytest.mark.real_data
-def test_preset_reaches_the_accuracy_of_its_report():
-    _, _, test = keras_trn.datasets.load("fashion_mnist", batch_size=500)
-    protected = keras_trn.ProtectedClassifier.from_preset("trn_fashion_mnist")
+@pytest.mark.parametrize(
+    ("name", "data", "epsilon"),
+    [("trn_fashion_mnist", "fashion_mnist", 0.1), ("trn_cifar10", "cifar10", 8 / 255)],
+)
+def test_preset_reaches_the_accuracy_of_its_report(name, data, epsilon):
+    _, _, test = keras_trn.datasets.load(data, batch_size=500)
+    protected = keras_trn.ProtectedClassifier.from_preset(name)
     images, _ = keras_trn.datasets.to_arrays(test.take(2))
-    attack = keras_trn.attacks.ProjectedGradientDescent(0.1, seed=0)
+    attack = keras_trn.attacks.ProjectedGradientDescent(epsilon, seed=0)
     adversarial = attack(protected.classifier, images).numpy()
     benign = protected.classifier.predict(images, verbose=0).argmax(-1)
     agreement = np.mean(protected.predict(adversarial, verbose=0).argmax(-1) == benign)

@@ -1,6 +1,7 @@
 """The tutorials run from start to end, and show what they say they show."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,27 @@ def test_gradient_maps_show_what_they_say(quickstart_folder):
     assert results["label_found"]["noise, clean"] >= 0.98
 
 
+@pytest.mark.real_data
+def test_cifar10_goes_the_whole_way(tmp_path):
+    run_tutorial(
+        "04_cifar10",
+        tmp_path,
+        CLASSIFIER_IMAGES=640,
+        CLASSIFIER_EPOCHS=1,
+        CACHED_IMAGES=512,
+        RESTORER_EPOCHS=2,
+        EXAMPLES=100,
+        RESULTS=str(TUTORIALS.parent / "results"),
+    )
+    results = json.loads((tmp_path / "cifar10.json").read_text())
+    assert results["same_examples_after_interruption"]
+    assert np.isfinite(results["loss"]).all() and results["loss"][-1] < results["loss"][0]
+    accuracy = results["accuracy"]
+    assert accuracy["bare"]["PGD"] <= 0.01
+    assert accuracy["preset"]["PGD"] >= 0.85
+    assert accuracy["preset"]["clean"] >= accuracy["bare"]["clean"] - 0.02
+
+
 def test_any_classifier_can_be_protected_and_served(tmp_path):
     run_tutorial("05_your_own_classifier", tmp_path, SIZE=96, IMAGES=8, EPOCHS=2)
     results = json.loads((tmp_path / "your_own_classifier.json").read_text())
@@ -148,4 +170,6 @@ def test_tutorials_at_full_size_on_a_gpu(tmp_path):
     run_tutorial("02_attack_it_yourself", tmp_path)
     assert_report_is_honest(Report.from_json(tmp_path / "attack_it_yourself_digits.json"))
     run_tutorial("03_gradient_maps", tmp_path, RESULTS=str(TUTORIALS.parent / "results"))
+    if "TFDS_DATA_DIR" in os.environ:
+        run_tutorial("04_cifar10", tmp_path, RESULTS=str(TUTORIALS.parent / "results"))
     run_tutorial("05_your_own_classifier", tmp_path)
