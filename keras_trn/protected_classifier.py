@@ -17,9 +17,8 @@ from keras_trn.restored_classifier import RestoredClassifier
 from keras_trn.training import TrainedOnAttacks
 from keras_trn.training import attack_some
 from keras_trn.training import brings_adversarial_examples
-from keras_trn.training import crafted_before
+from keras_trn.training import brought_along
 from keras_trn.training import loss_of_replica
-from keras_trn.training import predicted_before
 from keras_trn.training import unpack
 
 
@@ -256,14 +255,14 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
 
     def train_step(self, data):
         clean, labels, sample_weight = unpack(data)
-        predicted = self.labels_to_restore(clean, labels, predicted_before(data))
+        predicted = self.labels_to_restore(clean, labels, brought_along(data, "predicted"))
         images, benign_count = attack_some(
             self.attack,
             self.classifier,
             clean,
             predicted,
             self.benign_share,
-            crafted_before(data),
+            brought_along(data, "adversarial"),
             self.fresh_share,
         )
         with tf.GradientTape() as tape:

@@ -199,16 +199,10 @@ def brings_adversarial_examples(dataset):
     return isinstance(spec, tuple) and isinstance(spec[0], dict) and "adversarial" in spec[0]
 
 
-def crafted_before(data):
-    """The adversarial examples that a batch of `cache_adversarial_examples` brings along."""
+def brought_along(data, name):
+    """What a batch of `cache_adversarial_examples` holds under a name; None of other batches."""
     images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-    return images["adversarial"] if isinstance(images, dict) else None
-
-
-def predicted_before(data):
-    """The classes that the classifier predicted when these examples were crafted, if known."""
-    images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-    return images["predicted"] if isinstance(images, dict) else None
+    return images[name] if isinstance(images, dict) else None
 
 
 def loss_of_replica(losses, sample_weight=None):

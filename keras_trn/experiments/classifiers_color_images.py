@@ -35,9 +35,8 @@ def train(make, name, folder):
     keras.utils.set_random_seed(SEED)
     pipeline = color_images.training_pipeline(name, BATCH_SIZE, SEED)
     has_few_images = color_images.has_few_images(pipeline, BATCH_SIZE)
-    takes_over = has_few_images and make is color_images.make_classifier
     start = make()
-    if takes_over:
+    if has_few_images and make is color_images.make_classifier:
         color_images.take_over_features(start)
 
     def train_part(start, epochs, train_some, part):
@@ -53,8 +52,6 @@ def train(make, name, folder):
         folder / f"{make.__name__}_mixed.keras",
         lambda: train_part(start, epochs, color_images.train_classifier, "mixed"),
     )
-    if not refining_epochs:
-        return mixed
     return train_part(mixed, refining_epochs, color_images.refine_classifier, "refined")
 
 

@@ -236,17 +236,13 @@ def train_classifier(classifier, train, epochs, callbacks=(), verbose=2):
     Returns:
         The classifier.
     """
-    _compile_one_cycle(classifier, _LEARNING_RATE, epochs * len(train), label_smoothing=0.1)
-    callbacks = list(callbacks)
-    classifier.fit(mixed(train), epochs=epochs, callbacks=callbacks, shuffle=False, verbose=verbose)
-    return classifier
+    return _train_one_cycle(
+        classifier, mixed(train), _LEARNING_RATE, epochs, 0.1, callbacks, verbose
+    )
 
 
 def refine_classifier(classifier, train, epochs, callbacks=(), verbose=2):
     """Goes on training, on images that are not mixed, with labels that are not smoothed.
-
-    A classifier that has only seen mixtures errs on images as they are, see He et al., arXiv
-    1909.09148, and smoothed labels keep its gradients small, which weakens attacks on it.
 
     Args:
         classifier: A classifier that `train_classifier` trained.
@@ -258,14 +254,14 @@ def refine_classifier(classifier, train, epochs, callbacks=(), verbose=2):
     Returns:
         The classifier.
     """
-    _compile_one_cycle(classifier, _REFINING_RATE, epochs * len(train), label_smoothing=0.0)
     pipeline = erased(train).map(lambda images, labels: (images, tf.one_hot(labels, 10)))
-    callbacks = list(callbacks)
-    classifier.fit(pipeline, epochs=epochs, callbacks=callbacks, shuffle=False, verbose=verbose)
-    return classifier
+    return _train_one_cycle(classifier, pipeline, _REFINING_RATE, epochs, 0.0, callbacks, verbose)
 
 
-def _compile_one_cycle(classifier, learning_rate, steps, label_smoothing):
+def _train_one_cycle(
+    classifier, pipeline, learning_rate, epochs, label_smoothing, callbacks, verbose
+):
+    steps = epochs * len(pipeline)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.1 * learning_rate,
         steps - steps // 5,
@@ -282,6 +278,10 @@ def _compile_one_cycle(classifier, learning_rate, steps, label_smoothing):
         ),
         metrics=["accuracy"],
     )
+    classifier.fit(
+        pipeline, epochs=epochs, callbacks=list(callbacks), shuffle=False, verbose=verbose
+    )
+    return classifier
 
 
 def training_attacks():
@@ -291,7 +291,7 @@ def training_attacks():
 
 def fresh_attacks():
     """Those of them that are crafted anew in each step: they take few passes."""
-    return common_setting.training_attacks((0.0, 2 * EPSILON), (0.0, 1.5))[:2]
+    return training_attacks()[:2]
 
 
 def fast_attack():

@@ -73,8 +73,7 @@ class EstimatedLabel(GradientMap):
         position: Where on the way from the image, 0, to its first restoration, 1, the
             gradient is taken.
         restored_loss_weight: Weight of the classifier's cross-entropy on the first
-            restoration. More makes strong attacks easier to see through, and faint ones
-            harder.
+            restoration, beside 1 for that of the estimated labels.
         **kwargs: The usual arguments of a Keras layer (`name`).
 
     Call arguments:
