@@ -244,6 +244,8 @@ def train_classifier(classifier, train, epochs, callbacks=(), verbose=2):
 def refine_classifier(classifier, train, epochs, callbacks=(), verbose=2):
     """Goes on training, on images that are not mixed, with labels that are not smoothed.
 
+    To refine on images that are varied less is of He et al., arXiv 1909.09148.
+
     Args:
         classifier: A classifier that `train_classifier` trained.
         train: Pipeline of training images.
