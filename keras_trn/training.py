@@ -200,9 +200,9 @@ def brings_adversarial_examples(dataset):
 
 
 def brought_along(data, name):
-    """What a batch of `cache_adversarial_examples` holds under a name; None of other batches."""
+    """What a batch of `cache_adversarial_examples` holds under a name; None where it does not."""
     images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-    return images[name] if isinstance(images, dict) else None
+    return images.get(name) if isinstance(images, dict) else None
 
 
 def loss_of_replica(losses, sample_weight=None):

@@ -228,7 +228,11 @@ def test_denoiser_learns_and_leaves_the_classifier_alone(make_denoiser, classifi
     before = denoiser.evaluate(*digits, verbose=0, return_dict=True)
     denoiser.fit(*digits, epochs=15, verbose=0)
     after = denoiser.evaluate(*digits, verbose=0, return_dict=True)
-    assert after["loss"] < 0.8 * before["loss"]
+    if make_denoiser is PEERS.AdversarialPerturbationElimination:
+        # Its loss need not fall, as a discriminator learns against it.
+        assert after["psnr"] > before["psnr"] + 1.0
+    else:
+        assert after["loss"] < 0.8 * before["loss"]
     assert after["adversarial_accuracy"] > before["adversarial_accuracy"] + 0.2
     assert after["benign_accuracy"] > before["benign_accuracy"] - 0.05
     for weight, old in zip(classifier.weights, weights, strict=True):
