@@ -1,5 +1,7 @@
 """What trains and judges the presets goes on where it was, and judges as it says."""
 
+import json
+
 import keras
 import matplotlib.pyplot as plt
 import nbformat
@@ -12,6 +14,7 @@ from keras_trn.evaluation import Report
 from keras_trn.experiments import classifiers_color_images
 from keras_trn.experiments import color_images
 from keras_trn.experiments import cost_color_images
+from keras_trn.experiments import filter_strengths
 from keras_trn.experiments import peers
 from keras_trn.experiments import preset
 from keras_trn.experiments import preset_color_images
@@ -34,14 +37,22 @@ def test_restorers_are_trained_once_and_have_as_many_parameters(
 ):
     protected = protect(classifier)
     protected.build((None, 8, 8, 1))
-    restorers = peers.train_restorers(protected, train, 1, lambda: "adam", FAST, tmp_path)
-    assert list(restorers) == ["single stream", "HGD", "APE-GAN"]
+    asked = []
+
+    def make_optimizer(epochs):
+        asked.append(epochs)
+        return "adam"
+
+    epochs = {"single stream": 2, "HGD": 1, "APE-GAN": 1}
+    restorers = peers.train_restorers(protected, train, epochs, make_optimizer, FAST, tmp_path)
+    assert list(restorers) == list(epochs)
+    assert asked == [2, 1, 1]
     for restorer in restorers.values():
         assert restorer.gradient_map is None
         parameters = sum(np.prod(weight.shape) for weight in restorer.restorer.trainable_weights)
         assert parameters == pytest.approx(count_parameters(protected), rel=0.25)
     # Whoever had to train again would stumble over the missing images.
-    again = peers.train_restorers(protected, None, 1, lambda: "adam", FAST, tmp_path)
+    again = peers.train_restorers(protected, None, epochs, make_optimizer, FAST, tmp_path)
     for name, restorer in restorers.items():
         for one, other in zip(restorer.get_weights(), again[name].get_weights(), strict=True):
             np.testing.assert_array_equal(one, other)
@@ -216,3 +227,39 @@ def test_executed_tutorial_keeps_what_is_for_readers():
     ]
     assert [len(c.get("outputs", [])) for c in cleaned.cells] == [0, 1, 0]
     assert dict(cleaned.metadata) == {"kernelspec": kernel}
+
+
+def test_filters_are_as_strong_as_is_best_for_validation_images(
+    classifier, digits, tmp_path, monkeypatch
+):
+    candidates = {
+        "JPEG": (keras_trn.peers.JpegCompression, "quality", (90, 5)),
+        # Eight bits and seven classify these images alike.
+        "bit depth": (keras_trn.peers.BitDepthReduction, "bits", (8, 7)),
+    }
+    monkeypatch.setattr(filter_strengths, "_CANDIDATES", candidates)
+    images, labels = (part[:100] for part in digits)
+    path, backup = tmp_path / "filters.json", tmp_path / "filters.jsonl"
+    chosen = filter_strengths.choose_filters(classifier, images, labels, [FAST], path, backup)
+    results = json.loads(path.read_text())
+    assert results["examples"] == 100
+    measured = results["accuracies"]
+    assert list(measured) == [
+        "JPEG, quality 90",
+        "JPEG, quality 5",
+        "bit depth, bits 8",
+        "bit depth, bits 7",
+    ]
+    for title, accuracies in measured.items():
+        assert list(accuracies) == ["benign", "FGSM"], title
+    for quality in (90, 5):
+        jpeg = keras_trn.peers.JpegCompression(classifier, quality=quality)
+        predicted = jpeg.predict(images, verbose=0).argmax(-1)
+        assert measured[f"JPEG, quality {quality}"]["benign"] == np.mean(predicted == labels)
+    best = max((90, 5), key=lambda quality: sum(measured[f"JPEG, quality {quality}"].values()))
+    assert chosen["JPEG"].quality == best
+    assert measured["bit depth, bits 8"] == measured["bit depth, bits 7"]
+    assert chosen["bit depth"].bits == 8
+    assert results["chosen"] == {"JPEG": f"JPEG, quality {best}", "bit depth": "bit depth, bits 8"}
+    table = path.with_suffix(".md").read_text()
+    assert "| **bit depth, bits 8** |" in table and "| bit depth, bits 7 |" in table

@@ -7,11 +7,11 @@ from keras_trn.experiments import preset
 from keras_trn.experiments.common_setting import count_parameters
 from keras_trn.experiments.trained_models import load_or_train
 
-SINGLE_STREAM = "single stream"
+LEARNED_RESTORERS = SINGLE_STREAM, HGD, APE_GAN = "single stream", "HGD", "APE-GAN"
 
 
 def make_filters(classifier):
-    """Makes the defences that need no training, by name.
+    """Makes the defences that need no training, as strong as they are by default, by name.
 
     Args:
         classifier: A trained classifier.
@@ -40,28 +40,26 @@ def learned_restorers(make_peer):
     peers = keras_trn.peers
     return {
         SINGLE_STREAM: lambda classifier: keras_trn.ProtectedClassifier(classifier, make_peer()),
-        "HGD": lambda classifier: peers.RepresentationGuidedDenoiser(classifier, make_peer()),
-        "APE-GAN": lambda classifier: peers.AdversarialPerturbationElimination(
+        HGD: lambda classifier: peers.RepresentationGuidedDenoiser(classifier, make_peer()),
+        APE_GAN: lambda classifier: peers.AdversarialPerturbationElimination(
             classifier, make_peer()
         ),
     }
 
 
-def train_restorers(
-    protected, train, epochs, make_optimizer, attack, folder, pixel_loss_weight=10.0
-):
+def train_restorers(protected, train, epochs, make_optimizer, attack, folder, losses=None):
     """Trains learned restorers as the one was trained that they are measured beside.
 
     Args:
         protected: The protected classifier. Each of the others has as many parameters as
             its restorer and gradient map together.
         train: Pipeline of training images.
-        epochs: Number of epochs.
-        make_optimizer: Function that makes an optimizer.
+        epochs: Number of epochs of each, by name.
+        make_optimizer: Function from a number of epochs to an optimizer.
         attack: The attacks to train against.
         folder: Where trained models and the progress are kept.
-        pixel_loss_weight: That of the restorer; the single stream has the same loss, the
-            others have their own.
+        losses: What the loss of some of them is, by name: a dictionary of arguments of
+            `compile`.
 
     Returns:
         A dictionary of Keras models.
@@ -73,16 +71,15 @@ def train_restorers(
         )
 
     def train_one(name, make):
-        loss = {"pixel_loss_weight": pixel_loss_weight} if name == SINGLE_STREAM else {}
         return preset.train_defence(
             make,
             protected.classifier,
             train,
-            epochs,
+            epochs[name],
             folder / name,
-            optimizer=make_optimizer(),
+            optimizer=make_optimizer(epochs[name]),
             attack=attack,
-            **loss,
+            **(losses or {}).get(name, {}),
         )
 
     return {

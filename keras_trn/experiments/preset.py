@@ -8,6 +8,7 @@ import keras_trn
 from keras_trn import attacks
 from keras_trn import threat_models
 from keras_trn.experiments.common_setting import evaluation_pipeline
+from keras_trn.experiments.filter_strengths import choose_filters
 from keras_trn.logits import predicted_labels
 from keras_trn.visualization import plot_restorations
 
@@ -36,6 +37,30 @@ class Judgement:
     oblivious_examples: int = 2000
     worst_examples: int = 1000
     queries: int = 100
+
+    def choose_filters(self, classifier, validation, path, folder):
+        """Makes the filters among the peers, as strong as is best for validation images.
+
+        Args:
+            classifier: The classifier.
+            validation: Validation images and labels, as a pair of arrays.
+            path: Path of the JSON file of the first report; beside it are written a JSON
+                file and a table of what the filters are worth, `..._filters`.
+            folder: Where finished cells are kept.
+
+        Returns:
+            A dictionary of Keras models.
+        """
+        return choose_filters(
+            classifier,
+            *validation,
+            [
+                attacks.ProjectedGradientDescent(self.epsilon, seed=SEED),
+                attacks.FastGradientMethod(self.epsilon),
+            ],
+            path.with_name(f"{path.stem}_filters.json"),
+            folder / "filters.jsonl",
+        )
 
     def run(self, protected, other, peers, test, path, folder):
         """Writes three reports, and a picture.

@@ -34,9 +34,16 @@ ROUNDS = 1
 # A first restoration costs a third of the passes, so it learns by itself for a while.
 FIRST_EPOCHS = 12
 EPOCHS = 14
+# The single stream shows what the second one is worth, so it gets all the epochs of both.
+PEER_EPOCHS = {peers.SINGLE_STREAM: FIRST_EPOCHS + EPOCHS, peers.HGD: EPOCHS, peers.APE_GAN: EPOCHS}
 LEARNING_RATE = 3e-3
 # An epsilon of 8/255 leaves a third of the pixel loss that one of 0.1 does.
 PIXEL_LOSS_WEIGHT = 30.0
+# Of squared differences, as APE-GAN has them, it leaves a tenth.
+PEER_LOSSES = {
+    peers.SINGLE_STREAM: {"pixel_loss_weight": PIXEL_LOSS_WEIGHT},
+    peers.APE_GAN: {"pixel_loss_weight": 100.0},
+}
 ADVERSARIAL_EPOCHS = 12
 SMALLEST_NUMBER_OF_STEPS = 600
 CLASS_NAMES = {
@@ -111,15 +118,17 @@ def train_restorer(classifier, examples, folder):
 
 def train_peers(name, protected, examples, folder):
     """Trains the peers that have to learn, or goes on with it."""
-    epochs = color_images.enough_epochs(EPOCHS, examples, SMALLEST_NUMBER_OF_STEPS)
     restorers = peers.train_restorers(
         protected,
         examples,
-        epochs,
-        lambda: make_optimizer(LEARNING_RATE, examples, epochs),
+        {
+            name: color_images.enough_epochs(epochs, examples, SMALLEST_NUMBER_OF_STEPS)
+            for name, epochs in PEER_EPOCHS.items()
+        },
+        lambda epochs: make_optimizer(LEARNING_RATE, examples, epochs),
         color_images.fresh_attacks(),
         folder,
-        pixel_loss_weight=PIXEL_LOSS_WEIGHT,
+        PEER_LOSSES,
     )
     pipeline = color_images.training_pipeline(name, BATCH_SIZE, preset.SEED)
     epochs = color_images.enough_epochs(ADVERSARIAL_EPOCHS, pipeline, SMALLEST_NUMBER_OF_STEPS)
@@ -155,15 +164,15 @@ def main(name, path):
     shutil.copy(trained, shipped)
     store_as_float16(shipped)
     protected = keras.saving.load_model(shipped, compile=False)
-    others = {
-        **peers.make_filters(protected.classifier),
-        **train_peers(name, protected, examples, folder),
-    }
+    _, validation, test = keras_trn.datasets.load(name)
+    validation, test = map(keras_trn.datasets.to_arrays, (validation, test))
     judgement = preset.Judgement(
         color_images.EPSILON, (4 / 255, 16 / 255), CLASS_NAMES[name], oblivious_examples=1000
     )
-    _, _, test = keras_trn.datasets.load(name)
-    test = keras_trn.datasets.to_arrays(test)
+    others = {
+        **judgement.choose_filters(protected.classifier, validation, path, folder),
+        **train_peers(name, protected, examples, folder),
+    }
     judgement.run(protected, other, others, test, path, folder)
     if name == "cifar10":
         shutil.copy(shipped, FOLDER / f"{color_images.PRESET}.keras")

@@ -73,8 +73,8 @@ def train_peers(protected, train, folder):
     restorers = peers.train_restorers(
         protected,
         train,
-        RESTORER_EPOCHS,
-        lambda: make_optimizer(LEARNING_RATE, train, RESTORER_EPOCHS),
+        dict.fromkeys(peers.LEARNED_RESTORERS, RESTORER_EPOCHS),
+        lambda epochs: make_optimizer(LEARNING_RATE, train, epochs),
         fashion_mnist.training_attacks(),
         folder,
     )
@@ -108,7 +108,7 @@ def main(path):
         folder / f"{NAME}.keras", lambda: train_restorer(classifier, train, folder)
     )
     others = {
-        **peers.make_filters(protected.classifier),
+        **JUDGEMENT.choose_filters(protected.classifier, validation, path, folder),
         **train_peers(protected, train, folder),
     }
     JUDGEMENT.run(protected, other, others, test, path, folder)

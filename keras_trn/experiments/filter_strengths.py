@@ -1,0 +1,96 @@
+"""Chooses how strong the filters among the peers are, on validation images."""
+
+import json
+
+import keras_trn
+from keras_trn import threat_models
+from keras_trn.evaluation.environment import describe_environment
+from keras_trn.experiments.common_setting import evaluation_pipeline
+
+EXAMPLES = 1000
+_BATCH_SIZE = 250
+# A filter, what its strength is called, and its strengths, the weakest first.
+_CANDIDATES = {
+    "JPEG": (keras_trn.peers.JpegCompression, "quality", (90, 75, 50, 30, 20, 10)),
+    "bit depth": (keras_trn.peers.BitDepthReduction, "bits", (5, 4, 3, 2)),
+    "median": (keras_trn.peers.MedianSmoothing, "size", (3, 5)),
+    "total variation": (
+        keras_trn.peers.TotalVariationMinimization,
+        "weight",
+        (40.0, 20.0, 10.0, 5.0),
+    ),
+}
+
+
+def choose_filters(classifier, images, labels, attacks, path, backup):
+    """Makes the filters, each as strong as is best for these images.
+
+    That is where the mean of its accuracies is the highest: on the images themselves, and
+    under each of the attacks, by an attacker who does not know of the filter.
+
+    Args:
+        classifier: A trained classifier.
+        images: Validation images, of which the first are taken.
+        labels: Their labels.
+        attacks: List of attacks.
+        path: Path of the JSON file that all accuracies are written to, and of the table
+            beside it, in Markdown.
+        backup: Path of a file that keeps what is measured already.
+
+    Returns:
+        A dictionary of Keras models.
+    """
+    filters = {
+        (name, strength): make(classifier, **{setting: strength})
+        for name, (make, setting, strengths) in _CANDIDATES.items()
+        for strength in strengths
+    }
+    cells = keras_trn.evaluation.measure(
+        {"bare": classifier, **{_title(*key): model for key, model in filters.items()}},
+        evaluation_pipeline(images, labels, EXAMPLES, _BATCH_SIZE),
+        attacks,
+        [threat_models.Oblivious(labels="predicted")],
+        backup=backup,
+    )
+    accuracies = {key: _accuracies(cells, _title(*key)) for key in filters}
+    chosen = {name: _best_strength(accuracies, name) for name in _CANDIDATES}
+    results = {
+        "examples": cells[0]["examples"],
+        "accuracies": {_title(*key): values for key, values in accuracies.items()},
+        "chosen": {name: _title(name, strength) for name, strength in chosen.items()},
+        "environment": describe_environment(),
+    }
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.with_suffix(".md").write_text(to_markdown(results))
+    return {name: filters[name, strength] for name, strength in chosen.items()}
+
+
+def _title(name, strength):
+    _, setting, _ = _CANDIDATES[name]
+    return f"{name}, {setting} {strength:g}"
+
+
+def _accuracies(cells, defence):
+    """The accuracies of one filter, by attack."""
+    return {cell["attack"]: cell["accuracy"] for cell in cells if cell["defence"] == defence}
+
+
+def _best_strength(accuracies, name):
+    """The strength with the best mean; of equals, the weakest."""
+
+    def total(strength):
+        return sum(accuracies[name, strength].values())
+
+    _, _, strengths = _CANDIDATES[name]
+    return max(strengths, key=total)
+
+
+def to_markdown(results):
+    """Makes a table of the accuracies in percent, of each filter at each strength."""
+    attacks = list(next(iter(results["accuracies"].values())))
+    lines = [f"| filter | {' | '.join(attacks)} |", f"| --- |{' ---: |' * len(attacks)}"]
+    for title, accuracies in results["accuracies"].items():
+        name = f"**{title}**" if title in results["chosen"].values() else title
+        row = [f"{100 * accuracies[attack]:.1f}" for attack in attacks]
+        lines.append(f"| {name} | {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
