@@ -329,6 +329,18 @@ def test_adversarially_trained_classifier_starts_afresh_and_unfrozen():
     assert not np.array_equal(fresh.kernel, given.kernel)
 
 
+def test_adversarially_trained_classifier_takes_a_restorer_and_all_checks(digits):
+    images, labels = digits[0][:8], digits[1][:8]
+    trained = PEERS.AdversariallyTrainedClassifier(untrained_classifier((8, 8, 1)))
+    restored = keras_trn.ProtectedClassifier(trained, single_stream())
+    np.testing.assert_array_equal(restored(images), trained(images))
+    attack = ATTACKS.ProjectedGradientDescent(epsilon=0.5, steps=4, seed=0)
+    checks = keras_trn.evaluation.checks
+    examination = checks.Examination(trained, images, labels, attack)
+    for result in checks.run_checks(examination):
+        assert "could not be made" not in result.finding, result
+
+
 def test_adversarial_training_counts_the_weight_decay(digits):
     def trained_kernel(kernel_regularizer):
         keras.utils.set_random_seed(0)

@@ -59,7 +59,7 @@ class Judgement:
                 attacks.FastGradientMethod(self.epsilon),
             ],
             path.with_name(f"{path.stem}_filters.json"),
-            folder / "filters.jsonl",
+            folder / "reports.jsonl",
         )
 
     def run(self, protected, other, peers, test, path, folder):
@@ -97,7 +97,7 @@ class Judgement:
                 peers=peers,
                 epsilons=epsilons,
                 check_examples=CHECK_EXAMPLES,
-                backup=folder / f"report{suffix}.jsonl",
+                backup=folder / "reports.jsonl",
                 seed=SEED,
             ).to_json(path.with_name(f"{path.stem}{suffix}.json"))
 
