@@ -128,18 +128,19 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
 
     # --- Inference -----------------------------------------------------------
 
-    def predict(self, x, **kwargs):
+    def predict(self, x, *args, **kwargs):
         """Predicts the logits of the restored images; as `keras.Model.predict`.
 
         Args:
             x: Images in [0, 1]: an array, a tensor or a `tf.data.Dataset`.
+            *args: The arguments of `keras.Model.predict`.
             **kwargs: The arguments of `keras.Model.predict`.
 
         Returns:
             An array of shape `(number of images, num_classes)`.
         """
         self._check_needs_no_labels()
-        return super().predict(x, **kwargs)
+        return super().predict(x, *args, **kwargs)
 
     def estimate_gradient_maps(self, images, labels=None, batch_size=128):
         """Estimates the gradient maps that the restorer is given.
@@ -252,6 +253,12 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
     def trained_part(self):
         """The restorer, whose numbers decide how it is trained."""
         return self.restorer
+
+    @property
+    def trained_variables(self):
+        """Those of restorer and gradient map: never the classifier's, whoever unfreezes it."""
+        parts = [part for part in (self.restorer, self.gradient_map) if part is not None]
+        return [variable for part in parts for variable in part.trainable_variables]
 
     def train_step(self, data):
         clean, labels, sample_weight = unpack(data)

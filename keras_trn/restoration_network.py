@@ -5,6 +5,7 @@ import bisect
 import keras
 from keras import ops
 
+from keras_trn.input_validation import check_count
 from keras_trn.layers import AttackGate
 from keras_trn.layers import FusionBlock
 from keras_trn.layers import PixelShuffle
@@ -70,10 +71,7 @@ class TwoStreamRestorationNetwork(keras.Model):
     def __init__(self, width=32, depth=4, block_size=2, gradient_stream=True, **kwargs):
         super().__init__(**kwargs)
         for name, value in {"width": width, "depth": depth, "block_size": block_size}.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"{name} must be a whole number of at least 1, received {value!r}."
-                )
+            check_count(name, value)
         # The inputs stay float32 whatever the streams compute in: the output is
         # the image plus a correction, and float16 would round the image.
         self.autocast = False

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from keras_trn.input_validation import check_count
 from keras_trn.logits import logits_function
-from keras_trn.protected_classifier import ProtectedClassifier
 from keras_trn.restored_classifier import RestoredClassifier
 
 
@@ -107,6 +106,10 @@ class _Adaptive(ThreatModel):
         check_count("samples", samples)
         self.samples = samples
         self._targets = {}
+
+    def applies_to(self, defence):
+        # Nobody can run what has to be told the true label.
+        return not getattr(defence, "needs_labels", False)
 
     def target(self, defence):
         # Attacks are traced once for a function: it has to be the same whenever it is asked for.
@@ -222,7 +225,7 @@ class BPDA(_Adaptive):
     name = "bpda"
 
     def applies_to(self, defence):
-        return isinstance(defence, RestoredClassifier)
+        return super().applies_to(defence) and isinstance(defence, RestoredClassifier)
 
     def _logits(self, defence):
         classify = logits_function(defence.classifier)
@@ -261,7 +264,8 @@ class WhiteboxStopgrad(_Adaptive):
     name = "whitebox_stopgrad"
 
     def applies_to(self, defence):
-        return isinstance(defence, ProtectedClassifier) and defence.gradient_map is not None
+        has_gradient_map = getattr(defence, "gradient_map", None) is not None
+        return super().applies_to(defence) and has_gradient_map
 
     def _logits(self, defence):
         classify = logits_function(defence.classifier)
@@ -298,7 +302,7 @@ class WhiteboxFull(_Adaptive):
     name = "whitebox_full"
 
     def applies_to(self, defence):
-        return getattr(defence, "is_differentiable", True)
+        return super().applies_to(defence) and getattr(defence, "is_differentiable", True)
 
     def _logits(self, defence):
         return defence

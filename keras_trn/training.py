@@ -97,7 +97,15 @@ class TrainedOnAttacks:
         Raises:
             ValueError: If images or labels are malformed.
         """
-        return super().evaluate(self._checked(x, y), y, *args, **kwargs)
+        # `fit` has checked its validation data already, and a generator would lose a batch.
+        if not kwargs.get("_use_cached_eval_dataset"):
+            x = self._checked(x, y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    @property
+    def metrics(self):
+        """The metrics, each name once: Keras adds a `loss` of its own, which stays empty here."""
+        return list({metric.name: metric for metric in super().metrics}.values())
 
     def get_compile_config(self):
         """Returns the arguments of `compile`, to be saved with the model."""

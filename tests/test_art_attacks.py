@@ -187,14 +187,21 @@ def test_attack_says_nothing(make, classifier, few, capfd):
     assert captured.out == captured.err == ""
 
 
-def test_attack_follows_a_classifier_whose_weights_change(few):
+@pytest.mark.parametrize(
+    "make_attack",
+    [lambda: AutoProjectedGradientDescent(0.1, steps=3, seed=0), lambda: Square(0.3, seed=0)],
+    ids=["APGD", "Square"],
+)
+def test_attack_follows_a_classifier_whose_weights_change(make_attack, few):
     images, _ = few
     classifier = classifier_of_two_classes()
-    attack = AutoProjectedGradientDescent(0.1, steps=3, seed=0)
+    attack = make_attack()
+    # Of images that are wrong already, none is attacked.
+    attack(classifier, images, 1 - predictions(classifier, images))
     attack(classifier, images)
     kernel, _ = classifier.weights
     kernel.assign(-kernel)
-    fresh = AutoProjectedGradientDescent(0.1, steps=3, seed=0)
+    fresh = make_attack()
     np.testing.assert_array_equal(attack(classifier, images), fresh(classifier, images))
 
 

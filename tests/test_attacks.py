@@ -246,6 +246,16 @@ def test_a_seed_gives_one_result(make, linear, grey):
 
 
 @every_random_attack
+def test_the_seed_of_a_call_fixes_all_that_is_random(make, linear, grey):
+    attack = make(seed=None)
+    first = attack(linear, grey, seed=7)
+    np.testing.assert_array_equal(attack(linear, grey, seed=7), first)
+    np.testing.assert_array_equal(make(seed=1)(linear, grey, seed=7), first)
+    mixture = Mixture([make(seed=None)])
+    np.testing.assert_array_equal(mixture(linear, grey, seed=7), mixture(linear, grey, seed=7))
+
+
+@every_random_attack
 def test_without_a_seed_each_call_differs(make, linear, grey):
     attack = make(seed=None)
     assert np.any(attack(linear, grey) != attack(linear, grey))

@@ -215,6 +215,45 @@ def test_backup_tells_names_and_attacks_apart(classifier, dataset, pgd, tmp_path
     assert cells("copy", harmless)[-1]["accuracy"] > cells("copy", pgd)[-1]["accuracy"] + 0.5
 
 
+def test_backup_tells_threat_models_of_one_name_apart(classifier, dataset, fgsm, tmp_path):
+    class Weakened(threat_models.Oblivious):
+        def __init__(self, share):
+            super().__init__()
+            self.share = share
+
+        def target(self, defence):
+            return lambda images: self.share * defence(images)
+
+        def get_config(self):
+            return {**super().get_config(), "share": self.share}
+
+    backup = tmp_path / "backup.jsonl"
+    for lines, share in [(2, 1.0), (2, 1.0), (3, 0.0)]:
+        model = Weakened(share)
+        measure({"bare": classifier}, dataset, [fgsm], [model], backup=backup, verbose=0)
+        assert len(backup.read_text().splitlines()) == lines
+
+
+def test_upper_bound_that_is_told_the_label_is_reported_without_checks(
+    classifier, dataset, fgsm, protect
+):
+    defence = protect(classifier, gradient_map=keras_trn.gradient_maps.TrueLabel())
+    report = keras_trn.evaluate(defence, dataset.take(1), [fgsm], check_examples=8, verbose=0)
+    assert {cell["threat_model"] for cell in report.cells} == {None, "oblivious", "whitebox_full"}
+    assert report.checks["protected"] == [] and report.checks["bare"]
+    assert report.cell("FGSM", "oblivious")["accuracy"] >= 0
+    with pytest.raises(KeyError):
+        report.cell("FGSM", "whitebox_full", "protected")
+
+
+def test_attack_with_a_seed_does_not_keep_what_was_judged(classifier, dataset, protect):
+    attack = attacks.ProjectedGradientDescent(EPSILON, steps=2, seed=0)
+    keras_trn.evaluate(
+        protect(classifier), dataset.take(1), [attack], ["bpda"], check_examples=4, verbose=0
+    )
+    assert attack._graphs == {}
+
+
 def test_defence_does_not_see_the_labels(classifier, dataset):
     @keras.saving.register_keras_serializable(package="tests")
     class Peeking(keras_trn.RestoredClassifier):

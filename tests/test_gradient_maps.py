@@ -138,7 +138,7 @@ def test_map_costs_the_declared_number_of_backward_passes(
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
 def test_map_does_not_depend_on_the_batch(estimator_class, config, batch_size, classifier, digits):
     images, labels = digits[0][:64], digits[1][:64]
-    estimator = build(estimator_class, config)
+    estimator = trained(build(estimator_class, config))
     together = estimate(estimator, classifier, images, labels)
     batch = slice(20, 20 + batch_size)
     maps = estimate(estimator, classifier, images[batch], labels[batch])

@@ -101,7 +101,7 @@ def test_computes_in_float16_and_keeps_float32_weights_under_mixed_precision(
     assert all(np.isfinite(output).all() for output in outputs)
 
 
-@pytest.mark.parametrize("key", ["residual", "fusion"])
+@pytest.mark.parametrize("key", ["residual", "fusion", "attack_gate"])
 def test_output_for_an_image_does_not_depend_on_its_batch(key):
     layer_class, config, input_shapes, _ = LAYERS[key]
     layer = layer_class(**config)

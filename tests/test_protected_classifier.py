@@ -67,9 +67,61 @@ def test_history_has_the_metrics_and_means_them_over_the_epoch(classifier, batch
     assert set(history) == METRICS | {f"val_{name}" for name in METRICS}
     assert all(np.isfinite(values).all() and len(values) == 2 for values in history.values())
     assert history["loss"][0] > 0
-    # Measured on 48 of 64 images: a multiple of 1 / 48 means over both batches.
-    share = history["adversarial_accuracy"][0] * 48
-    assert share == pytest.approx(round(share), abs=1e-3)
+
+
+def test_metrics_are_means_over_all_batches_of_an_epoch(classifier, digits, protect):
+    images = digits[0][:64]
+    labels = classifier.predict(images, verbose=0).argmax(-1)
+    labels[32:] = (labels[32:] + 1) % 10  # All of the second batch are wrong.
+    batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(32)
+    protected = protect(classifier, optimizer=keras.optimizers.SGD(0.0))
+    history = protected.fit(batches, validation_data=batches, verbose=0).history
+    assert history["benign_accuracy"] == history["val_benign_accuracy"] == [0.5]
+
+
+def test_evaluate_returns_each_metric_once_and_in_the_order_of_its_names(
+    classifier, batches, protect
+):
+    protected = protect(classifier)
+    loss, benign_accuracy, adversarial_accuracy, psnr = protected.evaluate(batches, verbose=0)
+    expected = protected.evaluate(batches, verbose=0, return_dict=True)
+    assert expected == {
+        "loss": loss,
+        "benign_accuracy": benign_accuracy,
+        "adversarial_accuracy": adversarial_accuracy,
+        "psnr": psnr,
+    }
+    assert loss > 0
+
+
+def test_validation_data_may_come_from_a_generator_and_lose_no_batch(classifier, digits, protect):
+    def batches():
+        for start in (0, 32):
+            yield tuple(part[start : start + 32] for part in digits)
+
+    protected = protect(classifier, optimizer=keras.optimizers.SGD(0.0))
+    fitted = protected.fit(
+        batches(), validation_data=batches(), steps_per_epoch=2, validation_steps=2, verbose=0
+    )
+    expected = protected.evaluate(*(part[:64] for part in digits), verbose=0)
+    np.testing.assert_allclose(fitted.history["val_loss"], expected[:1], rtol=1e-4)
+
+
+def test_predict_takes_the_batch_size_by_place_as_keras_does(classifier, digits, protect):
+    images = digits[0][:8]
+    protected = protect(classifier)
+    np.testing.assert_allclose(protected.predict(images, 4, 0), protected(images), atol=1e-4)
+
+
+def test_classifier_that_is_unfrozen_does_not_learn_either(batches, protect):
+    classifier = digits_classifier_with_statistics()
+    before = [weight.numpy() for weight in classifier.weights]
+    protected = protect(classifier)
+    protected.trainable = True
+    protected.compile(optimizer=keras.optimizers.SGD(0.1), attack=ATTACKS.FastGradientMethod(0.2))
+    protected.fit(batches, verbose=0)
+    for weight, old in zip(classifier.weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), old, err_msg=weight.path)
 
 
 def test_an_untrained_model_is_the_bare_classifier(classifier, digits, protect):

@@ -162,6 +162,15 @@ def test_plots_show_the_threat_models(report):
     assert len(report.plot_quality().axes) == 2
 
 
+def test_worst_is_plotted_for_the_norm_of_the_curves(report):
+    cells = sorted(report.cells, key=lambda cell: cell["attack"] not in ("benign", "DeepFool"))
+    report.cells[:] = cells
+    (worst,) = [
+        line for line in report.plot_accuracy().axes[0].lines if line.get_label() == "worst"
+    ]
+    np.testing.assert_array_equal(worst.get_xdata(), [0.0, 1.0])
+
+
 def test_bits_are_packed_without_loss():
     right = np.random.default_rng(0).random(77) < 0.5
     np.testing.assert_array_equal(unpack(pack(right), 77), right)

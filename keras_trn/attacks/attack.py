@@ -108,8 +108,8 @@ class Attack:
             return self._craft(
                 differentiable_logits_function(classifier),
                 tf.cast(images, tf.float32),
-                self._epsilon_per_image(images, epsilon),
-                self._random_seed(),
+                self._epsilon_per_image(images, epsilon, seed),
+                self._random_seed(seed=seed),
                 labels,
             )
         check_images(images)
@@ -121,9 +121,9 @@ class Attack:
             self._check_epsilon(np.ravel(epsilon).tolist())
             if np.size(epsilon) not in (1, len(images)):
                 raise ValueError(f"Received {len(images)} images but {np.size(epsilon)} epsilons.")
-        epsilon = self._epsilon_per_image(images, epsilon)
+        epsilon = self._epsilon_per_image(images, epsilon, seed)
         # Drawn outside the graph, which would keep the global seed it was traced with.
-        random_seed = self._random_seed() if seed is None else tf.constant([seed, 0])
+        random_seed = self._random_seed(seed=seed)
         if labels is not None:
             labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
         return self._run(classifier, images, labels, epsilon, random_seed)
@@ -159,11 +159,11 @@ class Attack:
             self._graphs[key] = tf.function(craft, input_signature=signature, autograph=False)
         return self._graphs[key]
 
-    def _epsilon_per_image(self, images, epsilon):
+    def _epsilon_per_image(self, images, epsilon, seed=None):
         """One epsilon for each image: given, drawn from the range, or the same for all."""
         batch_size = tf.shape(images)[0]
         if epsilon is None and isinstance(self.epsilon, tuple):
-            epsilon = self.draw_epsilon(batch_size, self._random_seed(stream=1))
+            epsilon = self.draw_epsilon(batch_size, self._random_seed(stream=1, seed=seed))
         elif epsilon is None:
             epsilon = self.epsilon
         epsilon = tf.reshape(tf.cast(epsilon, tf.float32), [-1])
@@ -182,10 +182,11 @@ class Attack:
         low, high = self.epsilon if isinstance(self.epsilon, tuple) else (self.epsilon,) * 2
         return tf.random.stateless_uniform([number], random_seed, low, high, alg="philox")
 
-    def _random_seed(self, stream=0):
-        """A seed for TensorFlow's stateless random numbers."""
-        if self.seed is not None:
-            return tf.constant([self.seed, stream])
+    def _random_seed(self, stream=0, seed=None):
+        """A seed for TensorFlow's stateless random numbers: that of the call, or the attack's."""
+        seed = self.seed if seed is None else seed
+        if seed is not None:
+            return tf.constant([seed, stream])
         return tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
 
     def _check_epsilon(self, epsilon):
@@ -203,8 +204,8 @@ class Attack:
         Args:
             seed: Whole number that fixes what is random in the attack.
         """
-        if self.seed is not None:
-            return self
+        # Always another one: it keeps the graphs of all that it attacks as long as it lives.
+        seed = seed if self.seed is None else self.seed
         return type(self).from_config({**self.get_config(), "seed": seed})
 
     @property

@@ -81,12 +81,12 @@ class Mixture(Attack):
         for index, attack in enumerate(self.attacks):
             yield attack, batch_size * index // number, batch_size * (index + 1) // number
 
-    def _epsilon_per_image(self, images, epsilon):
+    def _epsilon_per_image(self, images, epsilon, seed=None):
         if epsilon is not None:
             return super()._epsilon_per_image(images, epsilon)
         return tf.concat(
             [
-                attack._epsilon_per_image(images[start:stop], None)
+                attack._epsilon_per_image(images[start:stop], None, seed)
                 for attack, start, stop in self._shares(images)
             ],
             axis=0,

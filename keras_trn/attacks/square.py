@@ -101,6 +101,11 @@ class Square(ArtAttack):
                 f"{height} x {width} pixels. Take `keras_trn.attacks.SPSA`, which has no squares."
             )
 
+    def _run(self, classifier, images, labels, epsilon, random_seed):
+        # The classifier may have learned since the last call.
+        self._estimator(classifier, images).predict.forget()
+        return super()._run(classifier, images, labels, epsilon, random_seed)
+
     def _make_estimator(self, classifier, image_shape):
         estimator = super()._make_estimator(classifier, image_shape)
         estimator.predict = _Remembering(estimator.predict)
@@ -122,6 +127,10 @@ class _Remembering:
     def __init__(self, predict):
         self._predict = predict
         self._calls = collections.deque(maxlen=_REMEMBERED_CALLS)
+
+    def forget(self):
+        """Forgets all answers."""
+        self._calls.clear()
 
     def __call__(self, x, **_):
         images = [image.tobytes() for image in x]

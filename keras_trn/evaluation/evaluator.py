@@ -194,6 +194,11 @@ def _checks(defences, images, labels, attack, threat_models, backup, seed, verbo
     with tqdm(total=len(defences), disable=not verbose, unit="defence") as progress:
         for name, defence in defences.items():
             progress.set_description(f"checks, {name}")
+            if getattr(defence, "needs_labels", False):
+                # A study of an upper bound, which nobody can attack.
+                results[name] = []
+                progress.update()
+                continue
             description = {
                 "checks": [threat_model.get_config() for threat_model in threat_models],
                 "model": fingerprint(defence, images),

@@ -92,6 +92,8 @@ def measure(
             description = {
                 **run.settings(),
                 "attack_class": str(type(run.attack)),
+                "threat_model": run.threat_model and run.threat_model.get_config(),
+                "threat_model_class": str(type(run.threat_model)),
                 "defences": run.defences,
                 "versions": versions,
                 "data": data.digest,

@@ -77,7 +77,7 @@ def _plot_bare(axis, report):
 
 def _plot_worst(axis, report):
     """The worst case at each epsilon of the first attack's norm."""
-    norm = report.budgets[0][0]
+    norm = next(cell["norm"] for cell in report.cells if cell.get("norm"))
     epsilons = {cell["epsilon"] for cell in report.cells if cell.get("norm") == norm}
     epsilons = sorted(epsilons)
     worst = [report.worst(norm=norm, epsilon=epsilon) for epsilon in epsilons]

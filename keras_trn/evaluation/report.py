@@ -62,7 +62,7 @@ class Report:
         cells: List of cells.
         checks: Dictionary from the names of defences to the results of their
             sanity checks.
-        settings: What `evaluate` was called with, and the digest of the data.
+        settings: What `evaluate` was called with.
         environment: Versions and hardware.
         seconds: How long the evaluation took.
         pictures: Rows of adversarial and restored images, to be shown; not part of the

@@ -3,16 +3,15 @@
 import keras
 from keras import ops
 
+from keras_trn.input_validation import check_count
+
 
 class _PixelRearrangement(keras.layers.Layer):
     """What the two layers share: the block size and its place in the config."""
 
     def __init__(self, block_size=2, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(block_size, int) or block_size < 1:
-            raise ValueError(
-                f"block_size must be a whole number of at least 1, received {block_size!r}."
-            )
+        check_count("block_size", block_size)
         self.block_size = block_size
 
     def get_config(self):

@@ -74,17 +74,18 @@ class AdversariallyTrainedClassifier(TrainedOnAttacks, keras.Model):
     def compute_output_shape(self, images_shape):
         return (images_shape[0], self.num_classes)
 
-    def predict(self, x, **kwargs):
+    def predict(self, x, *args, **kwargs):
         """Predicts logits; as `keras.Model.predict`, after a look at the data.
 
         Args:
             x: Images in [0, 1]: an array, a tensor or a `tf.data.Dataset`.
+            *args: The arguments of `keras.Model.predict`.
             **kwargs: The arguments of `keras.Model.predict`.
 
         Returns:
             An array of shape `(number of images, num_classes)`.
         """
-        return super().predict(self._checked(x, needs_labels=False), **kwargs)
+        return super().predict(self._checked(x, needs_labels=False), *args, **kwargs)
 
     # --- Training ------------------------------------------------------------
 

@@ -6,13 +6,12 @@ import tensorflow as tf
 from keras import layers
 
 from keras_trn.input_validation import check_range
-from keras_trn.peers.single_stream import checked_restorer
-from keras_trn.protected_classifier import ProtectedClassifier
+from keras_trn.peers.single_stream import SingleStreamPeer
 from keras_trn.training import loss_of_replica
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
-class AdversarialPerturbationElimination(ProtectedClassifier):
+class AdversarialPerturbationElimination(SingleStreamPeer):
     """Restores images as the generator of a GAN, before an unchanged classifier sees them.
 
     A single-stream restorer learns to bring adversarial images close to the clean
@@ -62,9 +61,6 @@ class AdversarialPerturbationElimination(ProtectedClassifier):
         assert "discriminator_loss" in history.history
         ```
     """
-
-    def __init__(self, classifier, restorer=None, **kwargs):
-        super().__init__(classifier, checked_restorer(restorer), **kwargs)
 
     def build(self, images_shape):
         """Creates the weights of restorer and discriminator; called with the model's creation."""
@@ -136,10 +132,6 @@ class AdversarialPerturbationElimination(ProtectedClassifier):
             steps_per_execution=steps_per_execution,
         )
 
-    @property
-    def trained_variables(self):
-        return self.restorer.trainable_variables
-
     def restoration_losses(self, restored, logits, predicted, clean):
         pixel_losses = tf.reduce_mean(tf.square(restored - clean), axis=[1, 2, 3])
         adversarial_losses = self._discriminator_losses(restored, is_clean=1.0)
@@ -163,11 +155,6 @@ class AdversarialPerturbationElimination(ProtectedClassifier):
         """The discriminator's cross-entropy on each image."""
         logits = self.discriminator(images)[:, 0]
         return tf.nn.sigmoid_cross_entropy_with_logits(tf.fill(tf.shape(logits), is_clean), logits)
-
-    def get_config(self):
-        config = super().get_config()
-        del config["gradient_map"]
-        return config
 
 
 def _make_discriminator(channels):

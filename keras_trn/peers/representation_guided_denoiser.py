@@ -5,12 +5,11 @@ import tensorflow as tf
 
 from keras_trn.input_validation import check_range
 from keras_trn.logits import logits_function
-from keras_trn.peers.single_stream import checked_restorer
-from keras_trn.protected_classifier import ProtectedClassifier
+from keras_trn.peers.single_stream import SingleStreamPeer
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
-class RepresentationGuidedDenoiser(ProtectedClassifier):
+class RepresentationGuidedDenoiser(SingleStreamPeer):
     """Restores images such that an unchanged classifier takes them for the clean ones.
 
     A single-stream restorer learns to bring the classifier's logits for a restored
@@ -61,9 +60,6 @@ class RepresentationGuidedDenoiser(ProtectedClassifier):
         ```
     """
 
-    def __init__(self, classifier, restorer=None, **kwargs):
-        super().__init__(classifier, checked_restorer(restorer), **kwargs)
-
     def compile(
         self,
         optimizer="adam",
@@ -110,8 +106,3 @@ class RepresentationGuidedDenoiser(ProtectedClassifier):
     def restoration_losses(self, restored, logits, predicted, clean):
         clean_logits = logits_function(self.classifier)(clean)
         return tf.reduce_mean(tf.abs(logits - clean_logits), axis=-1)
-
-    def get_config(self):
-        config = super().get_config()
-        del config["gradient_map"]
-        return config
