@@ -113,7 +113,8 @@ def test_judgement_reports_on_all_attackers_and_all_peers(classifier, protect, d
     filters = {"JPEG": keras_trn.peers.JpegCompression(classifier)}
     judgement.run(protect(classifier), classifier, filters, (images, labels), path, tmp_path)
     plt.close("all")
-    assert path.with_suffix(".png").stat().st_size > 1000
+    for picture in ("digits.png", "digits_accuracy.png"):
+        assert (tmp_path / picture).stat().st_size > 1000
     examples = {"digits": 20, "digits_worst": 10, "digits_all": 30}
     for name, number in examples.items():
         report = Report.from_json(tmp_path / f"{name}.json")

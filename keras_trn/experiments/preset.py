@@ -63,7 +63,7 @@ class Judgement:
         )
 
     def run(self, protected, other, peers, test, path, folder):
-        """Writes three reports, and a picture.
+        """Writes three reports, and two pictures.
 
         Args:
             protected: The protected classifier.
@@ -89,7 +89,7 @@ class Judgement:
         ]
 
         def evaluate(suffix, examples, some_attacks, some_threat_models, epsilons=()):
-            keras_trn.evaluate(
+            report = keras_trn.evaluate(
                 protected,
                 evaluation_pipeline(*test, examples, _BATCH_SIZE),
                 some_attacks,
@@ -99,15 +99,18 @@ class Judgement:
                 check_examples=CHECK_EXAMPLES,
                 backup=folder / "reports.jsonl",
                 seed=SEED,
-            ).to_json(path.with_name(f"{path.stem}{suffix}.json"))
+            )
+            report.to_json(path.with_name(f"{path.stem}{suffix}.json"))
+            return report
 
-        evaluate(
+        report = evaluate(
             "",
             self.oblivious_examples,
             [descent, fast, *iterative],
             [*oblivious, *transfer],
             self.epsilons,
         )
+        report.plot_accuracy().savefig(path.with_name(f"{path.stem}_accuracy.png"), dpi=110)
         knowing = ["bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"]
         square = attacks.Square(self.epsilon, queries=self.queries)
         evaluate("_worst", self.worst_examples, [descent, square], [*oblivious, *knowing])
