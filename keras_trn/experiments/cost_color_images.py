@@ -26,7 +26,7 @@ from keras_trn.evaluation.environment import describe_environment
 from keras_trn.experiments import color_images
 
 BATCH_SIZE = 128
-REPEATS = 15
+REPEATS = 100
 
 
 def make_passes():
