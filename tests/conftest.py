@@ -8,6 +8,7 @@ os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
 
 import keras
 import pytest
+import tensorflow as tf
 
 import keras_trn
 
@@ -21,6 +22,8 @@ def pytest_runtest_setup(item):
     """Skips what needs the larger data sets where they are not at hand."""
     if item.get_closest_marker("real_data") and "TFDS_DATA_DIR" not in os.environ:
         pytest.skip("TFDS_DATA_DIR is not set, and tests download nothing")
+    if item.get_closest_marker("gpu") and not tf.config.list_physical_devices("GPU"):
+        pytest.skip("TensorFlow sees no GPU on this machine")
 
 
 @pytest.fixture(scope="session")

@@ -238,7 +238,7 @@ def test_filters_are_as_strong_as_is_best_for_validation_images(
         # Eight bits and seven classify these images alike.
         "bit depth": (keras_trn.peers.BitDepthReduction, "bits", (8, 7)),
     }
-    monkeypatch.setattr(filter_strengths, "_CANDIDATES", candidates)
+    monkeypatch.setattr(filter_strengths, "CANDIDATES", candidates)
     images, labels = (part[:100] for part in digits)
     path, backup = tmp_path / "filters.json", tmp_path / "filters.jsonl"
     chosen = filter_strengths.choose_filters(classifier, images, labels, [FAST], path, backup)

@@ -10,7 +10,7 @@ from keras_trn.experiments.common_setting import evaluation_pipeline
 EXAMPLES = 1000
 _BATCH_SIZE = 250
 # A filter, what its strength is called, and its strengths, the weakest first.
-_CANDIDATES = {
+CANDIDATES = {
     "JPEG": (keras_trn.peers.JpegCompression, "quality", (90, 75, 50, 30, 20, 10)),
     "bit depth": (keras_trn.peers.BitDepthReduction, "bits", (5, 4, 3, 2)),
     "median": (keras_trn.peers.MedianSmoothing, "size", (3, 5)),
@@ -42,7 +42,7 @@ def choose_filters(classifier, images, labels, attacks, path, backup):
     """
     filters = {
         (name, strength): make(classifier, **{setting: strength})
-        for name, (make, setting, strengths) in _CANDIDATES.items()
+        for name, (make, setting, strengths) in CANDIDATES.items()
         for strength in strengths
     }
     cells = keras_trn.evaluation.measure(
@@ -53,7 +53,7 @@ def choose_filters(classifier, images, labels, attacks, path, backup):
         backup=backup,
     )
     accuracies = {key: _accuracies(cells, _title(*key)) for key in filters}
-    chosen = {name: _best_strength(accuracies, name) for name in _CANDIDATES}
+    chosen = {name: _best_strength(accuracies, name) for name in CANDIDATES}
     results = {
         "examples": cells[0]["examples"],
         "accuracies": {_title(*key): values for key, values in accuracies.items()},
@@ -66,7 +66,7 @@ def choose_filters(classifier, images, labels, attacks, path, backup):
 
 
 def _title(name, strength):
-    _, setting, _ = _CANDIDATES[name]
+    _, setting, _ = CANDIDATES[name]
     return f"{name}, {setting} {strength:g}"
 
 
@@ -81,7 +81,7 @@ def _best_strength(accuracies, name):
     def total(strength):
         return sum(accuracies[name, strength].values())
 
-    _, _, strengths = _CANDIDATES[name]
+    _, _, strengths = CANDIDATES[name]
     return max(strengths, key=total)
 
 

@@ -5,6 +5,7 @@ import functools
 import keras_trn
 from keras_trn.experiments import preset
 from keras_trn.experiments.common_setting import count_parameters
+from keras_trn.experiments.filter_strengths import CANDIDATES
 from keras_trn.experiments.trained_models import load_or_train
 
 LEARNED_RESTORERS = SINGLE_STREAM, HGD, APE_GAN = "single stream", "HGD", "APE-GAN"
@@ -19,13 +20,7 @@ def make_filters(classifier):
     Returns:
         A dictionary of Keras models.
     """
-    peers = keras_trn.peers
-    return {
-        "JPEG": peers.JpegCompression(classifier),
-        "bit depth": peers.BitDepthReduction(classifier),
-        "median": peers.MedianSmoothing(classifier),
-        "total variation": peers.TotalVariationMinimization(classifier),
-    }
+    return {name: make(classifier) for name, (make, _, _) in CANDIDATES.items()}
 
 
 def learned_restorers(make_peer):
