@@ -117,7 +117,7 @@ def test_classifier_that_is_unfrozen_does_not_learn_either(batches, protect):
     classifier = digits_classifier_with_statistics()
     before = [weight.numpy() for weight in classifier.weights]
     protected = protect(classifier)
-    protected.trainable = True
+    classifier.trainable = True
     protected.compile(optimizer=keras.optimizers.SGD(0.1), attack=ATTACKS.FastGradientMethod(0.2))
     protected.fit(batches, verbose=0)
     for weight, old in zip(classifier.weights, before, strict=True):
