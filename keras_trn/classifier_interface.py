@@ -70,9 +70,6 @@ def _image_shape(classifier):
 
 def _input_shape(classifier):
     """The shape of the classifier's one input; `None` if it is not known."""
-    if hasattr(classifier, "image_shape"):
-        # A defence of this package says so itself.
-        return (None, *classifier.image_shape)
     inputs = getattr(classifier, "inputs", None)
     if inputs is None:
         return (classifier.get_build_config() or {}).get("input_shape")

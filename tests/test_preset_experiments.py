@@ -235,13 +235,12 @@ def test_filters_are_as_strong_as_is_best_for_validation_images(
 ):
     candidates = {
         "JPEG": (keras_trn.peers.JpegCompression, "quality", (90, 5)),
-        # Eight bits and seven classify these images alike.
-        "bit depth": (keras_trn.peers.BitDepthReduction, "bits", (8, 7)),
+        "bit depth": (keras_trn.peers.BitDepthReduction, "bits", (8, 1)),
     }
     monkeypatch.setattr(filter_strengths, "CANDIDATES", candidates)
-    images, labels = (part[:100] for part in digits)
+    images, labels = validation = [part[:100] for part in digits]
     path, backup = tmp_path / "filters.json", tmp_path / "filters.jsonl"
-    chosen = filter_strengths.choose_filters(classifier, images, labels, [FAST], path, backup)
+    chosen = filter_strengths.choose_filters(classifier, validation, 0.2, path, backup)
     results = json.loads(path.read_text())
     assert results["examples"] == 100
     measured = results["accuracies"]
@@ -249,18 +248,24 @@ def test_filters_are_as_strong_as_is_best_for_validation_images(
         "JPEG, quality 90",
         "JPEG, quality 5",
         "bit depth, bits 8",
-        "bit depth, bits 7",
+        "bit depth, bits 1",
     ]
     for title, accuracies in measured.items():
-        assert list(accuracies) == ["benign", "FGSM"], title
+        assert list(accuracies) == ["benign", "PGD-20", "FGSM"], title
     for quality in (90, 5):
         jpeg = keras_trn.peers.JpegCompression(classifier, quality=quality)
         predicted = jpeg.predict(images, verbose=0).argmax(-1)
         assert measured[f"JPEG, quality {quality}"]["benign"] == np.mean(predicted == labels)
     best = max((90, 5), key=lambda quality: sum(measured[f"JPEG, quality {quality}"].values()))
     assert chosen["JPEG"].quality == best
-    assert measured["bit depth, bits 8"] == measured["bit depth, bits 7"]
-    assert chosen["bit depth"].bits == 8
-    assert results["chosen"] == {"JPEG": f"JPEG, quality {best}", "bit depth": "bit depth, bits 8"}
+    assert results["chosen"]["JPEG"] == f"JPEG, quality {best}"
+    other = 95 - best
     table = path.with_suffix(".md").read_text()
-    assert "| **bit depth, bits 8** |" in table and "| bit depth, bits 7 |" in table
+    assert f"| **JPEG, quality {best}** |" in table and f"| JPEG, quality {other} |" in table
+
+
+def test_of_equal_strengths_the_weakest_filter_is_chosen():
+    accuracies = {("bit depth", bits): {"benign": 0.9, "FGSM": 0.1} for bits in (5, 4, 3, 2)}
+    assert filter_strengths.best_strength(accuracies, "bit depth") == 5
+    accuracies["bit depth", 3] = {"benign": 0.8, "FGSM": 0.3}
+    assert filter_strengths.best_strength(accuracies, "bit depth") == 3

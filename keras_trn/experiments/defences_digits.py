@@ -2,8 +2,9 @@
 
 `python -m keras_trn.experiments.defences_digits results/defences_digits.json`
 
-Trains all of them in the setting of the quickstart, and evaluates them on the 360
-test images. Writes the report as JSON, and its plots as pictures beside it. What
+Trains all of them in the setting of the quickstart, chooses on validation images how
+strong the filters are, and evaluates all on the 360 test images. Writes the report as
+JSON, and beside it its plots as pictures, and what the filters are worth. What
 is finished is kept in a folder beside the JSON file until the report is written:
 a run that was interrupted goes on where it was when it is started again.
 """
@@ -20,6 +21,7 @@ from keras import layers
 import keras_trn
 from keras_trn.experiments import digits
 from keras_trn.experiments import peers
+from keras_trn.experiments.filter_strengths import choose_filters
 from keras_trn.experiments.trained_models import load_or_train
 
 SEED = 0
@@ -131,13 +133,20 @@ def main(path):
         for name, make in make_learned_defences(classifier).items()
     }
     protected = trained.pop("protected")
-    _, _, test = digits.load_shifted_digits()
+    _, validation, test = digits.load_shifted_digits()
+    filters = choose_filters(
+        protected.classifier,
+        keras_trn.datasets.to_arrays(validation),
+        digits.EPSILON,
+        path.with_name(f"{path.stem}_filters.json"),
+        folder / "filters.jsonl",
+    )
     report = keras_trn.evaluate(
         protected,
         test.unbatch().batch(360),
         make_attacks(),
         threat_models=make_threat_models(other),
-        peers={**peers.make_filters(protected.classifier), **trained},
+        peers={**filters, **trained},
         epsilons=[fraction * digits.EPSILON for fraction in (0.5, 1.5)],
         check_examples=CHECK_EXAMPLES,
         backup=folder / "report.jsonl",

@@ -3,11 +3,13 @@
 import json
 
 import keras_trn
+from keras_trn import attacks
 from keras_trn import threat_models
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.experiments.common_setting import evaluation_pipeline
 
 EXAMPLES = 1000
+SEED = 0
 _BATCH_SIZE = 250
 # A filter, what its strength is called, and its strengths, the weakest first.
 CANDIDATES = {
@@ -22,17 +24,16 @@ CANDIDATES = {
 }
 
 
-def choose_filters(classifier, images, labels, attacks, path, backup):
+def choose_filters(classifier, validation, epsilon, path, backup):
     """Makes the filters, each as strong as is best for these images.
 
     That is where the mean of its accuracies is the highest: on the images themselves, and
-    under each of the attacks, by an attacker who does not know of the filter.
+    under PGD and FGSM, by an attacker who does not know of the filter.
 
     Args:
         classifier: A trained classifier.
-        images: Validation images, of which the first are taken.
-        labels: Their labels.
-        attacks: List of attacks.
+        validation: Validation images and labels, as a pair of arrays; the first are taken.
+        epsilon: Epsilon of the attacks in L∞.
         path: Path of the JSON file that all accuracies are written to, and of the table
             beside it, in Markdown.
         backup: Path of a file that keeps what is measured already.
@@ -47,13 +48,16 @@ def choose_filters(classifier, images, labels, attacks, path, backup):
     }
     cells = keras_trn.evaluation.measure(
         {"bare": classifier, **{_title(*key): model for key, model in filters.items()}},
-        evaluation_pipeline(images, labels, EXAMPLES, _BATCH_SIZE),
-        attacks,
+        evaluation_pipeline(*validation, EXAMPLES, _BATCH_SIZE),
+        [
+            attacks.ProjectedGradientDescent(epsilon, seed=SEED),
+            attacks.FastGradientMethod(epsilon),
+        ],
         [threat_models.Oblivious(labels="predicted")],
         backup=backup,
     )
     accuracies = {key: _accuracies(cells, _title(*key)) for key in filters}
-    chosen = {name: _best_strength(accuracies, name) for name in CANDIDATES}
+    chosen = {name: best_strength(accuracies, name) for name in CANDIDATES}
     results = {
         "examples": cells[0]["examples"],
         "accuracies": {_title(*key): values for key, values in accuracies.items()},
@@ -75,7 +79,7 @@ def _accuracies(cells, defence):
     return {cell["attack"]: cell["accuracy"] for cell in cells if cell["defence"] == defence}
 
 
-def _best_strength(accuracies, name):
+def best_strength(accuracies, name):
     """The strength with the best mean; of equals, the weakest."""
 
     def total(strength):
@@ -87,10 +91,10 @@ def _best_strength(accuracies, name):
 
 def to_markdown(results):
     """Makes a table of the accuracies in percent, of each filter at each strength."""
-    attacks = list(next(iter(results["accuracies"].values())))
-    lines = [f"| filter | {' | '.join(attacks)} |", f"| --- |{' ---: |' * len(attacks)}"]
+    columns = list(next(iter(results["accuracies"].values())))
+    lines = [f"| filter | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
     for title, accuracies in results["accuracies"].items():
         name = f"**{title}**" if title in results["chosen"].values() else title
-        row = [f"{100 * accuracies[attack]:.1f}" for attack in attacks]
+        row = [f"{100 * accuracies[attack]:.1f}" for attack in columns]
         lines.append(f"| {name} | {' | '.join(row)} |")
     return "\n".join(lines) + "\n"

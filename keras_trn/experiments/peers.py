@@ -5,22 +5,9 @@ import functools
 import keras_trn
 from keras_trn.experiments import preset
 from keras_trn.experiments.common_setting import count_parameters
-from keras_trn.experiments.filter_strengths import CANDIDATES
 from keras_trn.experiments.trained_models import load_or_train
 
 LEARNED_RESTORERS = SINGLE_STREAM, HGD, APE_GAN = "single stream", "HGD", "APE-GAN"
-
-
-def make_filters(classifier):
-    """Makes the defences that need no training, as strong as they are by default, by name.
-
-    Args:
-        classifier: A trained classifier.
-
-    Returns:
-        A dictionary of Keras models.
-    """
-    return {name: make(classifier) for name, (make, _, _) in CANDIDATES.items()}
 
 
 def learned_restorers(make_peer):

@@ -53,11 +53,8 @@ class Judgement:
         """
         return choose_filters(
             classifier,
-            *validation,
-            [
-                attacks.ProjectedGradientDescent(self.epsilon, seed=SEED),
-                attacks.FastGradientMethod(self.epsilon),
-            ],
+            validation,
+            self.epsilon,
             path.with_name(f"{path.stem}_filters.json"),
             folder / "reports.jsonl",
         )

@@ -2,9 +2,9 @@
 
 `python -m keras_trn.experiments.preset_fashion_mnist results/trn_fashion_mnist.json`
 
-Trains the classifier and its restorer on all training images, writes the preset into
-the package, trains another classifier, for attacks that transfer, and the peers that have
-to learn, and writes three reports on all of them, see `keras_trn.experiments.preset`.
+Trains the classifier, another one for attacks that transfer, the restorer, and the peers
+that have to learn, all of them without the validation images, and writes the preset into
+the package and three reports, see `keras_trn.experiments.preset`.
 Progress is kept in a folder beside the results: a run that was interrupted goes on where
 it was when it is started again.
 """
@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from keras_trn import attacks
 from keras_trn.experiments import fashion_mnist
@@ -95,8 +94,7 @@ def main(path):
     folder = path.with_suffix(".work")
     folder.mkdir(parents=True, exist_ok=True)
     train, validation, test = fashion_mnist.load_arrays()
-    everything = [np.concatenate(part) for part in zip(train, validation, strict=True)]
-    train = fashion_mnist.training_pipeline(*everything, BATCH_SIZE, preset.SEED)
+    train = fashion_mnist.training_pipeline(*train, BATCH_SIZE, preset.SEED)
     classifier, other = (
         load_or_train(
             folder / f"{make.__name__}.keras",
@@ -108,8 +106,7 @@ def main(path):
         folder / f"{NAME}.keras", lambda: train_restorer(classifier, train, folder)
     )
     others = {
-        # None of the images is left to choose their strengths by: all of them train.
-        **peers.make_filters(protected.classifier),
+        **JUDGEMENT.choose_filters(protected.classifier, validation, path, folder),
         **train_peers(protected, train, folder),
     }
     JUDGEMENT.run(protected, other, others, test, path, folder)

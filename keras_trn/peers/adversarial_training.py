@@ -66,6 +66,9 @@ class AdversariallyTrainedClassifier(TrainedOnAttacks, keras.Model):
         self.adversarial_accuracy = keras.metrics.SparseCategoricalAccuracy(
             name="adversarial_accuracy"
         )
+        self.build((None, *self.image_shape))
+
+    def build(self, images_shape):
         self.built = True
 
     def call(self, images, training=None):

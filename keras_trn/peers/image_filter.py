@@ -30,8 +30,7 @@ class ImageFilter(RestoredClassifier):
         super().__init__(classifier, **kwargs)
         # XLA cannot run what NumPy computes.
         self.supports_jit = False
-        # There is nothing to build.
-        self.built = True
+        self.build((None, *self.image_shape))
 
     def export(self, *args, **kwargs):
         """Exports the model for serving, unless its filter runs in NumPy."""
