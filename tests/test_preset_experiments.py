@@ -21,6 +21,7 @@ from keras_trn.experiments import preset_color_images
 from keras_trn.experiments import tutorials
 from keras_trn.experiments.common_setting import count_parameters
 from keras_trn.experiments.fused_batch_normalization import FusedBatchNormalization
+from keras_trn.presets import FOLDER
 
 FAST = keras_trn.attacks.FastGradientMethod(epsilon=0.2)
 
@@ -269,3 +270,52 @@ def test_of_equal_strengths_the_weakest_filter_is_chosen():
     assert filter_strengths.best_strength(accuracies, "bit depth") == 5
     accuracies["bit depth", 3] = {"benign": 0.8, "FGSM": 0.3}
     assert filter_strengths.best_strength(accuracies, "bit depth") == 3
+
+
+@pytest.fixture
+def digits_as_house_numbers(digits, monkeypatch):
+    """Digits in the size and colours of SVHN, in its place."""
+
+    def load(name, batch_size=128, shuffle=True):
+        assert name == "svhn_cropped"
+        images, labels = (part[:96] for part in digits)
+        images = tf.image.grayscale_to_rgb(tf.image.resize(images, (32, 32)))
+        examples = tf.data.Dataset.from_tensor_slices((images, tf.cast(labels, tf.int64)))
+        parts = examples.take(64), examples.skip(64).take(16), examples.skip(80)
+        return [part.batch(batch_size) for part in parts]
+
+    monkeypatch.setattr(keras_trn.datasets, "load", load)
+
+
+@pytest.mark.slow
+def test_command_for_few_colour_images_trains_and_judges_all_defences(
+    digits_as_house_numbers, tmp_path, monkeypatch
+):
+    for make in classifiers_color_images.EPOCHS:
+        monkeypatch.setitem(classifiers_color_images.EPOCHS, make, (1, 1))
+    for module in (classifiers_color_images, preset_color_images):
+        monkeypatch.setattr(module, "SMALLEST_NUMBER_OF_STEPS", 1)
+        monkeypatch.setattr(module, "BATCH_SIZE", 16)
+    for name in ("EPOCHS", "ADVERSARIAL_EPOCHS"):
+        monkeypatch.setattr(preset_color_images, name, 1)
+    epochs = dict.fromkeys(preset_color_images.PEER_EPOCHS, 1)
+    monkeypatch.setattr(preset_color_images, "PEER_EPOCHS", epochs)
+    judged = {}
+
+    def judge(self, protected, other, others, test, path, folder):
+        judged.update(protected=protected, other=other, **others)
+
+    monkeypatch.setattr(preset.Judgement, "run", judge)
+    shipped = (FOLDER / f"{color_images.PRESET}.keras").read_bytes()
+    preset_color_images.main("svhn_cropped", tmp_path / "svhn.json")
+    filters = ["JPEG", "bit depth", "median", "total variation"]
+    learned = ["single stream", "HGD", "APE-GAN", "adversarial training"]
+    assert list(judged) == ["protected", "other", *filters, *learned]
+    # So few images are not enough to learn from alone: both have started from CIFAR-10.
+    trained = keras_trn.ProtectedClassifier.from_preset(color_images.PRESET)
+    for part in ("classifier", "restorer"):
+        kernels = (getattr(model, part).weights[0] for model in (judged["protected"], trained))
+        assert np.corrcoef(*map(np.ravel, kernels))[0, 1] > 0.8
+    for name in ("svhn_classifiers.md", "svhn_filters.md"):
+        assert (tmp_path / name).read_text().startswith("| ")
+    assert (FOLDER / f"{color_images.PRESET}.keras").read_bytes() == shipped
