@@ -101,6 +101,14 @@ def test_second_stream_pays_off_on_cifar10_in_the_mean_over_the_attacks(labels):
     assert ours > single_stream
 
 
+def test_restorer_for_the_sample_of_svhn_brings_most_images_back():
+    report = Report.from_json(RESULTS / "trn_svhn_cropped.json")
+    assert report.cell("benign")["examples"] == 300
+    for attack in ("BIM-20", "PGD-20", "MIM-20"):
+        assert report.cell(attack, "oblivious", "bare")["accuracy"] <= 0.01
+        assert report.cell(attack, "oblivious", labels="predicted")["accuracy"] >= 0.6
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize(
     ("name", "data", "epsilon"),
