@@ -1,5 +1,6 @@
 """What trains and judges the presets goes on where it was, and judges as it says."""
 
+import itertools
 import json
 
 import keras
@@ -14,10 +15,12 @@ from keras_trn.evaluation import Report
 from keras_trn.experiments import classifiers_color_images
 from keras_trn.experiments import color_images
 from keras_trn.experiments import cost_color_images
+from keras_trn.experiments import fashion_mnist
 from keras_trn.experiments import filter_strengths
 from keras_trn.experiments import peers
 from keras_trn.experiments import preset
 from keras_trn.experiments import preset_color_images
+from keras_trn.experiments import preset_fashion_mnist
 from keras_trn.experiments import tutorials
 from keras_trn.experiments.common_setting import count_parameters
 from keras_trn.experiments.fused_batch_normalization import FusedBatchNormalization
@@ -241,7 +244,7 @@ def test_filters_are_as_strong_as_is_best_for_validation_images(
     monkeypatch.setattr(filter_strengths, "CANDIDATES", candidates)
     images, labels = validation = [part[:100] for part in digits]
     path, backup = tmp_path / "filters.json", tmp_path / "filters.jsonl"
-    chosen = filter_strengths.choose_filters(classifier, validation, 0.2, path, backup)
+    chosen = filter_strengths.choose_strengths(classifier, validation, 0.2, path, backup)
     results = json.loads(path.read_text())
     assert results["examples"] == 100
     measured = results["accuracies"]
@@ -258,7 +261,9 @@ def test_filters_are_as_strong_as_is_best_for_validation_images(
         predicted = jpeg.predict(images, verbose=0).argmax(-1)
         assert measured[f"JPEG, quality {quality}"]["benign"] == np.mean(predicted == labels)
     best = max((90, 5), key=lambda quality: sum(measured[f"JPEG, quality {quality}"].values()))
-    assert chosen["JPEG"].quality == best
+    assert chosen["JPEG"] == best
+    filters = filter_strengths.make_filters(classifier, {"JPEG": 30, "bit depth": 3})
+    assert filters["JPEG"].quality == 30 and filters["bit depth"].bits == 3
     assert results["chosen"]["JPEG"] == f"JPEG, quality {best}"
     other = 95 - best
     table = path.with_suffix(".md").read_text()
@@ -266,7 +271,7 @@ def test_filters_are_as_strong_as_is_best_for_validation_images(
 
 
 def test_of_equal_strengths_the_weakest_filter_is_chosen():
-    accuracies = {("bit depth", bits): {"benign": 0.9, "FGSM": 0.1} for bits in (5, 4, 3, 2)}
+    accuracies = {("bit depth", bits): {"benign": 0.9, "FGSM": 0.1} for bits in (5, 4, 3, 2, 1)}
     assert filter_strengths.best_strength(accuracies, "bit depth") == 5
     accuracies["bit depth", 3] = {"benign": 0.8, "FGSM": 0.3}
     assert filter_strengths.best_strength(accuracies, "bit depth") == 3
@@ -319,3 +324,47 @@ def test_command_for_few_colour_images_trains_and_judges_all_defences(
     for name in ("svhn_classifiers.md", "svhn_filters.md"):
         assert (tmp_path / name).read_text().startswith("| ")
     assert (FOLDER / f"{color_images.PRESET}.keras").read_bytes() == shipped
+
+
+@pytest.mark.slow
+def test_command_for_fashion_mnist_chooses_filters_by_images_that_were_not_trained_on(
+    digits, tmp_path, monkeypatch
+):
+    images, labels = (part[:112] for part in digits)
+    images = tf.image.resize(images, (28, 28)).numpy()
+    bounds = (0, 64, 96, 112)
+    arrays = [(images[a:b], labels[a:b]) for a, b in itertools.pairwise(bounds)]
+    monkeypatch.setattr(fashion_mnist, "load_arrays", lambda: arrays)
+    for name, value in {"BATCH_SIZE": 16, "CLASSIFIER_EPOCHS": 1, "RESTORER_EPOCHS": 1}.items():
+        monkeypatch.setattr(preset_fashion_mnist, name, value)
+    monkeypatch.setattr(preset_fashion_mnist, "FOLDER", tmp_path / "presets")
+    (tmp_path / "presets").mkdir()
+    trained_on, judged = [], {}
+    train_classifier = fashion_mnist.train_classifier
+
+    def train(classifier, pipeline, *arguments):
+        trained_on.append((classifier, len(pipeline) * 16))
+        return train_classifier(classifier, pipeline, *arguments)
+
+    def choose(self, classifier, validation, path, folder):
+        classifiers = {number: one for one, number in reversed(trained_on)}
+        for one, other in zip(classifiers[64].weights, classifier.weights, strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert validation is arrays[1]
+        return {"JPEG": 30, "bit depth": 3, "median": 3, "total variation": 10.0}
+
+    def judge(self, protected, other, others, test, path, folder):
+        judged.update(protected=protected, **others)
+        assert test is arrays[2]
+
+    monkeypatch.setattr(fashion_mnist, "train_classifier", train)
+    monkeypatch.setattr(preset.Judgement, "choose_strengths", choose)
+    monkeypatch.setattr(preset.Judgement, "run", judge)
+    preset_fashion_mnist.main(tmp_path / "fashion.json")
+    assert [number for _, number in trained_on] == [96, 96, 64]
+    classifier = trained_on[0][0]
+    for name in ("protected", "JPEG", "single stream"):
+        for one, other in zip(classifier.weights, judged[name].classifier.weights, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert judged["JPEG"].quality == 30
+    assert (tmp_path / "presets" / "trn_fashion_mnist.keras").exists()

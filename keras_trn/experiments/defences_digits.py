@@ -21,7 +21,8 @@ from keras import layers
 import keras_trn
 from keras_trn.experiments import digits
 from keras_trn.experiments import peers
-from keras_trn.experiments.filter_strengths import choose_filters
+from keras_trn.experiments.filter_strengths import choose_strengths
+from keras_trn.experiments.filter_strengths import make_filters
 from keras_trn.experiments.trained_models import load_or_train
 
 SEED = 0
@@ -134,7 +135,7 @@ def main(path):
     }
     protected = trained.pop("protected")
     _, validation, test = digits.load_shifted_digits()
-    filters = choose_filters(
+    strengths = choose_strengths(
         protected.classifier,
         keras_trn.datasets.to_arrays(validation),
         digits.EPSILON,
@@ -146,7 +147,7 @@ def main(path):
         test.unbatch().batch(360),
         make_attacks(),
         threat_models=make_threat_models(other),
-        peers={**filters, **trained},
+        peers={**make_filters(protected.classifier, strengths), **trained},
         epsilons=[fraction * digits.EPSILON for fraction in (0.5, 1.5)],
         check_examples=CHECK_EXAMPLES,
         backup=folder / "report.jsonl",

@@ -13,25 +13,25 @@ SEED = 0
 _BATCH_SIZE = 250
 # A filter, what its strength is called, and its strengths, the weakest first.
 CANDIDATES = {
-    "JPEG": (keras_trn.peers.JpegCompression, "quality", (90, 75, 50, 30, 20, 10)),
-    "bit depth": (keras_trn.peers.BitDepthReduction, "bits", (5, 4, 3, 2)),
-    "median": (keras_trn.peers.MedianSmoothing, "size", (3, 5)),
+    "JPEG": (keras_trn.peers.JpegCompression, "quality", (90, 75, 50, 30, 20, 10, 5)),
+    "bit depth": (keras_trn.peers.BitDepthReduction, "bits", (5, 4, 3, 2, 1)),
+    "median": (keras_trn.peers.MedianSmoothing, "size", (3, 5, 7)),
     "total variation": (
         keras_trn.peers.TotalVariationMinimization,
         "weight",
-        (40.0, 20.0, 10.0, 5.0),
+        (40.0, 20.0, 10.0, 5.0, 2.5),
     ),
 }
 
 
-def choose_filters(classifier, validation, epsilon, path, backup):
-    """Makes the filters, each as strong as is best for these images.
+def choose_strengths(classifier, validation, epsilon, path, backup):
+    """Chooses how strong each filter is: as strong as is best for these images.
 
     That is where the mean of its accuracies is the highest: on the images themselves, and
     under PGD and FGSM, by an attacker who does not know of the filter.
 
     Args:
-        classifier: A trained classifier.
+        classifier: A classifier that was not trained on these images.
         validation: Validation images and labels, as a pair of arrays; the first are taken.
         epsilon: Epsilon of the attacks in L∞.
         path: Path of the JSON file that all accuracies are written to, and of the table
@@ -39,7 +39,7 @@ def choose_filters(classifier, validation, epsilon, path, backup):
         backup: Path of a file that keeps what is measured already.
 
     Returns:
-        A dictionary of Keras models.
+        A dictionary of strengths, by the name of the filter.
     """
     filters = {
         (name, strength): make(classifier, **{setting: strength})
@@ -66,7 +66,23 @@ def choose_filters(classifier, validation, epsilon, path, backup):
     }
     path.write_text(json.dumps(results, indent=1) + "\n")
     path.with_suffix(".md").write_text(to_markdown(results))
-    return {name: filters[name, strength] for name, strength in chosen.items()}
+    return chosen
+
+
+def make_filters(classifier, strengths):
+    """Makes the filters, each as strong as was chosen.
+
+    Args:
+        classifier: A trained classifier.
+        strengths: Dictionary of strengths, by the name of the filter.
+
+    Returns:
+        A dictionary of Keras models.
+    """
+    return {
+        name: make(classifier, **{setting: strengths[name]})
+        for name, (make, setting, _) in CANDIDATES.items()
+    }
 
 
 def _title(name, strength):

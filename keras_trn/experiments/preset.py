@@ -8,7 +8,7 @@ import keras_trn
 from keras_trn import attacks
 from keras_trn import threat_models
 from keras_trn.experiments.common_setting import evaluation_pipeline
-from keras_trn.experiments.filter_strengths import choose_filters
+from keras_trn.experiments.filter_strengths import choose_strengths
 from keras_trn.logits import predicted_labels
 from keras_trn.visualization import plot_restorations
 
@@ -38,20 +38,20 @@ class Judgement:
     worst_examples: int = 1000
     queries: int = 100
 
-    def choose_filters(self, classifier, validation, path, folder):
-        """Makes the filters among the peers, as strong as is best for validation images.
+    def choose_strengths(self, classifier, validation, path, folder):
+        """Chooses how strong the filters among the peers are, on validation images.
 
         Args:
-            classifier: The classifier.
+            classifier: A classifier that was not trained on them.
             validation: Validation images and labels, as a pair of arrays.
             path: Path of the JSON file of the first report; beside it are written a JSON
                 file and a table of what the filters are worth, `..._filters`.
             folder: Where finished cells are kept.
 
         Returns:
-            A dictionary of Keras models.
+            A dictionary of strengths, by the name of the filter.
         """
-        return choose_filters(
+        return choose_strengths(
             classifier,
             validation,
             self.epsilon,

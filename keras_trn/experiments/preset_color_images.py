@@ -25,6 +25,7 @@ from keras_trn.experiments import color_images
 from keras_trn.experiments import peers
 from keras_trn.experiments import preset
 from keras_trn.experiments.common_setting import make_optimizer
+from keras_trn.experiments.filter_strengths import make_filters
 from keras_trn.experiments.half_precision import store_as_float16
 from keras_trn.experiments.trained_models import load_or_train
 from keras_trn.presets import FOLDER
@@ -169,8 +170,9 @@ def main(name, path):
     judgement = preset.Judgement(
         color_images.EPSILON, (4 / 255, 16 / 255), CLASS_NAMES[name], oblivious_examples=1000
     )
+    strengths = judgement.choose_strengths(protected.classifier, validation, path, folder)
     others = {
-        **judgement.choose_filters(protected.classifier, validation, path, folder),
+        **make_filters(protected.classifier, strengths),
         **train_peers(name, protected, examples, folder),
     }
     judgement.run(protected, other, others, test, path, folder)

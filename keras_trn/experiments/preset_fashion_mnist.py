@@ -2,9 +2,11 @@
 
 `python -m keras_trn.experiments.preset_fashion_mnist results/trn_fashion_mnist.json`
 
-Trains the classifier, another one for attacks that transfer, the restorer, and the peers
-that have to learn, all of them without the validation images, and writes the preset into
-the package and three reports, see `keras_trn.experiments.preset`.
+Trains the classifier and its restorer on all training images, writes the preset into
+the package, trains another classifier, for attacks that transfer, and the peers that have
+to learn, and writes three reports on all of them, see `keras_trn.experiments.preset`.
+How strong the filters among the peers are is chosen on validation images, with a
+classifier that was trained without them.
 Progress is kept in a folder beside the results: a run that was interrupted goes on where
 it was when it is started again.
 """
@@ -15,12 +17,14 @@ import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from keras_trn import attacks
 from keras_trn.experiments import fashion_mnist
 from keras_trn.experiments import peers
 from keras_trn.experiments import preset
 from keras_trn.experiments.common_setting import make_optimizer
+from keras_trn.experiments.filter_strengths import make_filters
 from keras_trn.experiments.trained_models import load_or_train
 from keras_trn.presets import FOLDER
 
@@ -50,7 +54,7 @@ JUDGEMENT = preset.Judgement(
 def train_classifier(make, train, folder):
     """Trains a classifier, or goes on with it."""
     keras.utils.set_random_seed(preset.SEED)
-    backup = keras.callbacks.BackupAndRestore(folder / make.__name__, double_checkpoint=True)
+    backup = keras.callbacks.BackupAndRestore(folder, double_checkpoint=True)
     return fashion_mnist.train_classifier(make(), train, CLASSIFIER_EPOCHS, [backup])
 
 
@@ -94,19 +98,30 @@ def main(path):
     folder = path.with_suffix(".work")
     folder.mkdir(parents=True, exist_ok=True)
     train, validation, test = fashion_mnist.load_arrays()
-    train = fashion_mnist.training_pipeline(*train, BATCH_SIZE, preset.SEED)
-    classifier, other = (
-        load_or_train(
-            folder / f"{make.__name__}.keras",
-            functools.partial(train_classifier, make, train, folder),
+    everything = [np.concatenate(part) for part in zip(train, validation, strict=True)]
+    without_validation, train = (
+        fashion_mnist.training_pipeline(*part, BATCH_SIZE, preset.SEED)
+        for part in (train, everything)
+    )
+
+    def classifier_of(make, train, name):
+        return load_or_train(
+            folder / f"{name}.keras",
+            functools.partial(train_classifier, make, train, folder / name),
         )
-        for make in (fashion_mnist.make_classifier, fashion_mnist.make_other_classifier)
+
+    classifier = classifier_of(fashion_mnist.make_classifier, train, "classifier")
+    other = classifier_of(fashion_mnist.make_other_classifier, train, "other classifier")
+    held_out = classifier_of(
+        fashion_mnist.make_classifier, without_validation, "classifier without validation images"
     )
     protected = load_or_train(
         folder / f"{NAME}.keras", lambda: train_restorer(classifier, train, folder)
     )
     others = {
-        **JUDGEMENT.choose_filters(protected.classifier, validation, path, folder),
+        **make_filters(
+            protected.classifier, JUDGEMENT.choose_strengths(held_out, validation, path, folder)
+        ),
         **train_peers(protected, train, folder),
     }
     JUDGEMENT.run(protected, other, others, test, path, folder)
