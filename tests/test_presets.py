@@ -86,6 +86,21 @@ def test_report_of_the_preset_for_cifar10_says_what_it_promises():
             assert protected >= report.cell(attack, "oblivious", name)["accuracy"] + 0.03
 
 
+@pytest.mark.parametrize("name", keras_trn.list_presets())
+def test_final_tables_have_every_peer_and_every_threat_model(name):
+    peers = ["JPEG", "bit depth", "median", "total variation"]
+    peers += ["single stream", "HGD", "APE-GAN", "adversarial training"]
+    examples = {"": 1000, "_worst": 1000, "_all": 10_000}
+    threat_models = set()
+    for suffix, number in examples.items():
+        report = Report.from_json(RESULTS / f"{name}{suffix}.json")
+        assert report.defences == ["bare", "protected", *peers]
+        assert min(cell["examples"] for cell in report.cells) >= number
+        threat_models.update(cell["threat_model"] for cell in report.cells)
+    whitebox = {"whitebox_stopgrad", "whitebox_full"}
+    assert threat_models == {None, "oblivious", "transfer", "bpda", "blackbox", *whitebox}
+
+
 @pytest.mark.parametrize("labels", ["true", "predicted"])
 def test_second_stream_pays_off_on_cifar10_in_the_mean_over_the_attacks(labels):
     report = Report.from_json(RESULTS / "trn_cifar10.json")
