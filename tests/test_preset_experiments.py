@@ -73,7 +73,8 @@ def test_training_of_a_restorer_goes_on_with_the_epoch_it_had_reached(
             drawn.append(start)
             if len(drawn) > last:
                 raise KeyboardInterrupt("The machine was switched off.")
-            yield tuple(part[start : start + 16] for part in digits)
+            # TensorFlow takes what a generator yields for its own, and may write over it.
+            yield tuple(part[start : start + 16].copy() for part in digits)
 
     def train(last):
         drawn.clear()

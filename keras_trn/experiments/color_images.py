@@ -88,7 +88,7 @@ def count_images(images):
 
 
 def _vary(image, seed, variation):
-    """Shifts an image by some pixels, its edges reflected, and varies it as its class allows."""
+    """Shifts an image by some pixels, its edges reflected, and varies it as its data set allows."""
     margin = [_LARGEST_SHIFT, _LARGEST_SHIFT]
     padded = tf.pad(image, [margin, margin, [0, 0]], mode="REFLECT")
     image = tf.image.stateless_random_crop(padded, IMAGE_SHAPE, seed)
@@ -118,7 +118,7 @@ _VARIATIONS = {"cifar10": _mirror, "svhn_cropped": _recolour}
 def make_classifier(normalization=layers.BatchNormalization):
     """Makes the classifier that is protected, not yet trained: a residual network of nine layers.
 
-    The shape is David Page's "How to train your ResNet", a third as wide: 48 million
+    The shape is David Page's "How to train your ResNet", a third as wide: 49 million
     multiplications for an image, and 700,000 weights.
 
     Args:

@@ -28,7 +28,7 @@ def choose_strengths(classifier, validation, epsilon, path, backup):
     """Chooses how strong each filter is: as strong as is best for these images.
 
     That is where the mean of its accuracies is the highest: on the images themselves, and
-    under PGD and FGSM, by an attacker who does not know of the filter.
+    under PGD and FGSM, by an attacker who neither knows of the filter nor of the true label.
 
     Args:
         classifier: A classifier that was not trained on these images.

@@ -27,7 +27,7 @@ class Judgement:
         class_names: What the classes are called.
         oblivious_examples: Number of test images for attackers who do not know of the
             restorer.
-        worst_examples: Number of them for attackers who do.
+        worst_examples: Number of them for attackers who do, beside those who do not.
         queries: Number of queries of the attacker who only asks.
     """
 

@@ -3,9 +3,9 @@ r"""Trains the preset `trn_cifar10`, or its like for SVHN, and judges it on the 
     python -m keras_trn.experiments.preset_color_images cifar10 results/trn_cifar10.json
 
 Trains the classifiers where `keras_trn.experiments.classifiers_color_images` has not yet,
-crafts adversarial examples of the one that is protected, trains its restorer and the peers
-that have to learn on them and on fresh ones, and writes three reports, see
-`keras_trn.experiments.preset`. The protected classifier is kept in a folder beside the
+crafts adversarial examples of the one that is protected, trains its restorer and those of
+the peers on them and on fresh ones, and another classifier adversarially, and writes three
+reports, see `keras_trn.experiments.preset`. The protected classifier is kept in a folder beside the
 results, like the progress: a run that was interrupted goes on where it was when it is
 started again. That of CIFAR-10 is written into the package, too.
 
