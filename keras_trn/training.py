@@ -198,7 +198,18 @@ def unpack(data):
             "Training and evaluation need labels: pass `fit(images, labels)`, or a dataset of "
             "pairs of images and labels."
         )
-    return tf.cast(images, tf.float32), tf.cast(tf.reshape(labels, [-1]), tf.int64), sample_weight
+    images = _copied(tf.cast(images, tf.float32))
+    return images, tf.cast(tf.reshape(labels, [-1]), tf.int64), sample_weight
+
+
+def _copied(images):
+    """The same images in memory of TensorFlow's own.
+
+    Those of a generator may lie in the caller's arrays, and TensorFlow 2.21 computes in place
+    on a slice of them: it would write over the caller's images.
+    """
+    copied = tf.gather(images, tf.range(tf.shape(images)[0]))
+    return tf.ensure_shape(copied, images.shape)
 
 
 def brings_adversarial_examples(dataset):

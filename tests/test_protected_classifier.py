@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_trn
+from keras_trn.training import unpack
 
 MAPS = keras_trn.gradient_maps
 ATTACKS = keras_trn.attacks
@@ -92,6 +93,28 @@ def test_evaluate_returns_each_metric_once_and_in_the_order_of_its_names(
         "psnr": psnr,
     }
     assert loss > 0
+
+
+def test_images_of_a_generator_are_not_written_over(digits):
+    images, labels = (part[:16] for part in digits)
+    # TensorFlow only takes an array as it lies in memory if it starts at a multiple of 64 bytes.
+    memory = np.empty(images.nbytes + 64, "uint8")
+    start = -memory.ctypes.data % 64
+    aligned = memory[start : start + images.nbytes].view("float32").reshape(images.shape)
+    aligned[:] = images
+    pipeline = tf.data.Dataset.from_generator(
+        lambda: iter([(aligned, labels)]),
+        output_signature=(tf.TensorSpec((None, 8, 8, 1)), tf.TensorSpec((None,), "int64")),
+    )
+
+    @tf.function
+    def step(iterator, pictures):
+        batch, _, _ = unpack(next(iterator))
+        return [tf.reduce_sum(tf.square(batch[part] - pictures)) for part in halves]
+
+    halves = slice(0, 8), slice(8, 16)
+    step(iter(pipeline), tf.random.uniform((8, 8, 1)))
+    np.testing.assert_array_equal(aligned, images)
 
 
 def test_validation_data_may_come_from_a_generator_and_lose_no_batch(classifier, digits, protect):
