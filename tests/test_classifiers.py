@@ -161,3 +161,11 @@ def test_logits_that_happen_to_be_small_are_no_probabilities():
     classifier = sequential()
     classifier.layers[-1].kernel.assign(0.01 * np.array(classifier.layers[-1].kernel))
     assert describe_classifier(classifier) == ((8, 8, 1), 10)
+
+
+def test_image_shape_of_a_users_model_is_not_taken_at_its_word():
+    classifier = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+    )
+    classifier.image_shape = "8x8"
+    assert describe_classifier(classifier) == ((8, 8, 1), 10)
