@@ -114,9 +114,10 @@ def cache_adversarial_examples(
         assert inputs["adversarial"].shape == (64, 8, 8, 1)
         ```
     """
-    for name, value in (("batch_size", batch_size), ("rounds", rounds), ("shard_size", shard_size)):
-        check_count(name, value)
-    check_whole_number("seed", seed, 0, np.iinfo(np.int32).max)
+    batch_size = check_count("batch_size", batch_size)
+    rounds = check_count("rounds", rounds)
+    shard_size = check_count("shard_size", shard_size)
+    seed = check_whole_number("seed", seed, 0, np.iinfo(np.int32).max)
     attacks = _single_attacks(checked_attack(attack))
     cache = _Cache(classifier, attacks, Path(folder), rounds, shard_size, seed)
     cache.craft_missing(dataset, verbose)

@@ -1,15 +1,23 @@
 """One way to ask a classifier for its logits, to know them, and to differentiate their loss."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
+
+from keras_trn.graphs import GraphCache
+from keras_trn.second_derivatives import register_second_derivatives
+
+register_second_derivatives()
 
 
 def logits_function(classifier):
     """Wraps a classifier as a function from images to float32 logits.
 
     The classifier is always run in inference mode, so that Dropout is off and
-    BatchNormalization uses, and keeps, its moving statistics.
+    BatchNormalization uses, and keeps, its moving statistics. Only the images are
+    differentiated: nothing computes a gradient of the classifier's weights.
 
     Args:
         classifier: A Keras model or layer, or any callable from images of shape
@@ -17,7 +25,7 @@ def logits_function(classifier):
             `(batch, num_classes)`.
 
     Returns:
-        A function of one tensor of images.
+        A `LogitsFunction`, to be called with a tensor of images.
 
     Example:
         ```python
@@ -31,14 +39,124 @@ def logits_function(classifier):
         assert logits.shape == (2, 10)
         ```
     """
-    arguments = {"training": False} if isinstance(classifier, keras.layers.Layer) else {}
+    return LogitsFunction(classifier)
+
+
+class LogitsFunction:
+    """The logits of a frozen classifier, and their gradients in the images.
+
+    In a graph TensorFlow leaves out what nobody asks for, so gradients are taken there as
+    usual. Eagerly it would compute the gradients of the classifier's weights too, which is
+    slow, and with TensorFlow 2.21 and oneDNN it corrupts the memory for a 1 x 1 convolution
+    of stride 2. So eager gradients are taken in compiled functions.
+
+    Args:
+        classifier: A Keras model or layer, or any callable from images to logits.
+    """
+
+    def __init__(self, classifier):
+        self.classifier = classifier
+        self._is_layer = isinstance(classifier, keras.layers.Layer)
+        self._graphs = GraphCache()
 
     # CleverHans would have AutoGraph rewrite the whole classifier, which takes seconds.
     @tf.autograph.experimental.do_not_convert
-    def logits(images):
-        return tf.cast(classifier(images, **arguments), tf.float32)
+    def __call__(self, images):
+        if self._is_layer and tf.executing_eagerly():
+            return self._eager_logits(images)
+        return self._forward(images)
 
-    return logits
+    def with_pull_back(self, images):
+        """Returns the logits, and a function that takes their gradients.
+
+        Args:
+            images: Tensor of shape `(batch, height, width, channels)`.
+
+        Returns:
+            The logits, and a function from a direction, a tensor of their shape, to the
+            gradient of `sum(logits * direction)` in the images.
+        """
+        if self._is_layer and tf.executing_eagerly():
+            return self._eager_logits(images), functools.partial(self._eager_pull_back, images)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(images)
+            logits = self._forward(images)
+
+        def pull_back(direction):
+            return tape.gradient(
+                logits, images, direction, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            )
+
+        return logits, pull_back
+
+    def _forward(self, images):
+        arguments = {"training": False} if self._is_layer else {}
+        return tf.cast(single_output(self.classifier(images, **arguments)), tf.float32)
+
+    def _eager_logits(self, images):
+        @tf.custom_gradient
+        def logits(images):
+            def gradient(upstream, variables=()):
+                return _without_weights([self._eager_pull_back(images, upstream)], variables)
+
+            return self._forward(images), gradient
+
+        return logits(images)
+
+    def _eager_pull_back(self, images, direction):
+        @tf.custom_gradient
+        def pull_back(images, direction):
+            def gradient(upstream, variables=()):
+                second = self._compiled(self._second_order)(images, direction, upstream)
+                return _without_weights(second, variables)
+
+            return self._compiled(self._first_order)(images, direction), gradient
+
+        return pull_back(images, direction)
+
+    def _first_order(self, images, direction):
+        _, pull_back = self.with_pull_back(images)
+        return pull_back(direction)
+
+    def _second_order(self, images, direction, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch([images, direction])
+            pulled = self._first_order(images, direction)
+        zero = tf.UnconnectedGradients.ZERO
+        return tape.gradient(pulled, [images, direction], upstream, zero)
+
+    def _compiled(self, method):
+        return self._graphs.get(method.__name__, self.classifier, lambda: method)
+
+
+def _without_weights(gradients, variables):
+    """What a custom gradient returns where the variables that it uses have none."""
+    return (gradients, [None] * len(variables)) if variables else gradients
+
+
+def single_output(outputs):
+    """Takes the one output of a model out of the list or dictionary that may hold it.
+
+    Args:
+        outputs: What the model returned.
+
+    Returns:
+        The output.
+
+    Raises:
+        ValueError: If there are several.
+    """
+    if not isinstance(outputs, (list, tuple, dict)):
+        return outputs
+    flat = keras.tree.flatten(outputs)
+    if len(flat) != 1:
+        names = f", named {', '.join(map(repr, outputs))}" if isinstance(outputs, dict) else ""
+        raise ValueError(
+            f"The classifier must return one output, the logits; it returns {len(flat)}{names}. "
+            "Take the one with the logits, such as the first: `keras.Model(classifier.inputs, "
+            "classifier.outputs[0])`."
+        )
+    return flat[0]
 
 
 def differentiable_logits_function(classifier):

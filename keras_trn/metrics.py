@@ -64,8 +64,43 @@ def structural_similarity(images, restored):
     return tf.image.ssim(images, restored, max_val=1.0, filter_size=min(11, odd_side))
 
 
+class _NaNWithoutImages:
+    """Makes a mean of no images NaN, where Keras has 0, which would look like a result."""
+
+    def result(self):
+        return ops.where(self.count > 0, super().result(), float("nan"))
+
+
 @keras.saving.register_keras_serializable(package="keras_trn")
-class PeakSignalToNoiseRatio(keras.metrics.MeanMetricWrapper):
+class Accuracy(_NaNWithoutImages, keras.metrics.SparseCategoricalAccuracy):
+    """The share of images whose largest logit is that of their label; NaN of no images.
+
+    Args:
+        name: Name of the metric.
+        dtype: Type of the result.
+
+    Call arguments:
+        y_true: Class indices of shape `(batch,)`.
+        y_pred: Logits of shape `(batch, num_classes)`.
+
+    Returns:
+        A number from 0 to 1.
+
+    Example:
+        ```python
+        import math
+        import keras_trn
+
+        metric = keras_trn.metrics.Accuracy()
+        assert math.isnan(metric.result())
+        metric.update_state([1, 0], [[0.0, 3.0], [0.0, 3.0]])
+        assert metric.result() == 0.5
+        ```
+    """
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
+class PeakSignalToNoiseRatio(_NaNWithoutImages, keras.metrics.MeanMetricWrapper):
     """The mean peak signal-to-noise ratio (PSNR) of restored images, in decibels.
 
     Args:
@@ -77,7 +112,7 @@ class PeakSignalToNoiseRatio(keras.metrics.MeanMetricWrapper):
         y_pred: Images of the same shape to compare with them.
 
     Returns:
-        The mean over images, in decibels; an exact copy counts 100.
+        The mean over images, in decibels; an exact copy counts 100. NaN of no images.
 
     Example:
         ```python

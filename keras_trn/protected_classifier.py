@@ -8,14 +8,16 @@ from keras_trn.gradient_maps import EstimatedLabel
 from keras_trn.gradient_maps import GradientMap
 from keras_trn.input_validation import check_image_type
 from keras_trn.input_validation import check_range
-from keras_trn.logits import logits_function
+from keras_trn.input_validation import with_known_shape
 from keras_trn.logits import predicted_labels
+from keras_trn.metrics import Accuracy
 from keras_trn.metrics import PeakSignalToNoiseRatio
 from keras_trn.presets import preset_path
 from keras_trn.restoration_network import TwoStreamRestorationNetwork
 from keras_trn.restored_classifier import RestoredClassifier
 from keras_trn.training import TrainedOnAttacks
 from keras_trn.training import attack_some
+from keras_trn.training import benign_number
 from keras_trn.training import brings_adversarial_examples
 from keras_trn.training import brought_along
 from keras_trn.training import loss_of_replica
@@ -104,16 +106,10 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         self.gradient_map = gradient_map
 
         self.loss_metric = keras.metrics.Mean(name="loss")
-        self.benign_accuracy = keras.metrics.SparseCategoricalAccuracy(name="benign_accuracy")
-        self.adversarial_accuracy = keras.metrics.SparseCategoricalAccuracy(
-            name="adversarial_accuracy"
-        )
+        self.benign_accuracy = Accuracy(name="benign_accuracy")
+        self.adversarial_accuracy = Accuracy(name="adversarial_accuracy")
         self.psnr = PeakSignalToNoiseRatio(name="psnr")
         self.build((None, *self.image_shape))
-
-        self._gradient_maps_graph = tf.function(
-            self._estimate_maps, autograph=False, reduce_retracing=True
-        )
 
     def build(self, images_shape):
         """Creates the weights of restorer and gradient map; called with the model's creation."""
@@ -128,20 +124,6 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
 
     # --- Inference -----------------------------------------------------------
 
-    def predict(self, x, *args, **kwargs):
-        """Predicts the logits of the restored images; as `keras.Model.predict`.
-
-        Args:
-            x: Images in [0, 1]: an array, a tensor or a `tf.data.Dataset`.
-            *args: The arguments of `keras.Model.predict`.
-            **kwargs: The arguments of `keras.Model.predict`.
-
-        Returns:
-            An array of shape `(number of images, num_classes)`.
-        """
-        self._check_needs_no_labels()
-        return super().predict(x, *args, **kwargs)
-
     def estimate_gradient_maps(self, images, labels=None, batch_size=128):
         """Estimates the gradient maps that the restorer is given.
 
@@ -155,12 +137,12 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         """
         if self.gradient_map is None:
             raise ValueError("This restorer has no gradient stream, and so there are no maps.")
-        return self._in_batches(self._gradient_maps_graph, images, labels, batch_size)
+        return self._in_batches(self._estimate_maps, images, labels, batch_size)
 
-    def _in_batches(self, function, images, labels, batch_size):
+    def _in_batches(self, method, images, labels, batch_size):
         if labels is None:
             self._check_needs_no_labels()
-        return super()._in_batches(function, images, labels, batch_size)
+        return super()._in_batches(method, images, labels, batch_size)
 
     def restorations(self, images, labels=None, constant_maps=False):
         """Restores a batch as a differentiable part of a larger computation.
@@ -176,6 +158,7 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
             A tensor of the shape of `images`.
         """
         check_image_type(images, self.image_shape)
+        images = with_known_shape(images, self.image_shape)
         if self.gradient_map is None:
             return self.restorer(images)
         maps = self._estimate_maps(images, labels)
@@ -229,21 +212,20 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         Raises:
             ValueError: If there is no attack, or a share or weight is out of range.
         """
-        check_range("pixel_loss_weight", pixel_loss_weight, 0, np.inf)
-        check_range("classification_loss_weight", classification_loss_weight, 0, np.inf)
-        self.pixel_loss_weight = pixel_loss_weight
-        self.classification_loss_weight = classification_loss_weight
-        check_range("fresh_share", fresh_share, 0, 1)
-        self.fresh_share = fresh_share
+        own_arguments = {
+            "fresh_share": check_range("fresh_share", fresh_share, 0, 1),
+            "pixel_loss_weight": check_range("pixel_loss_weight", pixel_loss_weight, 0, np.inf),
+            "classification_loss_weight": check_range(
+                "classification_loss_weight", classification_loss_weight, 0, np.inf
+            ),
+        }
+        for name, value in own_arguments.items():
+            setattr(self, name, value)
         self.compile_training(
             optimizer,
             attack,
             benign_share,
-            own_arguments={
-                "fresh_share": fresh_share,
-                "pixel_loss_weight": pixel_loss_weight,
-                "classification_loss_weight": classification_loss_weight,
-            },
+            own_arguments,
             jit_compile=jit_compile,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,
@@ -255,20 +237,28 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         return self.restorer
 
     @property
-    def trained_variables(self):
-        """Those of restorer and gradient map: never the classifier's, whoever unfreezes it."""
+    def trainable_variables(self):
+        """What is trained of restorer and gradient map; nothing of the classifier, ever."""
         parts = [part for part in (self.restorer, self.gradient_map) if part is not None]
         return [variable for part in parts for variable in part.trainable_variables]
+
+    @property
+    def trainable_weights(self):
+        """As `trainable_variables`; Keras averages these, and asks for them under both names."""
+        return self.trainable_variables
 
     def train_step(self, data):
         clean, labels, sample_weight = unpack(data)
         predicted = self.labels_to_restore(clean, labels, brought_along(data, "predicted"))
-        images, benign_count = attack_some(
+        benign_count = benign_number(
+            self.benign_share, tf.shape(clean)[0], self.optimizer.iterations
+        )
+        images = attack_some(
             self.attack,
             self.classifier,
             clean,
             predicted,
-            self.benign_share,
+            benign_count,
             brought_along(data, "adversarial"),
             self.fresh_share,
         )
@@ -278,8 +268,8 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
             )
             loss = loss_of_replica(losses, sample_weight)
             scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, self.trained_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trained_variables, strict=True))
+        gradients = tape.gradient(scaled_loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         self.judge_restorations(restored, clean, training=True)
 
         self.loss_metric.update_state(losses, sample_weight)
@@ -306,11 +296,13 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         self.loss_metric.update_state(losses, sample_weight)
         return self.get_metrics_result()
 
-    def _checked(self, x, y=None, needs_labels=True):
-        if needs_labels and brings_adversarial_examples(x):
-            super()._checked(x.map(lambda inputs, *rest: (inputs["images"], *rest)))
-            return x
-        return super()._checked(x, y, needs_labels)
+    def _checked(self, x, y=None, needs_labels=True, steps=None):
+        if not needs_labels:
+            self._check_needs_no_labels()
+        elif brings_adversarial_examples(x):
+            super()._checked(x.map(lambda inputs, *rest: (inputs["images"], *rest)), steps=steps)
+            return x, y
+        return super()._checked(x, y, needs_labels, steps)
 
     def labels_to_restore(self, clean, labels, predicted=None):
         """The classes that restored images are to get back; a study may take others.
@@ -334,7 +326,7 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
                 images, self.classifier, predicted, clean, training=training
             )
             restored = self.restorer(images, gradient_maps=maps)
-        logits = logits_function(self.classifier)(restored)
+        logits = self._logits(restored)
         losses = self.restoration_losses(restored, logits, predicted, clean)
         return restored, logits, losses + map_losses
 

@@ -70,14 +70,12 @@ class TwoStreamRestorationNetwork(keras.Model):
 
     def __init__(self, width=32, depth=4, block_size=2, gradient_stream=True, **kwargs):
         super().__init__(**kwargs)
-        for name, value in {"width": width, "depth": depth, "block_size": block_size}.items():
-            check_count(name, value)
         # The inputs stay float32 whatever the streams compute in: the output is
         # the image plus a correction, and float16 would round the image.
         self.autocast = False
-        self.width = width
-        self.depth = depth
-        self.block_size = block_size
+        self.width = check_count("width", width)
+        self.depth = check_count("depth", depth)
+        self.block_size = check_count("block_size", block_size)
         self.gradient_stream = gradient_stream
 
     def build(self, images_shape, gradient_maps_shape=None):

@@ -4,13 +4,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_trn.checked_model import CheckedModel
 from keras_trn.classifier_interface import describe_classifier
-from keras_trn.input_validation import check_data
+from keras_trn.graphs import GraphCache
+from keras_trn.input_validation import check_count
+from keras_trn.input_validation import check_finite
 from keras_trn.input_validation import check_images
+from keras_trn.input_validation import check_labels
 from keras_trn.logits import logits_function
 
 
-class RestoredClassifier(keras.Model):
+class RestoredClassifier(CheckedModel):
     """A frozen classifier behind a restoration of its images.
 
     The base of `ProtectedClassifier` and of its peers in `keras_trn.peers`: they
@@ -67,7 +71,8 @@ class RestoredClassifier(keras.Model):
         self.image_shape, self.num_classes = describe_classifier(classifier)
         classifier.trainable = False
         self.classifier = classifier
-        self._restore_graph = tf.function(self.restorations, autograph=False, reduce_retracing=True)
+        self._logits = logits_function(classifier)
+        self._graphs = GraphCache()
 
     def restorations(self, images, labels=None):
         """Restores a batch as a part of a larger computation: what a subclass must write.
@@ -86,36 +91,27 @@ class RestoredClassifier(keras.Model):
         self.built = True
 
     def call(self, images, labels=None):
-        return logits_function(self.classifier)(self.restorations(images, labels))
+        return self._logits(self.restorations(images, labels))
 
     def compute_output_shape(self, images_shape):
         return (images_shape[0], self.num_classes)
-
-    def predict(self, x, *args, **kwargs):
-        """Predicts the logits of the restored images; as `keras.Model.predict`.
-
-        Args:
-            x: Images in [0, 1]: an array, a tensor or a `tf.data.Dataset`.
-            *args: The arguments of `keras.Model.predict`.
-            **kwargs: The arguments of `keras.Model.predict`.
-
-        Returns:
-            An array of shape `(number of images, num_classes)`.
-        """
-        return super().predict(self._checked(x, needs_labels=False), *args, **kwargs)
 
     def restore(self, images, labels=None, batch_size=128):
         """Restores images.
 
         Args:
-            images: Array of shape `(number, height, width, channels)` in [0, 1].
+            images: Array of shape `(number, height, width, channels)` in [0, 1]; or a
+                `tf.data.Dataset` of batches, whose labels are left out.
             labels: Class indices; only for a restoration that needs them.
-            batch_size: Number of images to restore at a time.
+            batch_size: Number of images to restore at a time, where they are an array.
 
         Returns:
             An array of the shape of `images`: the restored images, in [0, 1].
+
+        Raises:
+            ValueError: If the images are malformed, or the pipeline has no end.
         """
-        return self._in_batches(self._restore_graph, images, labels, batch_size)
+        return self._in_batches(self.restorations, images, labels, batch_size)
 
     def export(
         self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **kwargs
@@ -153,18 +149,30 @@ class RestoredClassifier(keras.Model):
             input_signature = [keras.InputSpec(shape=(None, *self.image_shape), dtype="float32")]
         super().export(filepath, format, verbose, input_signature, **kwargs)
 
-    def _in_batches(self, function, images, labels, batch_size):
-        check_images(images, self.image_shape)
-        images = np.asarray(images, "float32")
-        results = []
-        for start in range(0, len(images), batch_size):
-            batch = slice(start, start + batch_size)
-            batch_labels = None if labels is None else tf.constant(labels[batch])
-            results.append(function(tf.constant(images[batch]), batch_labels).numpy())
+    def _in_batches(self, method, images, labels, batch_size):
+        """Applies a compiled method to one batch after the other, and joins the results."""
+        batch_size = check_count("batch_size", batch_size)
+        function = self._graphs.get(method.__name__, self, lambda: method)
+        results = [
+            function(tf.cast(batch, tf.float32), batch_labels).numpy()
+            for batch, batch_labels in self._batches(images, labels, batch_size)
+        ]
         return np.concatenate(results)
 
-    def _checked(self, x, y=None, needs_labels=True):
-        return check_data(x, y, self.image_shape, self.num_classes, needs_labels)
+    def _batches(self, images, labels, batch_size):
+        """Yields checked images, and their labels where there are any."""
+        if isinstance(images, tf.data.Dataset):
+            check_finite(images)
+            for batch in images:
+                batch, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+                yield check_images(batch, self.image_shape), None
+            return
+        images = check_images(np.asarray(images), self.image_shape)
+        if labels is not None:
+            check_labels(labels, self.num_classes, batch_size=len(images))
+        for start in range(0, len(images), batch_size):
+            batch = slice(start, start + batch_size)
+            yield images[batch], None if labels is None else tf.constant(labels[batch])
 
     def get_config(self):
         classifier = keras.saving.serialize_keras_object(self.classifier)

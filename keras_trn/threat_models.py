@@ -103,7 +103,7 @@ class _Adaptive(ThreatModel):
 
     def __init__(self, labels="true", samples=1):
         super().__init__(labels)
-        check_count("samples", samples)
+        samples = check_count("samples", samples)
         self.samples = samples
         self._targets = {}
 

@@ -1,5 +1,7 @@
 """What every model that trains against attacks needs."""
 
+import inspect
+
 import keras
 import tensorflow as tf
 
@@ -20,11 +22,6 @@ class TrainedOnAttacks:
         """The model whose weights are trained."""
         raise NotImplementedError(f"{type(self).__name__} does not define `trained_part`.")
 
-    @property
-    def trained_variables(self):
-        """The variables that the optimizer of `compile` trains: all trainable ones."""
-        return self.trainable_variables
-
     def compile_training(self, optimizer, attack, benign_share, own_arguments, **keras_arguments):
         """Compiles whatever the loss is.
 
@@ -39,7 +36,7 @@ class TrainedOnAttacks:
             ValueError: If there is no attack, or the share is out of range.
         """
         attack = checked_attack(attack)
-        check_range("benign_share", benign_share, 0, 1)
+        benign_share = check_range("benign_share", benign_share, 0, 1)
         optimizer = keras.optimizers.get(optimizer)
         if self.trained_part.dtype_policy.name == "mixed_float16":
             optimizer = with_loss_scaling(optimizer)
@@ -54,13 +51,13 @@ class TrainedOnAttacks:
         self.benign_share = benign_share
         super().compile(optimizer=optimizer, **keras_arguments)
         # Else the training step would be traced twice, the second time without creating them.
-        self.optimizer.build(self.trained_variables)
+        self.optimizer.build(self.trainable_variables)
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """Trains against the attack of `compile`; as `keras.Model.fit`.
 
         Args:
-            x: Clean images in [0, 1]: an array, a tensor, or a `tf.data.Dataset`
+            x: Clean images in [0, 1]: an array, a list, a tensor, or a `tf.data.Dataset`
                 of pairs of images and labels.
             y: Class indices; left out where `x` holds them.
             *args: The arguments of `keras.Model.fit`.
@@ -69,14 +66,31 @@ class TrainedOnAttacks:
         Returns:
             A `keras.callbacks.History` of `loss`, `benign_accuracy` and
             `adversarial_accuracy`; of `psnr` too where images are restored; and
-            with validation data the same with `val_` before them.
+            with validation data the same with `val_` before them. A figure of which
+            nothing was measured is NaN.
 
         Raises:
-            ValueError: If images or labels are malformed. Arrays are checked
-                whole, pipelines by their first batch.
+            ValueError: If images or labels are malformed, or all of a pipeline without
+                end is asked for. Arrays are checked whole, pipelines by their first batch.
         """
-        x, kwargs = checked_training_data(self._checked, x, y, kwargs)
-        return super().fit(x, y, *args, **kwargs)
+        given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
+        del given["self"]
+        given["x"], given["y"] = self._checked(x, y, steps=given.get("steps_per_epoch"))
+        validation_data = given.get("validation_data")
+        if validation_data is not None:
+            given["validation_data"] = self._checked_validation_data(
+                validation_data, given.get("validation_steps")
+            )
+        if isinstance(given["x"], tf.data.Dataset):
+            # Keras warns of its own default, which does nothing to a pipeline.
+            given.setdefault("shuffle", False)
+        return super().fit(**given)
+
+    def _checked_validation_data(self, data, steps):
+        if not isinstance(data, (list, tuple)):
+            return self._checked(data, steps=steps)[0]
+        images, labels, *weights = data
+        return (*self._checked(images, labels), *weights)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """Measures accuracy with and without attack; as `keras.Model.evaluate`.
@@ -85,7 +99,7 @@ class TrainedOnAttacks:
         alone: the attacker does not know of a restorer.
 
         Args:
-            x: Clean images in [0, 1]: an array, a tensor, or a `tf.data.Dataset`
+            x: Clean images in [0, 1]: an array, a list, a tensor, or a `tf.data.Dataset`
                 of pairs of images and labels.
             y: Class indices; left out where `x` holds them.
             *args: The arguments of `keras.Model.evaluate`.
@@ -95,12 +109,49 @@ class TrainedOnAttacks:
             As `keras.Model.evaluate`: what `fit` has in its history.
 
         Raises:
-            ValueError: If images or labels are malformed.
+            ValueError: If images or labels are malformed, or the pipeline has no end.
         """
+        given = inspect.signature(keras.Model.evaluate).bind(self, x, y, *args, **kwargs)
         # `fit` has checked its validation data already, and a generator would lose a batch.
         if not kwargs.get("_use_cached_eval_dataset"):
-            x = self._checked(x, y)
+            x, y = self._checked(x, y, steps=given.arguments.get("steps"))
         return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x, y=None, *args, **kwargs):
+        """Trains on one batch; as `keras.Model.train_on_batch`.
+
+        Args:
+            x: Clean images in [0, 1].
+            y: Class indices.
+            *args: The arguments of `keras.Model.train_on_batch`.
+            **kwargs: The arguments of `keras.Model.train_on_batch`.
+
+        Returns:
+            As `keras.Model.train_on_batch`.
+
+        Raises:
+            ValueError: If images or labels are malformed.
+        """
+        x, y = self._checked(x, y)
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x, y=None, *args, **kwargs):
+        """Measures accuracy on one batch; as `keras.Model.test_on_batch`.
+
+        Args:
+            x: Clean images in [0, 1].
+            y: Class indices.
+            *args: The arguments of `keras.Model.test_on_batch`.
+            **kwargs: The arguments of `keras.Model.test_on_batch`.
+
+        Returns:
+            As `keras.Model.test_on_batch`.
+
+        Raises:
+            ValueError: If images or labels are malformed.
+        """
+        x, y = self._checked(x, y)
+        return super().test_on_batch(x, y, *args, **kwargs)
 
     @property
     def metrics(self):
@@ -131,21 +182,26 @@ def checked_attack(attack):
     return attack
 
 
-def checked_training_data(check, x, y, kwargs):
-    """Checks what `fit` was given; returns what to use in place of `x` and its other arguments."""
-    x = check(x, y)
-    validation_data = kwargs.get("validation_data")
-    if isinstance(validation_data, (list, tuple)):
-        check(*validation_data[:2])
-    elif validation_data is not None:
-        kwargs = {**kwargs, "validation_data": check(validation_data)}
-    if isinstance(x, tf.data.Dataset):
-        # Keras warns of its own default, which does nothing to a pipeline.
-        kwargs = {"shuffle": False, **kwargs}
-    return x, kwargs
+def benign_number(share, size, step):
+    """How many images of a batch are left benign, such that the share holds over all steps.
+
+    A quarter of a batch of one is no image. So the number is rounded down or up, in turns:
+    of four such batches, one is benign.
+
+    Args:
+        share: Share of the images that is left benign.
+        size: Number of images in the batch.
+        step: Number of the training step, counted from 0.
+
+    Returns:
+        An int32 tensor.
+    """
+    step = tf.cast(step, tf.float64)
+    wanted = tf.cast(size, tf.float64) * share
+    return tf.cast(tf.floor(wanted * (step + 1)) - tf.floor(wanted * step), tf.int32)
 
 
-def attack_some(attack, classifier, clean, labels, benign_share, crafted=None, fresh_share=1.0):
+def attack_some(attack, classifier, clean, labels, benign_count, crafted=None, fresh_share=1.0):
     """Leaves the first images of a batch benign, and makes the others adversarial.
 
     Args:
@@ -153,33 +209,27 @@ def attack_some(attack, classifier, clean, labels, benign_share, crafted=None, f
         classifier: What it attacks.
         clean: Clean images of shape `(batch, height, width, channels)`.
         labels: Class indices of shape `(batch,)` that it leads away from.
-        benign_share: Share of the batch that is left benign.
+        benign_count: Number of images that are left benign.
         crafted: Adversarial examples of all images that were crafted before, if any.
         fresh_share: Share of the others that is crafted anew where there are any.
 
     Returns:
-        The images, and the number of benign ones, which are the first.
+        The images, of which the benign ones are the first.
     """
-    if benign_share == 1:
-        return clean, tf.shape(clean)[0]
     size = tf.shape(clean)[0]
-    # At least one image is attacked, as convolutions need one.
-    benign_count = tf.minimum(_share(benign_share, size), size - 1)
+    # Convolutions need at least one image, also where all are left benign.
+    start = tf.minimum(benign_count, size - 1)
     if crafted is None:
         fresh_share, crafted = 1.0, clean
-    parts = [clean[:benign_count]]
-    crafted_from = benign_count
+    stop = start
+    parts = []
     if fresh_share > 0:
-        crafted_from += tf.maximum(_share(fresh_share, size - benign_count), 1)
-        fresh = slice(benign_count, crafted_from)
-        parts.append(attack(classifier, clean[fresh], labels[fresh]))
-    parts.append(crafted[crafted_from:])
-    images = tf.concat(parts, axis=0)
-    return tf.stop_gradient(tf.ensure_shape(images, clean.shape)), benign_count
-
-
-def _share(share, number):
-    return tf.cast(tf.round(share * tf.cast(number, tf.float32)), tf.int32)
+        share = tf.round(fresh_share * tf.cast(size - start, tf.float32))
+        stop += tf.maximum(tf.cast(share, tf.int32), 1)
+        parts = [attack(classifier, clean[start:stop], labels[start:stop])]
+    adversarial = tf.concat([*parts, crafted[stop:]], axis=0)
+    images = tf.concat([clean[:benign_count], adversarial[benign_count - start :]], axis=0)
+    return tf.stop_gradient(tf.ensure_shape(images, clean.shape))
 
 
 def with_loss_scaling(optimizer):

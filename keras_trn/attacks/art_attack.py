@@ -1,7 +1,6 @@
 """What all attacks by the Adversarial Robustness Toolbox (ART) have in common."""
 
 import contextlib
-import functools
 import random
 import warnings
 
@@ -11,6 +10,7 @@ from tqdm import TqdmWarning
 
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.norms import project
+from keras_trn.graphs import compile_function
 from keras_trn.logits import differentiable_logits_function
 
 
@@ -79,12 +79,13 @@ class ArtAttack(Attack):
         return project(tf.constant(adversarial), images, epsilon, self.norm)
 
     def _estimator(self, classifier, images):
-        """The classifier as ART's, made once for a classifier and an image shape."""
+        """The classifier as ART's, for an image shape."""
         image_shape = tuple(images.shape[1:])
-        key = (classifier, image_shape)
-        if key not in self._graphs:
-            self._graphs[key] = self._make_estimator(classifier, image_shape)
-        return self._graphs[key]
+        return self._graphs.remember(
+            ("estimator", image_shape),
+            classifier,
+            lambda: self._make_estimator(classifier, image_shape),
+        )
 
     def _make_estimator(self, classifier, image_shape):
         compiled = _CompiledClassifier(classifier, image_shape, self.loss_function)
@@ -112,12 +113,14 @@ class _CompiledClassifier:
         self._logits = differentiable_logits_function(classifier)
         self._loss_function = loss_function
         self._images = tf.TensorSpec((None, *image_shape), tf.float32)
-        self._logits_graph = self._compile(self._logits, self._images)
+        self._logits_graph = compile_function(self._logits, [self._images])
         (_, self.num_classes) = self._logits_graph.get_concrete_function().output_shapes
         scores = tf.TensorSpec((None, self.num_classes), tf.float32)
-        self._losses_graph = self._compile(self._losses, self._images, scores)
-        self._loss_gradient_graph = self._compile(self._loss_gradient, self._images, scores)
-        self._class_gradients_graph = self._compile(self._class_gradients, self._images, scores)
+        self._losses_graph = compile_function(self._losses, [self._images, scores])
+        self._loss_gradient_graph = compile_function(self._loss_gradient, [self._images, scores])
+        self._class_gradients_graph = compile_function(
+            self._class_gradients, [self._images, scores]
+        )
 
     def logits(self, images):
         """The logits, of images that ART also sends in 64 bits."""
@@ -157,10 +160,6 @@ class _CompiledClassifier:
 
         gradients = tf.map_fn(gradient, directions, parallel_iterations=1)
         return tf.transpose(gradients, [1, 0, 2, 3, 4])
-
-    def _compile(self, function, *signature):
-        # TensorFlow takes methods of two objects for one function that is traced again and again.
-        return tf.function(functools.partial(function), input_signature=signature, autograph=False)
 
 
 def import_art():

@@ -1,15 +1,20 @@
 """The one signature of all attacks."""
 
 import functools
+import inspect
 import math
 
 import numpy as np
 import tensorflow as tf
 
+from keras_trn.attacks.norms import keep_inside
+from keras_trn.graphs import GraphCache
 from keras_trn.input_validation import check_image_type
 from keras_trn.input_validation import check_images
 from keras_trn.input_validation import check_labels
 from keras_trn.input_validation import check_range
+from keras_trn.input_validation import check_seed
+from keras_trn.input_validation import with_known_shape
 from keras_trn.logits import differentiable_logits_function
 from keras_trn.logits import logits_function
 
@@ -74,9 +79,8 @@ class Attack:
         if norm not in _LARGEST_EPSILON:
             raise ValueError(f"norm must be 'linf' or 'l2', received {norm!r}.")
         self.norm = norm
-        self.epsilon = tuple(epsilon) if isinstance(epsilon, (list, tuple)) else epsilon
-        self.seed = seed
-        self._check_epsilon(self.epsilon)
+        self.epsilon = self._checked_epsilon(epsilon)
+        self.seed = check_seed(seed)
         if isinstance(self.epsilon, tuple) and (
             len(self.epsilon) != 2 or self.epsilon[0] > self.epsilon[1]
         ):
@@ -84,7 +88,7 @@ class Attack:
                 "epsilon must be a number or a pair (low, high) with low <= high, "
                 f"received {epsilon!r}."
             )
-        self._graphs = {}
+        self._graphs = GraphCache()
 
     def craft(self, logits, images, labels, epsilon, random_seed):
         """Writes the attack down: what a subclass must say.
@@ -101,32 +105,55 @@ class Attack:
         """
         raise NotImplementedError(f"{type(self).__name__} does not define `craft`.")
 
+    def perturb(self, logits, images, labels, epsilon, random_seed):
+        """Crafts adversarial images, and brings back what leaves the ball or [0, 1].
+
+        Args:
+            logits: Function from images to logits.
+            images: Float32 tensor of clean images.
+            labels: Int64 tensor of shape `(batch,)`.
+            epsilon: Float32 tensor of shape `(batch, 1, 1, 1)`.
+            random_seed: Int32 tensor of shape `(2,)`, for stateless random numbers.
+
+        Returns:
+            The adversarial images, within epsilon of the clean ones, and in [0, 1].
+        """
+        adversarial = self.craft(logits, images, labels, epsilon, random_seed)
+        return keep_inside(adversarial, images, epsilon, self.norm)
+
     def __call__(self, classifier, images, labels=None, epsilon=None, seed=None):
         images = tf.convert_to_tensor(images)
+        seed = self.seed if seed is None else check_seed(seed)
         if not tf.executing_eagerly():
             check_image_type(images)
+            images = with_known_shape(tf.cast(images, tf.float32))
             return self._craft(
                 differentiable_logits_function(classifier),
-                tf.cast(images, tf.float32),
+                images,
                 self._epsilon_per_image(images, epsilon, seed),
                 self._random_seed(seed=seed),
                 labels,
             )
-        check_images(images)
-        images = tf.cast(images, tf.float32)
+        images = tf.cast(check_images(images), tf.float32)
         if labels is not None:
-            num_classes = logits_function(classifier)(images[:1]).shape[-1]
-            check_labels(labels, num_classes, batch_size=len(images))
+            check_labels(labels, self._num_classes(classifier, images), batch_size=len(images))
+            labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
         if epsilon is not None:
-            self._check_epsilon(np.ravel(epsilon).tolist())
-            if np.size(epsilon) not in (1, len(images)):
-                raise ValueError(f"Received {len(images)} images but {np.size(epsilon)} epsilons.")
+            epsilon = self._checked_epsilon(np.ravel(epsilon))
+            if len(epsilon) not in (1, len(images)):
+                raise ValueError(f"Received {len(images)} images but {len(epsilon)} epsilons.")
         epsilon = self._epsilon_per_image(images, epsilon, seed)
         # Drawn outside the graph, which would keep the global seed it was traced with.
         random_seed = self._random_seed(seed=seed)
-        if labels is not None:
-            labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
         return self._run(classifier, images, labels, epsilon, random_seed)
+
+    def _num_classes(self, classifier, images):
+        """How many classes a classifier knows, for which it is asked once."""
+
+        def count():
+            return logits_function(classifier)(images[:1]).shape[-1]
+
+        return self._graphs.remember("classes", classifier, count)
 
     def _run(self, classifier, images, labels, epsilon, random_seed):
         """Runs the attack on input that is checked: as a graph, unless a subclass knows better."""
@@ -139,25 +166,24 @@ class Attack:
         if labels is None:
             labels = tf.argmax(logits(images), axis=-1)
         labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
-        return self.craft(logits, images, labels, epsilon, random_seed)
+        return self.perturb(logits, images, labels, epsilon, random_seed)
 
     def _graph(self, classifier, images, label_source):
-        """The compiled attack for a classifier and an image shape, made once."""
+        """The compiled attack for a classifier and an image shape."""
         image_shape = tuple(images.shape[1:])
-        key = (classifier, image_shape, label_source)
-        if key not in self._graphs:
-            signature = [
-                tf.TensorSpec((None, *image_shape), tf.float32),
-                tf.TensorSpec((None, 1, 1, 1), tf.float32),
-                tf.TensorSpec((2,), tf.int32),
-            ]
-            if label_source == "given":
-                signature.append(tf.TensorSpec((None,), tf.int64))
-            # TensorFlow takes two attacks for one function that is traced again and again, and
-            # warns, unless each is an object of its own.
-            craft = functools.partial(self._craft, differentiable_logits_function(classifier))
-            self._graphs[key] = tf.function(craft, input_signature=signature, autograph=False)
-        return self._graphs[key]
+        signature = [
+            tf.TensorSpec((None, *image_shape), tf.float32),
+            tf.TensorSpec((None, 1, 1, 1), tf.float32),
+            tf.TensorSpec((2,), tf.int32),
+        ]
+        if label_source == "given":
+            signature.append(tf.TensorSpec((None,), tf.int64))
+        return self._graphs.get(
+            (image_shape, label_source),
+            (self, classifier),
+            lambda: functools.partial(self._craft, differentiable_logits_function(classifier)),
+            signature,
+        )
 
     def _epsilon_per_image(self, images, epsilon, seed=None):
         """One epsilon for each image: given, drawn from the range, or the same for all."""
@@ -183,20 +209,23 @@ class Attack:
         return tf.random.stateless_uniform([number], random_seed, low, high, alg="philox")
 
     def _random_seed(self, stream=0, seed=None):
-        """A seed for TensorFlow's stateless random numbers: that of the call, or the attack's."""
-        seed = self.seed if seed is None else seed
+        """A seed for TensorFlow's stateless random numbers."""
         if seed is not None:
             return tf.constant([seed, stream])
         return tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
 
-    def _check_epsilon(self, epsilon):
-        for value in epsilon if isinstance(epsilon, (list, tuple)) else [epsilon]:
-            check_range(f"epsilon of an {self.norm} attack", value, 0, _LARGEST_EPSILON[self.norm])
+    def _checked_epsilon(self, epsilon):
+        """The epsilon, or each of several, as Python's numbers."""
+        if isinstance(epsilon, (list, tuple, np.ndarray)) and np.shape(epsilon) != ():
+            return tuple(map(self._checked_epsilon, epsilon))
+        return check_range(
+            f"epsilon of an {self.norm} attack", epsilon, 0, _LARGEST_EPSILON[self.norm]
+        )
 
     def at_full_strength(self):
         """Returns the same attack with the upper end of its range as epsilon."""
         epsilon = self.epsilon[1] if isinstance(self.epsilon, tuple) else self.epsilon
-        return type(self).from_config({**self.get_config(), "epsilon": epsilon})
+        return self._copy(epsilon=epsilon)
 
     def with_seed(self, seed):
         """Returns the same attack with a seed, unless it has one of its own.
@@ -205,8 +234,25 @@ class Attack:
             seed: Whole number that fixes what is random in the attack.
         """
         # Always another one: it keeps the graphs of all that it attacks as long as it lives.
-        seed = seed if self.seed is None else self.seed
-        return type(self).from_config({**self.get_config(), "seed": seed})
+        return self._copy(seed=seed if self.seed is None else self.seed)
+
+    def _copy(self, **changes):
+        """Makes the same attack with other arguments."""
+        config = self.get_config()
+        parameters = inspect.signature(type(self)).parameters.values()
+        named = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if missing := named - set(config):
+            raise TypeError(
+                f"The attack {self.name} cannot be copied: `get_config` lacks the arguments "
+                f"{', '.join(sorted(missing))} of its constructor. Write `def get_config(self): "
+                f"return {{**super().get_config(), {_as_items(missing)}}}`."
+            )
+        try:
+            return type(self).from_config({**config, **changes})
+        except TypeError as error:
+            raise TypeError(
+                f"The attack {self.name} cannot be made from what its `get_config` returns: {error}."
+            ) from error
 
     @property
     def name(self):
@@ -225,3 +271,7 @@ class Attack:
     def __repr__(self):
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
+
+
+def _as_items(names):
+    return ", ".join(f"'{name}': self.{name}" for name in sorted(names))

@@ -83,7 +83,7 @@ class AutoProjectedGradientDescent(ArtAttack):
         if loss not in _LOSSES:
             names = " or ".join(map(repr, _LOSSES))
             raise ValueError(f"loss must be {names}, received {loss!r}.")
-        check_count("steps", steps)
+        steps = check_count("steps", steps)
         self.loss = loss
         self.loss_function, self._loss_name = _LOSSES[loss]
         self.steps = steps

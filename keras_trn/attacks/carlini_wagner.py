@@ -77,10 +77,10 @@ class CarliniWagner(Attack):
         self, epsilon, steps=100, search_steps=6, learning_rate=0.1, confidence=0.0, seed=None
     ):
         super().__init__(epsilon, norm="l2", seed=seed)
-        check_count("steps", steps)
-        check_count("search_steps", search_steps)
-        check_range("learning_rate", learning_rate, 0, 1)
-        check_range("confidence", confidence, 0, math.inf)
+        steps = check_count("steps", steps)
+        search_steps = check_count("search_steps", search_steps)
+        learning_rate = check_range("learning_rate", learning_rate, 0, 1)
+        confidence = check_range("confidence", confidence, 0, math.inf)
         self.steps = steps
         self.search_steps = search_steps
         self.learning_rate = learning_rate

@@ -64,8 +64,8 @@ class DeepFool(ArtAttack):
 
     def __init__(self, epsilon, steps=50, overshoot=0.02, seed=None):
         super().__init__(epsilon, norm="l2", seed=seed)
-        check_count("steps", steps)
-        check_range("overshoot", overshoot, 0, 1)
+        steps = check_count("steps", steps)
+        overshoot = check_range("overshoot", overshoot, 0, 1)
         self.steps = steps
         self.overshoot = overshoot
 

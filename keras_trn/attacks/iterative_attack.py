@@ -26,9 +26,9 @@ class IterativeAttack(Attack):
 
     def __init__(self, epsilon, norm="linf", steps=20, relative_step_size=None, seed=None):
         super().__init__(epsilon, norm=norm, seed=seed)
-        check_count("steps", steps)
+        steps = check_count("steps", steps)
         if relative_step_size is not None:
-            check_range("relative_step_size", relative_step_size, 0, 1)
+            relative_step_size = check_range("relative_step_size", relative_step_size, 0, 1)
         self.steps = steps
         self.relative_step_size = relative_step_size
 

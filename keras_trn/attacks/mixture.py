@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_trn.attacks.attack import Attack
+from keras_trn.graphs import GraphCache
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -57,7 +58,11 @@ class Mixture(Attack):
             )
         self.attacks = attacks
         self.seed = None
-        self._graphs = {}
+        self._graphs = GraphCache()
+
+    def perturb(self, logits, images, labels, epsilon, random_seed):
+        # Each attack keeps to the ball of its own norm.
+        return self.craft(logits, images, labels, epsilon, random_seed)
 
     def craft(self, logits, images, labels, epsilon, random_seed):
         crafted = []
@@ -65,12 +70,14 @@ class Mixture(Attack):
             # A batch may have fewer images than there are attacks, and convolutions
             # need at least one image.
             share = slice(start, tf.maximum(stop, start + 1))
-            adversarial = attack.craft(
+            adversarial = attack.perturb(
                 logits,
                 images[share],
                 labels[share],
                 epsilon[share],
-                random_seed + index if attack.seed is None else attack._random_seed(),
+                random_seed + index
+                if attack.seed is None
+                else attack._random_seed(seed=attack.seed),
             )
             crafted.append(adversarial[: stop - start])
         return tf.concat(crafted, axis=0)
@@ -92,9 +99,8 @@ class Mixture(Attack):
             axis=0,
         )
 
-    def _check_epsilon(self, epsilon):
-        for attack in self.attacks:
-            attack._check_epsilon(epsilon)
+    def _checked_epsilon(self, epsilon):
+        return [attack._checked_epsilon(epsilon) for attack in self.attacks][0]
 
     def at_full_strength(self):
         """Returns the mixture of its attacks at full strength."""

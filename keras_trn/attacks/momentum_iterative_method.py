@@ -62,7 +62,7 @@ class MomentumIterativeMethod(IterativeAttack):
         super().__init__(
             epsilon, norm=norm, steps=steps, relative_step_size=relative_step_size, seed=seed
         )
-        check_range("decay", decay, 0, 1)
+        decay = check_range("decay", decay, 0, 1)
         self.decay = decay
 
     def craft(self, logits, images, labels, epsilon, random_seed):

@@ -6,6 +6,9 @@ from cleverhans.tf2.utils import clip_eta
 
 from keras_trn.attacks.random_numbers import ALGORITHM
 
+# What a length in float32 can be off by.
+ROUNDING = 1e-6
+
 _CLEVERHANS_NORMS = {"linf": np.inf, "l2": 2}
 
 
@@ -18,6 +21,18 @@ def project(adversarial, images, epsilon, norm):
     """Brings images back within epsilon of the clean ones and into [0, 1]."""
     perturbation = clip_eta(adversarial - images, as_cleverhans_norm(norm), epsilon)
     return tf.clip_by_value(images + perturbation, 0.0, 1.0)
+
+
+def keep_inside(adversarial, images, epsilon, norm):
+    """Brings back what has left the ball or [0, 1]; what is inside stays as it is, bit for bit."""
+    if norm == "linf":
+        lowest, highest = tf.maximum(images - epsilon, 0.0), tf.minimum(images + epsilon, 1.0)
+        return tf.clip_by_value(adversarial, lowest, highest)
+    perturbation = adversarial - images
+    length = tf.norm(perturbation, axis=[1, 2, 3], keepdims=True)
+    is_outside = length > epsilon * (1 + ROUNDING)
+    shortened = images + perturbation * epsilon / tf.where(is_outside, length, 1.0)
+    return tf.clip_by_value(tf.where(is_outside, shortened, adversarial), 0.0, 1.0)
 
 
 def random_direction(images, seed):

@@ -62,14 +62,14 @@ class Restarts(Attack):
                 f"{attack!r}. A mixture takes attacks with restarts: "
                 "`Mixture([Restarts(attack), ...])`."
             )
-        check_count("restarts", restarts)
+        restarts = check_count("restarts", restarts)
         super().__init__(attack.epsilon, norm=attack.norm, seed=attack.seed)
         self.attack = attack
         self.restarts = restarts
         self.gradient_free = attack.gradient_free
 
     def craft(self, logits, images, labels, epsilon, random_seed):
-        run = functools.partial(self.attack.craft, logits, images, labels, epsilon)
+        run = functools.partial(self.attack.perturb, logits, images, labels, epsilon)
         return self._best(run, logits, labels, random_seed)
 
     def _run(self, classifier, images, labels, epsilon, random_seed):

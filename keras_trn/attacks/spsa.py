@@ -76,8 +76,8 @@ class SPSA(IterativeAttack):
         super().__init__(
             epsilon, norm="linf", steps=steps, relative_step_size=relative_step_size, seed=seed
         )
-        check_count("samples", samples)
-        check_range("delta", delta, 1e-6, 1)
+        samples = check_count("samples", samples)
+        delta = check_range("delta", delta, 1e-6, 1)
         self.samples = samples
         self.delta = delta
 

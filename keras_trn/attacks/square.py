@@ -72,7 +72,7 @@ class Square(ArtAttack):
 
     def __init__(self, epsilon, norm="linf", queries=1000, seed=None):
         super().__init__(epsilon, norm=norm, seed=seed)
-        check_count("queries", queries)
+        queries = check_count("queries", queries)
         self.queries = queries
 
     def make_attack(self, estimator, epsilon):

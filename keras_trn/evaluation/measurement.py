@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -19,6 +18,7 @@ from keras_trn.evaluation.backup import Backup
 from keras_trn.evaluation.backup import fingerprint
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.examples import pack
+from keras_trn.graphs import compile_function
 from keras_trn.logits import logits_function
 from keras_trn.logits import predicted_labels
 from keras_trn.metrics import peak_signal_to_noise_ratio
@@ -291,8 +291,10 @@ class _Judge:
         self.defence = defence
         images = tf.TensorSpec((None, *image_shape), tf.float32)
         labels = tf.TensorSpec((None,), tf.int64)
-        self.predict = _compile(self._predict, [images])
-        self._measure_graph = _compile(self._measure, [images, images, labels, labels, labels])
+        self.predict = compile_function(self._predict, [images])
+        self._measure_graph = compile_function(
+            self._measure, [images, images, labels, labels, labels]
+        )
 
     def measure(self, images, attacked, labels, benign_predictions, left_labels):
         """Returns a dictionary of NumPy arrays, one number for each image."""
@@ -331,11 +333,6 @@ def _predictions(logits, classified):
         tf.math.is_finite(classified), axis=[1, 2, 3]
     )
     return tf.where(is_finite, tf.argmax(logits, axis=-1), -1)
-
-
-def _compile(function, signature):
-    # TensorFlow warns of methods that it takes for one function traced again and again.
-    return tf.function(functools.partial(function), input_signature=signature, autograph=False)
 
 
 class _Data:

@@ -1,6 +1,7 @@
 """The estimator that learns for which label to take the map."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -8,10 +9,10 @@ import tensorflow as tf
 from keras import ops
 
 from keras_trn.gradient_maps.gradient_map import GradientMap
-from keras_trn.gradient_maps.gradient_map import pull_back
+from keras_trn.gradient_maps.gradient_map import normalize
+from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
 from keras_trn.logits import cross_entropy_direction
-from keras_trn.logits import logits_function
 from keras_trn.restoration_network import TwoStreamRestorationNetwork
 
 # What a squashed map has half of its largest value at, in root mean squares of the map.
@@ -28,10 +29,9 @@ class _FirstPass(NamedTuple):
     attack_logits: tf.Tensor
     restored_logits: tf.Tensor
     label_logits: tf.Tensor
-    # Where the gradient is taken, the logits there, and the tape between the two.
-    taken_at: tf.Tensor
+    # The logits where the gradient is taken, and what takes it.
     logits: tf.Tensor
-    tape: tf.GradientTape
+    pull_back: Callable
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -107,13 +107,15 @@ class EstimatedLabel(GradientMap):
         self, width=32, depth=3, block_size=2, position=0.5, restored_loss_weight=0.2, **kwargs
     ):
         super().__init__(**kwargs)
-        check_range("position", position, 0, 1)
-        check_range("restored_loss_weight", restored_loss_weight, 0, math.inf)
+        position = check_range("position", position, 0, 1)
+        restored_loss_weight = check_range(
+            "restored_loss_weight", restored_loss_weight, 0, math.inf
+        )
         self.position = position
         self.restored_loss_weight = restored_loss_weight
-        self.width = width
-        self.depth = depth
-        self.block_size = block_size
+        self.width = check_count("width", width)
+        self.depth = check_count("depth", depth)
+        self.block_size = check_count("block_size", block_size)
         self.first_restorer = TwoStreamRestorationNetwork(
             width, depth, block_size, gradient_stream=False, dtype="float32", name="first_restorer"
         )
@@ -197,19 +199,15 @@ class EstimatedLabel(GradientMap):
 
     def _first_pass(self, images, classifier):
         """Restores the images for a first time, and estimates their labels."""
-        logits_of = logits_function(classifier)
+        logits_of = self.logits_function(classifier)
         restored, attack_logits = self.first_restorer.restore_and_judge(images)
         taken_at = images + self.position * (restored - images)
-        with tf.GradientTape() as tape:
-            tape.watch(taken_at)
-            logits = logits_of(taken_at)
+        logits, pull_back = logits_of.with_pull_back(taken_at)
         before = logits if self.position == 0 else logits_of(images)
         after = logits if self.position == 1 else logits_of(restored)
         gate = tf.sigmoid(attack_logits)
         label_logits = (1 - gate) * before + gate * after + self._score(before, after)
-        return _FirstPass(
-            images, restored, attack_logits, after, label_logits, taken_at, logits, tape
-        )
+        return _FirstPass(images, restored, attack_logits, after, label_logits, logits, pull_back)
 
     def _score(self, before, after):
         """Scores every class from its logits before and after the first restoration."""
@@ -235,7 +233,7 @@ class EstimatedLabel(GradientMap):
             The map, a squashed copy of it, and the noise estimate, side by side.
         """
         direction = cross_entropy_direction(first.logits, label_distribution)
-        gradient_map = pull_back(first.tape, first.logits, first.taken_at, direction)
+        gradient_map = normalize(first.pull_back(direction))
         squashed = gradient_map / (tf.abs(gradient_map) + _KNEE)
         return tf.concat([gradient_map, squashed, first.images - first.restored], axis=-1)
 

@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from keras_trn.graphs import GraphCache
 from keras_trn.input_validation import check_image_type
 from keras_trn.logits import logits_function
 
@@ -72,6 +73,7 @@ class GradientMap(keras.layers.Layer):
 
     def __init__(self, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
+        self._logits_functions = GraphCache()
 
     def map_channels(self, image_channels, num_classes):
         """Tells the number of channels of the map.
@@ -121,11 +123,9 @@ class GradientMap(keras.layers.Layer):
     def call(self, images, classifier, labels=None):
         """Estimates the gradient maps."""
         self._check_call(images, labels)
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(images)
-            logits = logits_function(classifier)(images)
+        logits, pull_back = self.logits_function(classifier).with_pull_back(images)
         directions = self.directions(logits, labels)
-        return tf.concat([pull_back(tape, logits, images, d) for d in directions], axis=-1)
+        return tf.concat([normalize(pull_back(d)) for d in directions], axis=-1)
 
     def call_with_loss(self, images, classifier, labels, clean_images, training=True):
         """Estimates the maps where the labels are known, and the estimator's own loss.
@@ -145,6 +145,16 @@ class GradientMap(keras.layers.Layer):
         maps = self(images, classifier=classifier, labels=labels)
         return tf.stop_gradient(maps), tf.zeros_like(images[:, 0, 0, 0])
 
+    def logits_function(self, classifier):
+        """Returns the classifier's `LogitsFunction`, always the same one.
+
+        Args:
+            classifier: A Keras model, or a callable, from images to logits.
+        """
+        return self._logits_functions.remember(
+            "logits", classifier, lambda: logits_function(classifier)
+        )
+
     def _check_call(self, images, labels):
         check_image_type(images)
         if self.needs_labels and labels is None:
@@ -153,27 +163,6 @@ class GradientMap(keras.layers.Layer):
                 "labels. It is an upper bound for studies: at test time, when labels are not "
                 "known, use another estimator, such as `keras_trn.gradient_maps.EstimatedLabel`."
             )
-
-
-def pull_back(tape, logits, images, direction):
-    """One backward pass: a direction of the logits becomes a map of the image.
-
-    Args:
-        tape: The `tf.GradientTape` on which `logits` came from `images`.
-        logits: Tensor of shape `(batch, num_classes)`.
-        images: Tensor of shape `(batch, height, width, channels)`.
-        direction: Tensor of shape `(batch, num_classes)`.
-
-    Returns:
-        The gradient of `sum(logits * direction)`, normalized for each image.
-    """
-    gradient = tape.gradient(
-        logits,
-        images,
-        output_gradients=direction,
-        unconnected_gradients=tf.UnconnectedGradients.ZERO,
-    )
-    return normalize(gradient)
 
 
 def normalize(gradient):

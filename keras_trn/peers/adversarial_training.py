@@ -3,16 +3,19 @@
 import keras
 import tensorflow as tf
 
+from keras_trn.checked_model import CheckedModel
 from keras_trn.classifier_interface import describe_classifier
-from keras_trn.input_validation import check_data
+from keras_trn.logits import single_output
+from keras_trn.metrics import Accuracy
 from keras_trn.training import TrainedOnAttacks
 from keras_trn.training import attack_some
+from keras_trn.training import benign_number
 from keras_trn.training import loss_of_replica
 from keras_trn.training import unpack
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
-class AdversariallyTrainedClassifier(TrainedOnAttacks, keras.Model):
+class AdversariallyTrainedClassifier(TrainedOnAttacks, CheckedModel):
     """Trains a new classifier of the same architecture on attacks on itself.
 
     The defence that does without restoration: in each step, the classifier is
@@ -62,33 +65,18 @@ class AdversariallyTrainedClassifier(TrainedOnAttacks, keras.Model):
         self.image_shape, self.num_classes = describe_classifier(classifier)
         self.classifier = _made_anew(classifier)
         self.loss_metric = keras.metrics.Mean(name="loss")
-        self.benign_accuracy = keras.metrics.SparseCategoricalAccuracy(name="benign_accuracy")
-        self.adversarial_accuracy = keras.metrics.SparseCategoricalAccuracy(
-            name="adversarial_accuracy"
-        )
+        self.benign_accuracy = Accuracy(name="benign_accuracy")
+        self.adversarial_accuracy = Accuracy(name="adversarial_accuracy")
         self.build((None, *self.image_shape))
 
     def build(self, images_shape):
         self.built = True
 
     def call(self, images, training=None):
-        return tf.cast(self.classifier(images, training=training), tf.float32)
+        return tf.cast(single_output(self.classifier(images, training=training)), tf.float32)
 
     def compute_output_shape(self, images_shape):
         return (images_shape[0], self.num_classes)
-
-    def predict(self, x, *args, **kwargs):
-        """Predicts logits; as `keras.Model.predict`, after a look at the data.
-
-        Args:
-            x: Images in [0, 1]: an array, a tensor or a `tf.data.Dataset`.
-            *args: The arguments of `keras.Model.predict`.
-            **kwargs: The arguments of `keras.Model.predict`.
-
-        Returns:
-            An array of shape `(number of images, num_classes)`.
-        """
-        return super().predict(self._checked(x, needs_labels=False), *args, **kwargs)
 
     # --- Training ------------------------------------------------------------
 
@@ -136,17 +124,18 @@ class AdversariallyTrainedClassifier(TrainedOnAttacks, keras.Model):
 
     def train_step(self, data):
         clean, labels, sample_weight = unpack(data)
-        images, benign_count = attack_some(
-            self.attack, self.classifier, clean, labels, self.benign_share
+        benign_count = benign_number(
+            self.benign_share, tf.shape(clean)[0], self.optimizer.iterations
         )
+        images = attack_some(self.attack, self.classifier, clean, labels, benign_count)
         with tf.GradientTape() as tape:
             logits = self(images, training=True)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             weight_penalty = loss_of_replica(sum(self.losses, start=0.0))
             loss = loss_of_replica(losses, sample_weight) + weight_penalty
             scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, self.trained_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trained_variables, strict=True))
+        gradients = tape.gradient(scaled_loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
 
         self.loss_metric.update_state(losses, sample_weight)
         self.benign_accuracy.update_state(labels[:benign_count], logits[:benign_count])
@@ -164,9 +153,6 @@ class AdversariallyTrainedClassifier(TrainedOnAttacks, keras.Model):
         losses += (1 - self.benign_share) * cross_entropy(labels, logits)
         self.loss_metric.update_state(losses, sample_weight)
         return self.get_metrics_result()
-
-    def _checked(self, x, y=None, needs_labels=True):
-        return check_data(x, y, self.image_shape, self.num_classes, needs_labels)
 
     # --- Saving --------------------------------------------------------------
 

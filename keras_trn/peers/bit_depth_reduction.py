@@ -55,7 +55,7 @@ class BitDepthReduction(ImageFilter):
 
     def __init__(self, classifier, bits=3, **kwargs):
         super().__init__(classifier, **kwargs)
-        check_whole_number("bits", bits, 1, 8)
+        bits = check_whole_number("bits", bits, 1, 8)
         self.bits = bits
 
     def filtered(self, images):

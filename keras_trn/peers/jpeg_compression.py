@@ -61,7 +61,7 @@ class JpegCompression(ImageFilter):
 
     def __init__(self, classifier, quality=75, **kwargs):
         super().__init__(classifier, **kwargs)
-        check_whole_number("quality", quality, 1, 95)
+        quality = check_whole_number("quality", quality, 1, 95)
         channels = self.image_shape[-1]
         if channels not in (1, 3):
             raise ValueError(

@@ -3,6 +3,7 @@
 import keras
 from scipy import ndimage
 
+from keras_trn.input_validation import check_whole_number
 from keras_trn.peers.image_filter import ImageFilter
 from keras_trn.peers.image_filter import in_numpy
 
@@ -56,11 +57,11 @@ class MedianSmoothing(ImageFilter):
 
     def __init__(self, classifier, size=3, **kwargs):
         super().__init__(classifier, **kwargs)
-        if not isinstance(size, int) or size < 3 or size % 2 == 0:
+        self.size = check_whole_number("size", size, 3)
+        if self.size % 2 == 0:
             raise ValueError(
-                f"size must be an odd whole number of at least 3, such as 3, received {size!r}."
+                f"size must be an odd number, so that the window has a centre, received {size!r}."
             )
-        self.size = size
 
     def filtered(self, images):
         return in_numpy(self._smoothed, images)

@@ -109,13 +109,15 @@ class AdversarialPerturbationElimination(SingleStreamPeer):
         Raises:
             ValueError: If there is no attack, or a share or weight is out of range.
         """
-        check_range("pixel_loss_weight", pixel_loss_weight, 0, np.inf)
-        check_range("adversarial_loss_weight", adversarial_loss_weight, 0, np.inf)
+        pixel_loss_weight = check_range("pixel_loss_weight", pixel_loss_weight, 0, np.inf)
+        adversarial_loss_weight = check_range(
+            "adversarial_loss_weight", adversarial_loss_weight, 0, np.inf
+        )
         self.pixel_loss_weight = pixel_loss_weight
         self.adversarial_loss_weight = adversarial_loss_weight
         self.discriminator_optimizer = keras.optimizers.get(discriminator_optimizer)
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
-        check_range("fresh_share", fresh_share, 0, 1)
+        fresh_share = check_range("fresh_share", fresh_share, 0, 1)
         self.fresh_share = fresh_share
         self.compile_training(
             optimizer,

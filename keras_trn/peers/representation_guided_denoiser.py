@@ -91,7 +91,7 @@ class RepresentationGuidedDenoiser(SingleStreamPeer):
         Raises:
             ValueError: If there is no attack, or the share is out of range.
         """
-        check_range("fresh_share", fresh_share, 0, 1)
+        fresh_share = check_range("fresh_share", fresh_share, 0, 1)
         self.fresh_share = fresh_share
         self.compile_training(
             optimizer,

@@ -5,8 +5,11 @@ import math
 import keras
 import numpy as np
 
+from keras_trn.input_validation import check_range
 from keras_trn.peers.image_filter import ImageFilter
 from keras_trn.peers.image_filter import in_numpy
+
+_SMALLEST_WEIGHT = 1e-6
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -28,7 +31,7 @@ class TotalVariationMinimization(ImageFilter):
             width, channels)` in [0, 1] to logits of shape `(batch, num_classes)`.
             It is frozen.
         weight: Weight of the squared distance from the image, beside the total
-            variation, above 0. The smaller it is, the smoother the result. The default
+            variation, at least 1e-6. The smaller it is, the smoother the result. The default
             is that of scikit-image.
         **kwargs: The usual arguments of a Keras model (`name`).
 
@@ -40,7 +43,7 @@ class TotalVariationMinimization(ImageFilter):
         `(batch, num_classes)`.
 
     Raises:
-        ValueError: If the weight is not positive.
+        ValueError: If the weight is below 1e-6.
 
     Example:
         ```python
@@ -59,9 +62,7 @@ class TotalVariationMinimization(ImageFilter):
 
     def __init__(self, classifier, weight=5.0, **kwargs):
         super().__init__(classifier, **kwargs)
-        if not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-            raise ValueError(f"weight must be a positive number, such as 5.0, received {weight!r}.")
-        self.weight = weight
+        self.weight = check_range("weight", weight, _SMALLEST_WEIGHT, math.inf)
 
     def filtered(self, images):
         return in_numpy(self._smoothed, images)
