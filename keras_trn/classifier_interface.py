@@ -1,10 +1,14 @@
 """What the package has to know of a classifier, and what it refuses."""
 
+import warnings
+
 import keras
 import numpy as np
 
 from keras_trn.logits import logits_function
 from keras_trn.logits import looks_like_probabilities
+
+_SQUASHING = {"softmax", "sigmoid", "hardsigmoid", "sparsemax"}
 
 
 def describe_classifier(classifier):
@@ -35,22 +39,70 @@ def describe_classifier(classifier):
     if not isinstance(classifier, keras.Model):
         raise ValueError(f"classifier must be a Keras model, received {type(classifier).__name__}.")
     image_shape = _image_shape(classifier)
-    scores = _scores_of_noise(classifier, image_shape)
+    scores = _scores_of_probes(classifier, image_shape)
     if scores.ndim != 2 or scores.shape[-1] < 2:
         raise ValueError(
             "The classifier must return one logit for each of at least two classes, in the shape "
             f"(batch, num_classes); it returns the shape (batch, {str(scores.shape[1:])[1:-1]}). "
-            "A binary classifier needs two outputs, `Dense(2)`."
+            "A binary classifier needs two outputs, `Dense(2)`. One logit that is trained already "
+            "becomes two by `keras.ops.concatenate([keras.ops.zeros_like(logit), logit], axis=-1)`."
         )
-    if looks_like_probabilities(scores):
+    squashing = squashing_head(classifier)
+    if squashing or looks_like_probabilities(scores):
         raise ValueError(
-            "The classifier returns probabilities, and gradients vanish where a probability is "
-            "near 0 or 1; it must return logits. If its last layer is `Dense(..., "
-            "activation='softmax')`, mend it with `classifier.layers[-1].activation = "
-            "keras.activations.linear`; the predicted classes stay the same. Else rebuild it "
-            "without its softmax."
+            f"The classifier returns probabilities{f' of a {squashing}' if squashing else ''}, and "
+            "gradients vanish where a probability is near 0 or 1; it must return logits. If its "
+            "last layer is `Dense(..., activation='softmax')` or `'sigmoid'`, take that off with "
+            "`classifier.layers[-1].activation = keras.activations.linear`; the predicted classes "
+            "stay the same. Otherwise rebuild it without its last activation."
+        )
+    if scores.min() >= 0 and scores.max() <= 1 and not _ends_in_linear_dense(classifier):
+        warnings.warn(
+            f"All scores of the classifier '{classifier.name}' lie in [0, 1], for noise, for black "
+            "and for white images. If they are probabilities, attacks find too little where one is "
+            "near 0 or 1: take off what squashes the logits.",
+            stacklevel=3,
         )
     return image_shape, scores.shape[-1]
+
+
+def squashing_head(classifier):
+    """Finds a last operation that squashes logits into [0, 1].
+
+    Args:
+        classifier: A Keras model.
+
+    Returns:
+        Its name, such as `"sigmoid"`; `None` where there is none, or where the model does not
+        show its operations.
+
+    Example:
+        ```python
+        import keras
+        from keras_trn.classifier_interface import squashing_head
+
+        sigmoids = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "sigmoid")])
+        assert squashing_head(sigmoids) == "sigmoid"
+        ```
+    """
+    last = _last_operation(classifier)
+    names = [type(last).__name__, getattr(getattr(last, "activation", None), "__name__", "")]
+    found = {name.lower().replace("_", "") for name in names} & _SQUASHING
+    return found.pop() if found else None
+
+
+def _ends_in_linear_dense(classifier):
+    last = _last_operation(classifier)
+    is_dense = isinstance(last, keras.layers.Dense)
+    return is_dense and last.activation is keras.activations.linear
+
+
+def _last_operation(classifier):
+    """The operation that returns the scores, inside of nested models too."""
+    operations = getattr(classifier, "operations", None) or getattr(classifier, "layers", None)
+    if not isinstance(classifier, keras.Model) or not operations:
+        return classifier
+    return _last_operation(operations[-1])
 
 
 def _image_shape(classifier):
@@ -78,8 +130,9 @@ def _input_shape(classifier):
     return inputs[0].shape
 
 
-def _scores_of_noise(classifier, image_shape):
-    """The classifier's scores of a few random images."""
+def _scores_of_probes(classifier, image_shape):
+    """The classifier's scores of a few random images, a black one and a white one."""
     shape = [32 if side is None else side for side in image_shape]
     noise = np.random.default_rng(0).random((4, *shape), dtype="float32")
-    return np.asarray(logits_function(classifier)(noise))
+    plain = np.stack([np.zeros(shape, "float32"), np.ones(shape, "float32")])
+    return np.asarray(logits_function(classifier)(np.concatenate([noise, plain])))

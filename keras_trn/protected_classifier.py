@@ -1,9 +1,15 @@
 """A classifier behind a restorer: the model that users compile, fit and save."""
 
+import dataclasses
+import math
+import warnings
+
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_trn.calibration import Calibration
+from keras_trn.calibration import calibrate_gates
 from keras_trn.gradient_maps import EstimatedLabel
 from keras_trn.gradient_maps import GradientMap
 from keras_trn.input_validation import check_image_type
@@ -12,6 +18,7 @@ from keras_trn.input_validation import with_known_shape
 from keras_trn.logits import predicted_labels
 from keras_trn.metrics import Accuracy
 from keras_trn.metrics import PeakSignalToNoiseRatio
+from keras_trn.presets import CLASS_NAMES
 from keras_trn.presets import preset_path
 from keras_trn.restoration_network import TwoStreamRestorationNetwork
 from keras_trn.restored_classifier import RestoredClassifier
@@ -21,7 +28,11 @@ from keras_trn.training import benign_number
 from keras_trn.training import brings_adversarial_examples
 from keras_trn.training import brought_along
 from keras_trn.training import loss_of_replica
+from keras_trn.training import refuse_unknown
 from keras_trn.training import unpack
+
+# So many points of benign accuracy may protection cost before `fit` says so.
+_LOSS_TO_WARN_OF = 0.02
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -56,6 +67,7 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
             takes no gradient map.
         gradient_map: The estimator from `keras_trn.gradient_maps`; by default
             `EstimatedLabel()`.
+        class_names: Names of the classes, for pictures and reports; optional.
         **kwargs: The usual arguments of a Keras model (`name`).
 
     Call arguments:
@@ -94,7 +106,7 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         ```
     """
 
-    def __init__(self, classifier, restorer=None, gradient_map=None, **kwargs):
+    def __init__(self, classifier, restorer=None, gradient_map=None, class_names=None, **kwargs):
         super().__init__(classifier, **kwargs)
         if restorer is None:
             restorer = TwoStreamRestorationNetwork()
@@ -104,11 +116,14 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
 
         self.restorer = restorer
         self.gradient_map = gradient_map
+        self.class_names = _checked_names(class_names, self.num_classes)
+        self.calibration = None
 
         self.loss_metric = keras.metrics.Mean(name="loss")
         self.benign_accuracy = Accuracy(name="benign_accuracy")
         self.adversarial_accuracy = Accuracy(name="adversarial_accuracy")
         self.psnr = PeakSignalToNoiseRatio(name="psnr")
+        self._bare_accuracy = keras.metrics.Mean(name="bare_accuracy")
         self.build((None, *self.image_shape))
 
     def build(self, images_shape):
@@ -167,7 +182,84 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
     def _estimate_maps(self, images, labels=None):
         return self.gradient_map(images, classifier=self.classifier, labels=labels)
 
+    # --- Calibration ---------------------------------------------------------
+
+    def calibrate(self, images, benign_agreement=0.99, attack=None):
+        """Sets how readily images are changed, by how many benign ones may lose their class.
+
+        Restorer and gradient map decide by a gate whether an image was attacked. Here the
+        gates are closed until the wanted share of clean images keeps the class that the bare
+        classifier predicts for them. Closed gates restore fewer adversarial images too: the
+        result says how many. Training opens the gates again.
+
+        The calibration is saved with the model, and shown in the report of
+        `keras_trn.evaluate`.
+
+        Args:
+            images: Clean images in [0, 1] that nothing was trained on, such as those for
+                validation: an array of shape `(number, height, width, channels)`, or a
+                `tf.data.Dataset` of batches, whose labels are left out. A few hundred tell
+                shares of one percent apart.
+            benign_agreement: Share of them that has to keep its class, from 0 to 1.
+            attack: Attack on the bare classifier to measure the costs with; by default the
+                one of `compile`, at full strength, if there was one.
+
+        Returns:
+            A `keras_trn.Calibration`.
+
+        Raises:
+            ValueError: If the restorer has no gates, or an argument is malformed.
+
+        Example:
+            ```python
+            import keras
+            import keras_trn
+
+            classifier = keras.Sequential(
+                [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+            )
+            protected = keras_trn.ProtectedClassifier(classifier)
+            _, validation, _ = keras_trn.datasets.load("digits")
+            calibration = protected.calibrate(validation, benign_agreement=0.99)
+            assert calibration.benign_after >= 0.99
+            ```
+        """
+        images = np.concatenate([batch for batch, _ in self._batches(images, None, 1024)])
+        images = images.astype("float32")
+        attack = attack or getattr(self, "validation_attack", None)
+        self.calibration = calibrate_gates(self, images, benign_agreement, attack)
+        return self.calibration
+
+    def _open_gates(self):
+        """Undoes a calibration, which is for the weights that it was made with."""
+        if self.calibration is not None:
+            self.calibration = None
+            for part in self.trained_parts:
+                if hasattr(part, "gate_threshold"):
+                    part.gate_threshold = 0.0
+
     # --- Training ------------------------------------------------------------
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        self._open_gates()
+        history = super().fit(x, y, *args, **kwargs)
+        self._warn_of_lost_accuracy(history.history)
+        return history
+
+    fit.__doc__ = TrainedOnAttacks.fit.__doc__
+
+    def _warn_of_lost_accuracy(self, history):
+        """Warns where the last validation shows that protection costs benign accuracy."""
+        benign = (history.get("val_benign_accuracy") or [math.nan])[-1]
+        bare = float(self._bare_accuracy.result())
+        if bare - benign > _LOSS_TO_WARN_OF:
+            warnings.warn(
+                f"The protected classifier has a benign validation accuracy of {benign:.1%}, and "
+                f"the bare classifier {bare:.1%}: protection costs more than it should. Train on "
+                "more images or for longer, raise `benign_share` in `compile`, or limit the costs "
+                "with `protected.calibrate(validation_images, benign_agreement=0.99)`.",
+                stacklevel=3,
+            )
 
     def compile(
         self,
@@ -180,8 +272,9 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         jit_compile="auto",
         run_eagerly=False,
         steps_per_execution=1,
+        **unknown,
     ):
-        """Says how the restorer is trained.
+        """Configures training.
 
         The loss of an image is the mean absolute difference of its pixels from
         those of the clean image, times `pixel_loss_weight`, plus the frozen
@@ -208,10 +301,14 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
                 to Keras.
             run_eagerly: Whether to run steps without a graph, to debug them.
             steps_per_execution: Number of batches for each call of the graph.
+            **unknown: Not taken: arguments of `keras.Model.compile` such as `loss` are
+                refused with what to use instead.
 
         Raises:
-            ValueError: If there is no attack, or a share or weight is out of range.
+            ValueError: If there is no attack, a share or weight is out of range, or an
+                argument is not known.
         """
+        refuse_unknown(unknown)
         own_arguments = {
             "fresh_share": check_range("fresh_share", fresh_share, 0, 1),
             "pixel_loss_weight": check_range("pixel_loss_weight", pixel_loss_weight, 0, np.inf),
@@ -232,6 +329,11 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         )
 
     @property
+    def trained_parts(self):
+        """The restorer, and the gradient map where there is one."""
+        return [part for part in (self.restorer, self.gradient_map) if part is not None]
+
+    @property
     def trained_part(self):
         """The restorer, whose numbers decide how it is trained."""
         return self.restorer
@@ -239,8 +341,7 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
     @property
     def trainable_variables(self):
         """What is trained of restorer and gradient map; nothing of the classifier, ever."""
-        parts = [part for part in (self.restorer, self.gradient_map) if part is not None]
-        return [variable for part in parts for variable in part.trainable_variables]
+        return [variable for part in self.trained_parts for variable in part.trainable_variables]
 
     @property
     def trainable_weights(self):
@@ -286,6 +387,9 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
             clean, predicted, clean, training=False
         )
         self.benign_accuracy.update_state(labels, logits, sample_weight)
+        self._bare_accuracy.update_state(
+            tf.cast(predicted_labels(self.classifier, clean) == labels, tf.float32), sample_weight
+        )
         restored, logits, losses = self._restore_with_losses(
             attacked, predicted, clean, training=False
         )
@@ -295,6 +399,16 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         losses = self.benign_share * benign_losses + (1 - self.benign_share) * losses
         self.loss_metric.update_state(losses, sample_weight)
         return self.get_metrics_result()
+
+    @property
+    def metrics(self):
+        """The metrics of the history; the bare classifier's accuracy is only for a warning."""
+        return [metric for metric in super().metrics if metric is not self._bare_accuracy]
+
+    def reset_metrics(self):
+        """Resets all metrics; as `keras.Model.reset_metrics`."""
+        super().reset_metrics()
+        self._bare_accuracy.reset_state()
 
     def _checked(self, x, y=None, needs_labels=True, steps=None):
         if not needs_labels:
@@ -376,10 +490,13 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
+        calibration = self.calibration and dataclasses.asdict(self.calibration)
         return {
             **super().get_config(),
             "restorer": serialize(self.restorer),
             "gradient_map": serialize(self.gradient_map),
+            "class_names": self.class_names,
+            "calibration": calibration,
         }
 
     @classmethod
@@ -406,7 +523,9 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
             assert protected(images).shape == (2, 10)
             ```
         """
-        return keras.saving.load_model(preset_path(name), compile=False)
+        protected = keras.saving.load_model(preset_path(name), compile=False)
+        protected.class_names = CLASS_NAMES[name]
+        return protected
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -415,7 +534,20 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
             for part in ("restorer", "gradient_map")
             if part in config
         }
-        return super().from_config({**config, **parts}, custom_objects)
+        config = {**config, **parts}
+        calibration = config.pop("calibration", None)
+        protected = super().from_config(config, custom_objects)
+        protected.calibration = calibration and Calibration(**calibration)
+        return protected
+
+
+def _checked_names(class_names, num_classes):
+    if class_names is None:
+        return None
+    names = [str(name) for name in class_names]
+    if len(names) != num_classes:
+        raise ValueError(f"Received {len(names)} class names for {num_classes} classes: {names}.")
+    return names
 
 
 def _check_parts(restorer, gradient_map):

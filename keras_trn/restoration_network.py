@@ -1,11 +1,13 @@
 """The Two-stream Restoration Network: image and gradient map in, image out."""
 
 import bisect
+import math
 
 import keras
 from keras import ops
 
 from keras_trn.input_validation import check_count
+from keras_trn.input_validation import check_range
 from keras_trn.layers import AttackGate
 from keras_trn.layers import FusionBlock
 from keras_trn.layers import PixelShuffle
@@ -37,6 +39,9 @@ class TwoStreamRestorationNetwork(keras.Model):
             is an ordinary residual network that takes images alone: the peer
             that the second stream has to beat. `single_stream_peer` makes one
             of equal size.
+        gate_threshold: What is subtracted from the logit of the attack gate: the higher,
+            the surer the network has to be before it changes an image.
+            `ProtectedClassifier.calibrate` sets it.
         **kwargs: The usual arguments of a Keras model (`name`, `dtype`). With
             `dtype="mixed_float16"` the streams run in float16; the restored
             images are float32 all the same.
@@ -68,7 +73,15 @@ class TwoStreamRestorationNetwork(keras.Model):
         ```
     """
 
-    def __init__(self, width=32, depth=4, block_size=2, gradient_stream=True, **kwargs):
+    def __init__(
+        self,
+        width=32,
+        depth=4,
+        block_size=2,
+        gradient_stream=True,
+        gate_threshold=0.0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         # The inputs stay float32 whatever the streams compute in: the output is
         # the image plus a correction, and float16 would round the image.
@@ -77,6 +90,7 @@ class TwoStreamRestorationNetwork(keras.Model):
         self.depth = check_count("depth", depth)
         self.block_size = check_count("block_size", block_size)
         self.gradient_stream = gradient_stream
+        self.gate_threshold = check_range("gate_threshold", gate_threshold, -math.inf, math.inf)
 
     def build(self, images_shape, gradient_maps_shape=None):
         self._check_streams(gradient_maps_shape)
@@ -147,7 +161,7 @@ class TwoStreamRestorationNetwork(keras.Model):
         restored, _ = self.restore_and_judge(images, gradient_maps)
         return restored
 
-    def restore_and_judge(self, images, gradient_maps=None):
+    def restore_and_judge(self, images, gradient_maps=None, gate_threshold=None):
         """Restores images, and tells how far the attack gate opened.
 
         The gate learns from the restoration alone, unless its logits get a loss of
@@ -156,10 +170,11 @@ class TwoStreamRestorationNetwork(keras.Model):
         Args:
             images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
             gradient_maps: As in a call.
+            gate_threshold: Overrides the network's own.
 
         Returns:
-            The restored images, and the logits of the gate, of shape `(batch, 1)`,
-            both float32.
+            The restored images, and the logits of the gate before the threshold, of
+            shape `(batch, 1)`, both float32.
         """
         self._check_streams(gradient_maps)
         images = ops.cast(images, "float32")
@@ -172,7 +187,8 @@ class TwoStreamRestorationNetwork(keras.Model):
         correction = ops.cast(self.shuffle(self.correction(features)), images.dtype)
         height, width = ops.shape(images)[1], ops.shape(images)[2]
         correction = correction[:, :height, :width, :]
-        gate = ops.sigmoid(attack_logits)[:, :, None, None]
+        threshold = self.gate_threshold if gate_threshold is None else gate_threshold
+        gate = ops.sigmoid(attack_logits - threshold)[:, :, None, None]
         return ops.clip(images + gate * correction, 0.0, 1.0), attack_logits
 
     def _single_stream_features(self, images):
@@ -267,4 +283,5 @@ class TwoStreamRestorationNetwork(keras.Model):
             "depth": self.depth,
             "block_size": self.block_size,
             "gradient_stream": self.gradient_stream,
+            "gate_threshold": self.gate_threshold,
         }

@@ -170,6 +170,31 @@ class TrainedOnAttacks:
         self.compile(**keras.saving.deserialize_keras_object(config))
 
 
+_INSTEAD = {
+    "loss": "the restorer's loss is built in: weigh it by `pixel_loss_weight` and "
+    "`classification_loss_weight`",
+    "metrics": "the history has `loss`, `benign_accuracy`, `adversarial_accuracy` and `psnr`; "
+    "measure others on what `predict` and `restore` return",
+    "weighted_metrics": "sample weights count in the loss and in validation",
+    "loss_weights": "weigh the loss by `pixel_loss_weight` and `classification_loss_weight`",
+}
+
+
+def refuse_unknown(arguments):
+    """Refuses arguments of `compile` that there are none of, and names those to use instead.
+
+    Args:
+        arguments: Dictionary of the arguments that are not known.
+
+    Raises:
+        ValueError: If there are any that are not `None`.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    for name, value in given.items():
+        instead = _INSTEAD.get(name, "see its documentation for those that there are")
+        raise ValueError(f"compile() takes no {name!r}, received {name}={value!r}: {instead}.")
+
+
 def checked_attack(attack):
     """Returns the attack that `compile` was given, a list of them as one; or says what is wrong."""
     attack = Mixture(attack) if isinstance(attack, (list, tuple)) else attack

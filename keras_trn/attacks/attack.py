@@ -3,11 +3,13 @@
 import functools
 import inspect
 import math
+import warnings
 
 import numpy as np
 import tensorflow as tf
 
 from keras_trn.attacks.norms import keep_inside
+from keras_trn.classifier_interface import squashing_head
 from keras_trn.graphs import GraphCache
 from keras_trn.input_validation import check_image_type
 from keras_trn.input_validation import check_images
@@ -127,13 +129,8 @@ class Attack:
         if not tf.executing_eagerly():
             check_image_type(images)
             images = with_known_shape(tf.cast(images, tf.float32))
-            return self._craft(
-                differentiable_logits_function(classifier),
-                images,
-                self._epsilon_per_image(images, epsilon, seed),
-                self._random_seed(seed=seed),
-                labels,
-            )
+            logits = differentiable_logits_function(classifier)
+            return self._craft(logits, images, *self._draw(images, epsilon, seed), labels)
         images = tf.cast(check_images(images), tf.float32)
         if labels is not None:
             check_labels(labels, self._num_classes(classifier, images), batch_size=len(images))
@@ -142,9 +139,8 @@ class Attack:
             epsilon = self._checked_epsilon(np.ravel(epsilon))
             if len(epsilon) not in (1, len(images)):
                 raise ValueError(f"Received {len(images)} images but {len(epsilon)} epsilons.")
-        epsilon = self._epsilon_per_image(images, epsilon, seed)
         # Drawn outside the graph, which would keep the global seed it was traced with.
-        random_seed = self._random_seed(seed=seed)
+        epsilon, random_seed = self._draw(images, epsilon, seed)
         return self._run(classifier, images, labels, epsilon, random_seed)
 
     def _num_classes(self, classifier, images):
@@ -181,9 +177,13 @@ class Attack:
         return self._graphs.get(
             (image_shape, label_source),
             (self, classifier),
-            lambda: functools.partial(self._craft, differentiable_logits_function(classifier)),
+            lambda: functools.partial(self._craft, _attackable(classifier)),
             signature,
         )
+
+    def _draw(self, images, epsilon, seed):
+        """Draws what is random: an epsilon for each image, and the seed of the attack."""
+        return self._epsilon_per_image(images, epsilon, seed), self._random_seed(seed=seed)
 
     def _epsilon_per_image(self, images, epsilon, seed=None):
         """One epsilon for each image: given, drawn from the range, or the same for all."""
@@ -251,7 +251,7 @@ class Attack:
             return type(self).from_config({**config, **changes})
         except TypeError as error:
             raise TypeError(
-                f"The attack {self.name} cannot be made from what its `get_config` returns: {error}."
+                f"The attack {self.name} cannot be made from what `get_config` returns: {error}."
             ) from error
 
     @property
@@ -271,6 +271,18 @@ class Attack:
     def __repr__(self):
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
+
+
+def _attackable(classifier):
+    """The logits to be attacked, with a warning where they are none."""
+    if squashing := squashing_head(classifier):
+        warnings.warn(
+            f"The attacked classifier ends in a {squashing}: its gradient vanishes where a "
+            "probability is near 0 or 1, and the attack finds too little. Attack its logits: "
+            "`classifier.layers[-1].activation = keras.activations.linear`.",
+            stacklevel=5,
+        )
+    return differentiable_logits_function(classifier)
 
 
 def _as_items(names):

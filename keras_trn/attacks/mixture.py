@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_trn.attacks.attack import Attack
+from keras_trn.attacks.random_numbers import ALGORITHM
 from keras_trn.graphs import GraphCache
 
 
@@ -13,7 +14,8 @@ class Mixture(Attack):
 
     A restorer that is trained on a mixture meets all attacks in each step.
     Which image meets which attack follows from its place in the batch, so the
-    training data should be shuffled, as `fit` does with arrays.
+    training data should be shuffled, as `fit` does with arrays. Where a batch has
+    fewer images than there are attacks, the attacks take turns at random.
 
     Args:
         attacks: List of attacks, each with its own epsilon and norm.
@@ -66,7 +68,7 @@ class Mixture(Attack):
 
     def craft(self, logits, images, labels, epsilon, random_seed):
         crafted = []
-        for index, (attack, start, stop) in enumerate(self._shares(images)):
+        for index, (attack, start, stop) in enumerate(self._shares(images, random_seed)):
             # A batch may have fewer images than there are attacks, and convolutions
             # need at least one image.
             share = slice(start, tf.maximum(stop, start + 1))
@@ -82,25 +84,29 @@ class Mixture(Attack):
             crafted.append(adversarial[: stop - start])
         return tf.concat(crafted, axis=0)
 
-    def _shares(self, images):
+    def _shares(self, images, random_seed):
         """Yields each attack with the bounds of its part of the batch."""
         batch_size, number = tf.shape(images)[0], len(self.attacks)
+        # Rounded up or down at random, such that also a single image meets every attack in turn.
+        rounding = tf.random.stateless_uniform([], random_seed, alg=ALGORITHM)
+        shares = tf.cast(batch_size * tf.range(number + 1), tf.float32) / number
+        bounds = tf.cast(tf.floor(shares + rounding), tf.int32)
         for index, attack in enumerate(self.attacks):
-            yield attack, batch_size * index // number, batch_size * (index + 1) // number
+            yield attack, bounds[index], bounds[index + 1]
 
-    def _epsilon_per_image(self, images, epsilon, seed=None):
+    def _draw(self, images, epsilon, seed):
+        random_seed = self._random_seed(seed=seed)
         if epsilon is not None:
-            return super()._epsilon_per_image(images, epsilon)
-        return tf.concat(
-            [
-                attack._epsilon_per_image(images[start:stop], None, seed)
-                for attack, start, stop in self._shares(images)
-            ],
-            axis=0,
-        )
+            return self._epsilon_per_image(images, epsilon), random_seed
+        epsilons = [
+            attack._epsilon_per_image(images[start:stop], None, seed)
+            for attack, start, stop in self._shares(images, random_seed)
+        ]
+        return tf.concat(epsilons, axis=0), random_seed
 
     def _checked_epsilon(self, epsilon):
-        return [attack._checked_epsilon(epsilon) for attack in self.attacks][0]
+        checked, *_ = [attack._checked_epsilon(epsilon) for attack in self.attacks]
+        return checked
 
     def at_full_strength(self):
         """Returns the mixture of its attacks at full strength."""

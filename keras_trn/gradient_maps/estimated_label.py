@@ -19,6 +19,9 @@ from keras_trn.restoration_network import TwoStreamRestorationNetwork
 _KNEE = 0.1
 _PIXEL_LOSS_WEIGHT = 10.0
 _SMALLEST_VARIANCE = 1e-12
+_LOWEST_TEMPERATURE = 1e-3
+# Of the images of a batch, three quarters are attacked by default.
+_PRIOR_IN_TRAINING = 0.75
 
 
 class _FirstPass(NamedTuple):
@@ -74,6 +77,16 @@ class EstimatedLabel(GradientMap):
             gradient is taken.
         restored_loss_weight: Weight of the classifier's cross-entropy on the first
             restoration, beside 1 for that of the estimated labels.
+        attack_prior: Probability that an image in use was attacked, before it is looked at.
+            Training shows three attacked images for each benign one, and use is the other
+            way round: an image that could be either counts as benign by nine to one with
+            the default, and keeps the label that the classifier predicts.
+        temperature: Divides the logits of the estimated labels; at least 1e-3. Below 1 the
+            estimate commits itself to a label. A map for two labels by halves points
+            anywhere, and is scaled up like any other.
+        gate_threshold: What is subtracted from the logit of an image being attacked: the
+            higher, the more the classifier's own prediction is believed.
+            `ProtectedClassifier.calibrate` sets it.
         **kwargs: The usual arguments of a Keras layer (`name`).
 
     Call arguments:
@@ -104,9 +117,21 @@ class EstimatedLabel(GradientMap):
     """
 
     def __init__(
-        self, width=32, depth=3, block_size=2, position=0.5, restored_loss_weight=0.2, **kwargs
+        self,
+        width=32,
+        depth=3,
+        block_size=2,
+        position=0.5,
+        restored_loss_weight=0.2,
+        attack_prior=0.1,
+        temperature=0.3,
+        gate_threshold=0.0,
+        **kwargs,
     ):
         super().__init__(**kwargs)
+        self.attack_prior = check_range("attack_prior", attack_prior, 1e-6, 1 - 1e-6)
+        self.gate_threshold = check_range("gate_threshold", gate_threshold, -math.inf, math.inf)
+        self.temperature = check_range("temperature", temperature, _LOWEST_TEMPERATURE, math.inf)
         position = check_range("position", position, 0, 1)
         restored_loss_weight = check_range(
             "restored_loss_weight", restored_loss_weight, 0, math.inf
@@ -147,7 +172,7 @@ class EstimatedLabel(GradientMap):
         return self.maps_for(self.label_distribution(first.label_logits, labels), first)
 
     def call_with_loss(self, images, classifier, labels, clean_images, training=True):
-        first = self._first_pass(images, classifier)
+        first = self._first_pass(images, classifier, training)
         if training:
             distribution = tf.one_hot(labels, first.label_logits.shape[-1])
         else:
@@ -182,7 +207,7 @@ class EstimatedLabel(GradientMap):
         Returns:
             A tensor of shape `(batch, num_classes)`; each row sums to 1.
         """
-        return tf.nn.softmax(self._first_pass(images, classifier).label_logits)
+        return self.label_distribution(self._first_pass(images, classifier).label_logits)
 
     def label_distribution(self, label_logits, labels=None):
         """Says for which labels the maps are taken; a study may take others.
@@ -195,19 +220,26 @@ class EstimatedLabel(GradientMap):
         Returns:
             A tensor of the shape of `label_logits`; each row sums to 1.
         """
-        return tf.nn.softmax(label_logits)
+        return tf.nn.softmax(label_logits / self.temperature)
 
-    def _first_pass(self, images, classifier):
+    def _first_pass(self, images, classifier, training=False):
         """Restores the images for a first time, and estimates their labels."""
         logits_of = self.logits_function(classifier)
-        restored, attack_logits = self.first_restorer.restore_and_judge(images)
+        threshold = 0.0 if training else self.gate_threshold + self._prior_threshold()
+        restored, attack_logits = self.first_restorer.restore_and_judge(
+            images, gate_threshold=threshold
+        )
         taken_at = images + self.position * (restored - images)
         logits, pull_back = logits_of.with_pull_back(taken_at)
         before = logits if self.position == 0 else logits_of(images)
         after = logits if self.position == 1 else logits_of(restored)
-        gate = tf.sigmoid(attack_logits)
+        gate = tf.sigmoid(attack_logits - threshold)
         label_logits = (1 - gate) * before + gate * after + self._score(before, after)
         return _FirstPass(images, restored, attack_logits, after, label_logits, logits, pull_back)
+
+    def _prior_threshold(self):
+        """By how much the logit of an attack is too high, as there are more in training."""
+        return _logit(_PRIOR_IN_TRAINING) - _logit(self.attack_prior)
 
     def _score(self, before, after):
         """Scores every class from its logits before and after the first restoration."""
@@ -245,7 +277,19 @@ class EstimatedLabel(GradientMap):
             "block_size": self.block_size,
             "position": self.position,
             "restored_loss_weight": self.restored_loss_weight,
+            "attack_prior": self.attack_prior,
+            "temperature": self.temperature,
+            "gate_threshold": self.gate_threshold,
         }
+
+    @classmethod
+    def from_config(cls, config):
+        # Models that were saved before there were these arguments know of neither.
+        return cls(**{"attack_prior": _PRIOR_IN_TRAINING, "temperature": 1.0, **config})
+
+
+def _logit(probability):
+    return math.log(probability / (1 - probability))
 
 
 def _standardize(logits):

@@ -3,6 +3,32 @@
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+CLASS_NAMES = {
+    "trn_fashion_mnist": [
+        "T-shirt",
+        "trousers",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    ],
+    "trn_cifar10": [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ],
+}
 
 
 def list_presets():
