@@ -1,5 +1,7 @@
 """The protected classifier trains its restorer, and nothing else."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -229,9 +231,9 @@ def test_single_stream_needs_no_gradient_map(classifier, digits, batches, protec
 def test_benign_share_decides_how_many_images_are_attacked(classifier, batches, protect):
     protected = protect(classifier, benign_share=1.0)
     history = protected.fit(batches, verbose=0).history
-    assert history["psnr"] == [0.0]  # No image was attacked, so there is none to measure.
+    assert np.isnan(history["psnr"][0])  # No image was attacked, so there is none to measure.
     protected = protect(classifier, benign_share=0.0)
-    assert protected.fit(batches, verbose=0).history["benign_accuracy"] == [0.0]
+    assert np.isnan(protected.fit(batches, verbose=0).history["benign_accuracy"][0])
 
 
 def test_several_attacks_in_a_list_become_a_mixture(classifier, batches, protect):
@@ -285,9 +287,16 @@ def test_steps_are_traced_once_whatever_the_size_of_the_batch(
     protected.fit(images, labels, batch_size=32, epochs=3, verbose=0)
     # Once for full batches, and once for batches of any size.
     assert 1 <= len(traces) <= 2
+    call, traced = protected.restorer.call, itertools.count()
+
+    def counting(*arguments):
+        next(traced)
+        return call(*arguments)
+
+    monkeypatch.setattr(protected.restorer, "call", counting)
     for number in (3, 5, 7, 11):
         protected.restore(images[:number])
-    assert protected._restore_graph.experimental_get_tracing_count() <= 2
+    assert 1 <= next(traced) <= 2
 
 
 # --- Inference --------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def keep_inside(adversarial, images, epsilon, norm):
         lowest, highest = tf.maximum(images - epsilon, 0.0), tf.minimum(images + epsilon, 1.0)
         return tf.clip_by_value(adversarial, lowest, highest)
     perturbation = adversarial - images
-    length = tf.norm(perturbation, axis=[1, 2, 3], keepdims=True)
+    length = tf.sqrt(tf.reduce_sum(tf.square(perturbation), axis=[1, 2, 3], keepdims=True))
     is_outside = length > epsilon * (1 + ROUNDING)
     shortened = images + perturbation * epsilon / tf.where(is_outside, length, 1.0)
     return tf.clip_by_value(tf.where(is_outside, shortened, adversarial), 0.0, 1.0)

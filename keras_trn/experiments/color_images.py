@@ -311,7 +311,7 @@ def protect(classifier):
     halfway to it.
     """
     gradient_map = keras_trn.gradient_maps.EstimatedLabel(
-        width=32, depth=4, position=1, restored_loss_weight=1.0
+        width=32, depth=4, position=1, restored_loss_weight=1.0, **common_setting.ESTIMATE
     )
     restorer = keras_trn.TwoStreamRestorationNetwork(width=16, depth=3)
     return keras_trn.ProtectedClassifier(classifier, restorer, gradient_map)

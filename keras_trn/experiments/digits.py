@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 import keras_trn
+from keras_trn.experiments.common_setting import ESTIMATE
 from keras_trn.experiments.common_setting import count_parameters
 
 EPSILON = 0.2
@@ -84,7 +85,7 @@ def make_restorer():
 
 def make_gradient_map():
     """Makes the gradient map of the quickstart, not yet trained."""
-    return keras_trn.gradient_maps.EstimatedLabel(width=16, depth=2, block_size=1)
+    return keras_trn.gradient_maps.EstimatedLabel(width=16, depth=2, block_size=1, **ESTIMATE)
 
 
 def make_peer():

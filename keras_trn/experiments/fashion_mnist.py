@@ -103,4 +103,6 @@ def training_attacks():
 def protect(classifier, protected_class=keras_trn.ProtectedClassifier):
     """Puts the default gradient map and a small restorer in front of a classifier."""
     restorer = keras_trn.TwoStreamRestorationNetwork(**RESTORER_SIZES)
-    return protected_class(classifier, restorer, keras_trn.gradient_maps.EstimatedLabel())
+    return protected_class(
+        classifier, restorer, keras_trn.gradient_maps.EstimatedLabel(**common_setting.ESTIMATE)
+    )
