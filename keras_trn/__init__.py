@@ -1,5 +1,11 @@
 """Defends Keras image classifiers against gradient-based adversarial attacks."""
 
+# ruff: noqa: E402
+from keras_trn.keras_settings import check_backend as _check_backend
+
+# Keras takes its backend at its first import, and what follows imports Keras.
+_check_backend()
+
 from keras_trn import attacks as attacks
 from keras_trn import datasets as datasets
 from keras_trn import evaluation as evaluation
@@ -10,6 +16,7 @@ from keras_trn import peers as peers
 from keras_trn import threat_models as threat_models
 from keras_trn import visualization as visualization
 from keras_trn.adversarial_cache import cache_adversarial_examples as cache_adversarial_examples
+from keras_trn.calibration import Calibration as Calibration
 from keras_trn.evaluation import evaluate as evaluate
 from keras_trn.presets import list_presets as list_presets
 from keras_trn.protected_classifier import ProtectedClassifier as ProtectedClassifier
@@ -18,6 +25,7 @@ from keras_trn.restored_classifier import RestoredClassifier as RestoredClassifi
 from keras_trn.version import __version__ as __version__
 
 __all__ = [
+    "Calibration",
     "ProtectedClassifier",
     "RestoredClassifier",
     "TwoStreamRestorationNetwork",

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,12 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_trn.classifier_interface import describe_classifier
-from keras_trn.evaluation.measurement import check_dataset
+from keras_trn.evaluation.data import CheckedData
+from keras_trn.evaluation.randomness import ROUNDING_OF_LOGITS
+from keras_trn.evaluation.randomness import largest_distance
+from keras_trn.evaluation.randomness import repeated_logits
 from keras_trn.input_validation import check_count
-from keras_trn.input_validation import check_images
-from keras_trn.input_validation import check_labels
 from keras_trn.input_validation import check_whole_number
-from keras_trn.input_validation import first_elements
-from keras_trn.logits import logits_function
 from keras_trn.logits import predicted_labels
 from keras_trn.training import checked_attack
 
@@ -25,6 +26,8 @@ _SETTINGS = "settings.json"
 # Perturbations are small: float16 keeps them to a thousandth of their size.
 _PERTURBATION_TYPE = np.float16
 _CRAFTED_TOGETHER = 128
+# How NumPy writes a number of its own, of which Python's equal is meant.
+_NUMPY_NUMBER = re.compile(r"np\.(?:float|u?int)\d+\(([^()]*)\)")
 _FEATURES = {
     "image": tf.io.FixedLenFeature([], tf.string),
     "perturbation": tf.io.FixedLenFeature([], tf.string),
@@ -62,7 +65,8 @@ def cache_adversarial_examples(
     Args:
         classifier: A Keras model from images in [0, 1] to logits.
         dataset: A `tf.data.Dataset` of batches of images and labels, the same in the
-            same order whenever it is run through.
+            same order whenever it is run through; a `keras.utils.PyDataset` of them; or a
+            pair of arrays. Sample weights are left out.
         attack: An attack of `keras_trn.attacks`, or a list of them.
         folder: Where the examples are kept; made if it is not there.
         batch_size: Number of images in a batch of the pipeline that is returned.
@@ -89,8 +93,9 @@ def cache_adversarial_examples(
 
     Raises:
         ValueError: If the folder holds examples of another classifier, of other data or
-            other settings; if the dataset does not keep its order; or if an argument is
-            malformed.
+            other settings; if the data are malformed or do not keep their order; or if an
+            argument is malformed.
+        TypeError: If an attack does not tell all of its settings.
 
     Example:
         ```python
@@ -119,8 +124,18 @@ def cache_adversarial_examples(
     shard_size = check_count("shard_size", shard_size)
     seed = check_whole_number("seed", seed, 0, np.iinfo(np.int32).max)
     attacks = _single_attacks(checked_attack(attack))
+    for single in attacks:
+        # Fails where `get_config` does not tell all that the examples depend on.
+        single.with_seed(single.seed)
     cache = _Cache(classifier, attacks, Path(folder), rounds, shard_size, seed)
     cache.craft_missing(dataset, verbose)
+    if cache.is_random:
+        warnings.warn(
+            "The classifier answers one image at random, now this way and now that. The folder "
+            "knows it by its weights alone, and keeps the examples that one run of it gave.",
+            UserWarning,
+            stacklevel=2,
+        )
     return cache.pipeline(batch_size, drop_remainder)
 
 
@@ -141,6 +156,7 @@ class _Cache:
         self.shard_size = shard_size
         self.seed = seed
         self.image_shape, self.num_classes = describe_classifier(classifier)
+        self.is_random = False
         self.paths = []
         self.examples = 0
 
@@ -148,19 +164,13 @@ class _Cache:
 
     def craft_missing(self, dataset, verbose):
         """Crafts what the folder does not hold yet."""
-        check_dataset(dataset)
-        _check_pairs(dataset)
+        data = CheckedData(dataset, self.image_shape, self.num_classes)
+        # A classifier may take images of any size, a file holds those of one.
+        self.image_shape = data.image_shape
         self.folder.mkdir(parents=True, exist_ok=True)
         with tqdm(unit="example", disable=not verbose) as progress:
-            shards = dataset.unbatch().batch(self.shard_size).as_numpy_iterator()
-            for shard, (images, labels) in enumerate(shards):
-                check_images(images, self.image_shape)
-                check_labels(labels, self.num_classes)
-                images, labels = images.astype("float32"), labels.reshape(-1)
+            for shard, (images, labels) in enumerate(data.in_groups(self.shard_size)):
                 if shard == 0:
-                    # A classifier may take images of any size, a file holds those of one.
-                    self.image_shape = images.shape[1:]
-                    self._check_order(dataset, images)
                     self._settle()
                 for round_ in range(self.rounds):
                     self._craft_unless_there(shard, round_, images, labels)
@@ -171,7 +181,7 @@ class _Cache:
         settings = {
             "classifier": _digest(*self.classifier.get_weights()),
             "answers": self._answers(),
-            "attacks": [repr(attack) for attack in self.attacks],
+            "attacks": [_NUMPY_NUMBER.sub(r"\1", repr(attack)) for attack in self.attacks],
             "rounds": self.rounds,
             "shard_size": self.shard_size,
             "seed": self.seed,
@@ -183,7 +193,7 @@ class _Cache:
                 unfinished.write_text(json.dumps(settings, indent=1), encoding="utf-8")
         before = json.loads(path.read_text(encoding="utf-8"))
         for name, value in settings.items():
-            if not _is_same(was := before.get(name), value):
+            if not _is_same(name, was := before.get(name), value):
                 raise ValueError(
                     f"{str(self.folder)!r} holds adversarial examples of other settings: "
                     f"{name} was {was!r} and is now {value!r}. Take another folder, or delete "
@@ -191,18 +201,14 @@ class _Cache:
                 )
 
     def _answers(self):
-        """The logits for a grey image: they tell classifiers apart that have the same weights."""
-        grey = tf.fill([1, *self.image_shape], 0.5)
-        return logits_function(self.classifier)(grey).numpy().ravel().tolist()
+        """The logits for a grey image: they tell classifiers apart that have the same weights.
 
-    def _check_order(self, dataset, images):
-        again = next(iter(first_elements(dataset.unbatch().batch(len(images)), 1)))
-        if not np.array_equal(again[0], images):
-            raise ValueError(
-                "The dataset does not keep its order: its first images differ when it is run "
-                "through again, so an interrupted run could not go on. Leave the shuffling out; "
-                "`cache_adversarial_examples` shuffles what it returns."
-            )
+        `None` for a classifier that answers at random, of which they tell nothing.
+        """
+        grey = tf.fill([1, *self.image_shape], 0.5)
+        first, second = repeated_logits(self.classifier, grey, runs=2)
+        self.is_random = largest_distance([first, second]) > ROUNDING_OF_LOGITS
+        return None if self.is_random else first.ravel().tolist()
 
     def _craft_unless_there(self, shard, round_, images, labels):
         name = f"round-{round_}-shard-{shard:05d}"
@@ -307,21 +313,14 @@ def _written_whole(path):
     os.replace(unfinished, path)
 
 
-def _is_same(before, now):
+def _is_same(name, before, now):
+    if name == "answers" and None in (before, now):
+        # Of a random classifier the weights have to do.
+        return True
     if isinstance(now, list) and isinstance(now[0], float):
         # Another machine may round otherwise.
         return len(before) == len(now) and np.allclose(before, now, rtol=1e-3, atol=1e-3)
     return before == now
-
-
-def _check_pairs(dataset):
-    """Checks that a pipeline holds images and labels and nothing else, which would be lost."""
-    spec = dataset.element_spec
-    if not isinstance(spec, tuple) or len(spec) != 2:
-        raise ValueError(
-            "The dataset must hold pairs of images and labels, and nothing else such as sample "
-            f"weights; its elements are {spec}."
-        )
 
 
 def _digest(*arrays):

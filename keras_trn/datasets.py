@@ -8,6 +8,10 @@ import sklearn.datasets
 import sklearn.model_selection
 import tensorflow as tf
 
+from keras_trn.input_validation import as_dataset
+from keras_trn.input_validation import check_count
+from keras_trn.input_validation import check_whole_number
+
 NAMES = ("digits", "fashion_mnist", "cifar10", "svhn_cropped")
 
 
@@ -34,7 +38,7 @@ def load(name, batch_size=128, data_dir=None, seed=0, shuffle=True):
         [0, 1], and int64 of shape `(batch,)`.
 
     Raises:
-        ValueError: If the name is not known.
+        ValueError: If the name is not known, or an argument is malformed.
         FileNotFoundError: If the data directory does not exist, or the data are
             neither there nor to be downloaded.
 
@@ -49,6 +53,8 @@ def load(name, batch_size=128, data_dir=None, seed=0, shuffle=True):
     """
     if name not in NAMES:
         raise ValueError(f"Unknown data set {name!r}; there are {', '.join(map(repr, NAMES))}.")
+    batch_size = check_count("batch_size", batch_size)
+    seed = check_whole_number("seed", seed, 0, np.iinfo(np.int32).max)
     splits = _load_digits(seed) if name == "digits" else _load_tensorflow_dataset(name, data_dir)
     train, validation, test = splits
     if shuffle:
@@ -62,10 +68,15 @@ def to_arrays(dataset):
     """Collects a pipeline of batches into arrays.
 
     Args:
-        dataset: A `tf.data.Dataset` of batches of images and labels.
+        dataset: A `tf.data.Dataset` of batches of images and labels, or a
+            `keras.utils.PyDataset` of them. Sample weights are left out.
 
     Returns:
         Two arrays: all images, and all labels.
+
+    Raises:
+        ValueError: If the pipeline holds anything else, is empty or has no end, or its images
+            differ in size.
 
     Example:
         ```python
@@ -76,7 +87,16 @@ def to_arrays(dataset):
         assert images.shape == (360, 8, 8, 1) and labels.shape == (360,)
         ```
     """
-    images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
+    batches = list(as_dataset(dataset).as_numpy_iterator())
+    if not batches:
+        raise ValueError("Received no images: the pipeline is empty.")
+    images, labels = zip(*batches, strict=True)
+    shapes = {batch.shape[1:] for batch in images}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"One array cannot hold images of several shapes, {', '.join(map(str, shapes))}. "
+            "Resize the images to one size, or collect one size at a time."
+        )
     return np.concatenate(images), np.concatenate(labels)
 
 

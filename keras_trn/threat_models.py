@@ -4,12 +4,35 @@ An attack says how to search for an adversarial image; a threat model says on
 which function. Any attack can be combined with any threat model that admits it.
 """
 
+import re
+
 import keras
 import tensorflow as tf
+from tensorflow.python.framework.ops import gradient_registry
 
+from keras_trn.graphs import GraphCache
+from keras_trn.graphs import compile_function
 from keras_trn.input_validation import check_count
+from keras_trn.input_validation import with_known_shape
 from keras_trn.logits import logits_function
 from keras_trn.restored_classifier import RestoredClassifier
+
+# Operations whose gradient TensorFlow takes for constant, although it is not.
+_TAKEN_FOR_CONSTANT = {
+    "FakeQuantWithMinMaxArgsGradient",
+    "FakeQuantWithMinMaxVarsGradient",
+    "FakeQuantWithMinMaxVarsPerChannelGradient",
+}
+# Calls of other functions, and operations that only make room, need no derivative.
+_NEEDS_NO_DERIVATIVE = {
+    "EmptyTensorList",
+    "NoOp",
+    "PartitionedCall",
+    "StatefulPartitionedCall",
+    "TensorListReserve",
+}
+# Stands in for a height or a width that the classifier leaves open.
+_ANY_SIDE = 32
 
 
 class ThreatModel:
@@ -72,6 +95,17 @@ class ThreatModel:
         """
         return True
 
+    def obstacle(self, defence):
+        """Says why the threat model cannot be run in full on a defence.
+
+        Args:
+            defence: A Keras model from images to logits, to which the threat model applies.
+
+        Returns:
+            A sentence without its full stop; `None` if nothing is in the way.
+        """
+        return None
+
     def admits(self, attack):
         """Tells whether this attacker can run an attack.
 
@@ -103,19 +137,19 @@ class _Adaptive(ThreatModel):
 
     def __init__(self, labels="true", samples=1):
         super().__init__(labels)
-        samples = check_count("samples", samples)
-        self.samples = samples
-        self._targets = {}
+        self.samples = check_count("samples", samples)
+        self._graphs = GraphCache()
 
     def applies_to(self, defence):
         # Nobody can run what has to be told the true label.
         return not getattr(defence, "needs_labels", False)
 
     def target(self, defence):
-        # Attacks are traced once for a function: it has to be the same whenever it is asked for.
-        if defence not in self._targets:
-            self._targets[defence] = self._make_target(defence)
-        return self._targets[defence]
+        # Attacks are traced once for a function: it has to be the same whenever it is asked for,
+        # unless the defence has changed.
+        return self._graphs.remember(
+            ("target", self.samples), defence, lambda: self._make_target(defence)
+        )
 
     def _make_target(self, defence):
         logits = self._logits(defence)
@@ -278,7 +312,8 @@ class WhiteboxFull(_Adaptive):
     The gradient of a gradient map is of second order in the classifier. It does not
     apply to a restoration that says of itself that it has no gradient
     (`is_differentiable = False`): attacks would find nothing, and that would look
-    like strength.
+    like strength. For the same reason, `target` refuses a defence whose gradient map
+    TensorFlow cannot differentiate.
 
     Args:
         labels: `"true"` or `"predicted"`.
@@ -304,8 +339,132 @@ class WhiteboxFull(_Adaptive):
     def applies_to(self, defence):
         return super().applies_to(defence) and getattr(defence, "is_differentiable", True)
 
+    def map_slopes(self, defence):
+        """Returns the defence's gradient map and its slopes, each compiled once.
+
+        Args:
+            defence: A Keras model from images to logits.
+
+        Returns:
+            A `MapSlopes`; `None` where there is no gradient map that the attacker can run.
+        """
+        has_map = getattr(defence, "gradient_map", None) is not None
+        if not has_map or not self.applies_to(defence):
+            return None
+        return self._graphs.remember("slopes", defence, lambda: MapSlopes(defence))
+
+    def obstacle(self, defence):
+        slopes = self.map_slopes(defence)
+        if slopes is None:
+            return None
+        return self._graphs.remember("obstacle", defence, slopes.obstacle)
+
+    def _make_target(self, defence):
+        obstacle = self.obstacle(defence)
+        if obstacle is not None:
+            raise ValueError(
+                f"`{self.name}` cannot be run on this defence, as {obstacle}. Use `bpda` and "
+                "`whitebox_stopgrad`, or take the operation out of the classifier."
+            )
+        return super()._make_target(defence)
+
     def _logits(self, defence):
         return defence
+
+
+class MapSlopes:
+    """The gradient map of a defence, and how the tape differentiates it.
+
+    Args:
+        defence: A `RestoredClassifier` with a `gradient_map` that needs no labels.
+    """
+
+    def __init__(self, defence):
+        self._defence = defence
+        self.maps = compile_function(self._maps)
+        self.slopes = compile_function(self._slopes)
+
+    def obstacle(self):
+        """Says why TensorFlow cannot differentiate the map.
+
+        The gradient is traced, and not computed, and even that only where the map has an
+        operation of which TensorFlow knows no derivative.
+
+        Returns:
+            A sentence without its full stop; `None` if TensorFlow can.
+        """
+        shape = [None, *(_ANY_SIDE if side is None else side for side in self._defence.image_shape)]
+        images = tf.TensorSpec(shape, tf.float32)
+        try:
+            maps = self.maps.get_concrete_function(images)
+            operations = _operations(maps.graph.as_graph_def())
+            for operation in sorted(operations & _TAKEN_FOR_CONSTANT):
+                return f"TensorFlow takes {operation}, which its gradient map needs, for constant"
+            if any(map(_is_unknown, operations)):
+                weights = tf.TensorSpec(maps.output_shapes, tf.float32)
+                self.slopes.get_concrete_function(images, weights)
+        except Exception as error:
+            return _without_derivative(error)
+        return None
+
+    def _maps(self, images):
+        images = with_known_shape(images)
+        return self._defence.gradient_map(images, classifier=self._defence.classifier)
+
+    def _slopes(self, images, weights):
+        """The gradient, in the images, of the sum of the map times weights."""
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            total = tf.reduce_sum(self._maps(images) * weights)
+        return tape.gradient(total, images, None, tf.UnconnectedGradients.ZERO)
+
+
+def _operations(graph):
+    """The types of the operations on tensors in a graph, also in functions that it calls."""
+    nodes = [*graph.node, *(node for body in graph.library.function for node in body.node_def)]
+    return {node.op for node in nodes if node.input}
+
+
+def _is_unknown(operation):
+    """Whether TensorFlow has not been told how to differentiate an operation."""
+    try:
+        gradient_registry.lookup(operation)
+    except LookupError:
+        return operation not in _NEEDS_NO_DERIVATIVE
+    return False
+
+
+def _without_derivative(error):
+    """Names the operation that TensorFlow could not differentiate, where its error does."""
+    named = re.search(r"no entry for: (\w+)|op type: (\w+)", str(error))
+    if named:
+        operation = named[1] or named[2]
+        return f"TensorFlow has no derivative of {operation}, which its gradient map needs"
+    return f"TensorFlow cannot differentiate its gradient map: {short_message(error)}"
+
+
+def short_message(error):
+    """Says in one line what an error is.
+
+    Args:
+        error: An exception, also one of TensorFlow or Keras, whose messages hold tracebacks and
+            arguments.
+
+    Returns:
+        Its type and the heart of its message, without a full stop.
+
+    Example:
+        ```python
+        from keras_trn.threat_models import short_message
+
+        error = ValueError("Traceback:\\n  line 1\\nThe image is too small.")
+        assert short_message(error) == "ValueError, The image is too small"
+        ```
+    """
+    # Keras puts a layer's own error in bold print, and TensorFlow an error at its end.
+    of_layer = re.search(r"\x1b\[1m(.+?)\x1b\[0m", str(error), re.DOTALL)
+    *_, message = ["", *(of_layer[1] if of_layer else str(error)).strip().splitlines()]
+    return f"{type(error).__name__}, {message.strip().rstrip('.')}"
 
 
 class Blackbox(_Adaptive):

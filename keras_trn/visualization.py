@@ -73,6 +73,9 @@ def plot_restorations(protected, images, labels, attack, class_names=None):
 def show_image(axis, image, taken_for, label, name=None):
     """Shows an image, and above it what it is taken for, in red where that is wrong.
 
+    An image of 3 channels is shown in colour, one of any other number in grey: the mean
+    of its channels.
+
     Args:
         axis: The matplotlib axis to show it in.
         image: Array of shape `(height, width, channels)` in [0, 1].
@@ -91,7 +94,7 @@ def show_image(axis, image, taken_for, label, name=None):
         ```
     """
     axis.set_axis_off()
-    axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
+    axis.imshow(_as_picture(image), cmap="gray", vmin=0, vmax=1)
     is_right = taken_for == label
     axis.text(
         0.5,
@@ -103,6 +106,13 @@ def show_image(axis, image, taken_for, label, name=None):
         color="black" if is_right else "crimson",
         weight="normal" if is_right else "bold",
     )
+
+
+def _as_picture(image):
+    """What matplotlib shows of an image: colours, or one grey value for each pixel."""
+    image = np.asarray(image)
+    # Matplotlib would take a fourth channel for transparency.
+    return image if image.shape[-1] == 3 else image.mean(axis=-1)
 
 
 def show_map(axis, gradient_map):

@@ -217,7 +217,7 @@ def test_shuffled_or_malformed_data_are_refused(classifier, dataset, digits, tmp
     train, _, _ = keras_trn.datasets.load("digits")
     with pytest.raises(ValueError, match="does not keep its order"):
         cache(classifier, train, tmp_path)
-    with pytest.raises(ValueError, match=r"tf.data.Dataset"):
+    with pytest.raises(ValueError, match=r"must be a `tf.data.Dataset`.*received ndarray"):
         cache(classifier, digits[0], tmp_path)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         cache(classifier, dataset.map(lambda images, labels: (255 * images, labels)), tmp_path)
@@ -225,9 +225,134 @@ def test_shuffled_or_malformed_data_are_refused(classifier, dataset, digits, tmp
         cache(classifier, dataset, tmp_path, rounds=0)
     with pytest.raises(ValueError, match="seed must be a whole number"):
         cache(classifier, dataset, tmp_path, seed=-1)
-    weighed = dataset.map(lambda images, labels: (images, labels, tf.ones_like(labels)))
-    with pytest.raises(ValueError, match="nothing else such as sample weights"):
-        cache(classifier, weighed, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+class NeverRun(attacks.FastGradientMethod):
+    def craft(self, *arguments):
+        raise AssertionError("computed in vain")
+
+
+def spoiled(images, labels):
+    """Data whose second batch holds a pixel that is no number."""
+    images = images.copy()
+    images[70] = np.nan
+    return tf.data.Dataset.from_tensor_slices((images, labels)).batch(50)
+
+
+def of_two_sizes(images, labels):
+    def batches():
+        yield images[:50], labels[:50]
+        yield images[50:60, :6], labels[50:60]
+
+    specs = (tf.TensorSpec((None, None, None, 1)), tf.TensorSpec((None,), tf.int64))
+    return tf.data.Dataset.from_generator(batches, output_signature=specs)
+
+
+def endless(images, labels):
+    return tf.data.Dataset.from_tensor_slices((images, labels)).batch(50).repeat()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (endless, r"no end.*\.take\("),
+        (spoiled, "Batch 2 of the data: .*NaN"),
+        (of_two_sizes, r"Batch 2 of the data: .*shape \(6, 8, 1\).*One size at a time"),
+    ],
+)
+def test_bad_data_are_refused_before_anything_is_written(digits, make, message, tmp_path):
+    layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10)]
+    of_any_size = keras.Sequential([keras.Input((None, None, 1)), *layers])
+    data = make(digits[0][:120], digits[1][:120])
+    with pytest.raises(ValueError, match=message):
+        cache(of_any_size, data, tmp_path, NeverRun(0.1), shard_size=10)
+    assert not list(tmp_path.iterdir())
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, images, labels):
+        super().__init__()
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        part = slice(32 * index, 32 * (index + 1))
+        return self.images[part], self.labels[part]
+
+
+def without_shape(images, labels):
+    def batches():
+        for start in (0, 32):
+            yield images[start : start + 32], labels[start : start + 32]
+
+    specs = (tf.TensorSpec(None, tf.float32), tf.TensorSpec(None, tf.int64))
+    return tf.data.Dataset.from_generator(batches, output_signature=specs)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda images, labels: (images, labels),
+        lambda images, labels: (images, labels, np.ones(64)),
+        Batches,
+        without_shape,
+        lambda images, labels: (images + 5e-7, labels.astype("uint8")[:, None]),
+    ],
+    ids=["arrays", "weighted", "PyDataset", "unknown shape", "rounded"],
+)
+def test_data_in_any_form_are_crafted_alike(classifier, digits, make, tmp_path):
+    images, labels = digits[0][:64], digits[1][:64]
+    attack = attacks.FastGradientMethod(0.1, seed=0)
+    found = collect(cache(classifier, make(images, labels), tmp_path, attack, shard_size=20))
+    assert sorted(found["labels"]) == sorted(labels)
+    np.testing.assert_allclose(in_same_order(found["images"]), in_same_order(images), atol=1e-6)
+    assert found["images"].max() <= 1 and len(list(tmp_path.glob("*.tfrecord"))) == 4
+
+
+def test_random_classifier_is_known_by_its_weights(digits, tmp_path):
+    class StandingDropout(keras.layers.Dropout):
+        def call(self, inputs, training=None):
+            return super().call(inputs, training=True)
+
+    layers = [keras.layers.Flatten(), StandingDropout(0.5), keras.layers.Dense(10)]
+    random = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    data = digits[0][:8], digits[1][:8]
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="answers one image at random"):
+            cache(random, data, tmp_path, attacks.FastGradientMethod(0.1))
+    random.layers[-1].kernel.assign_add(0.1 * tf.ones((64, 10)))
+    with pytest.raises(ValueError, match="classifier was"):
+        cache(random, data, tmp_path, attacks.FastGradientMethod(0.1))
+
+
+def test_settings_of_numpy_are_those_of_python(classifier, digits, tmp_path):
+    class Patient(attacks.FastGradientMethod):
+        def __init__(self, epsilon, patience, **kwargs):
+            super().__init__(epsilon, **kwargs)
+            self.patience = patience
+
+        def get_config(self):
+            return {**super().get_config(), "patience": self.patience}
+
+    data = digits[0][:8], digits[1][:8]
+    cache(classifier, data, tmp_path, Patient(0.5, 3), rounds=2, shard_size=4, seed=1)
+    numbers = {"rounds": np.int64(2), "shard_size": np.int64(4), "seed": np.int64(1)}
+    cache(classifier, data, tmp_path, Patient(np.float32(0.5), np.int64(3)), **numbers)
+    with pytest.raises(ValueError, match="attacks was"):
+        cache(classifier, data, tmp_path, Patient(0.5, np.int64(4)), **numbers)
+
+
+def test_attack_that_does_not_tell_its_settings_is_refused(classifier, digits, tmp_path):
+    class Sharp(NeverRun):
+        def __init__(self, epsilon, sharpness=0.5, **kwargs):
+            super().__init__(epsilon, **kwargs)
+
+    for attack in (Sharp(0.1), [attacks.Mixture([attacks.RandomNoise(0.1), Sharp(0.1)])]):
+        with pytest.raises(TypeError, match="lacks the arguments sharpness"):
+            cache(classifier, (digits[0][:8], digits[1][:8]), tmp_path, attack)
     assert not list(tmp_path.iterdir())
 
 
@@ -304,18 +429,18 @@ def test_fit_and_evaluate_take_examples_beside_fresh_ones(classifier, dataset, p
 )
 def test_batch_is_part_benign_part_fresh_part_from_examples(fresh_share, shares, classifier):
     clean = tf.fill([16, 8, 8, 1], 0.5)
-    images, benign_count = attack_some(
+    images = attack_some(
         attacks.FastGradientMethod(0.1),
         classifier,
         clean,
         tf.zeros([16], tf.int64),
-        benign_share=0.25,
+        benign_count=4,
         crafted=tf.ones_like(clean),
         fresh_share=fresh_share,
     )
     largest = np.max(images, axis=(1, 2, 3))
     counts = [np.sum(np.isclose(largest, value)) for value in (0.5, 0.6, 1.0)]
-    assert benign_count == 4 and tuple(counts) == shares
+    assert tuple(counts) == shares
 
 
 def test_adversarial_training_refuses_examples_of_a_frozen_classifier(

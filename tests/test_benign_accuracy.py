@@ -184,3 +184,23 @@ def test_presets_know_the_names_of_their_classes(tmp_path):
 def test_class_names_are_as_many_as_classes(classifier):
     with pytest.raises(ValueError, match="2 class names for 10 classes"):
         keras_trn.ProtectedClassifier(classifier, class_names=["cat", "dog"])
+
+
+@pytest.mark.slow
+def test_the_report_shows_the_calibration(classifier, digits, protect, tmp_path):
+    protected = protect(classifier, keras_trn.gradient_maps.UniformLabel())
+    protected.calibrate(digits[0][:50], 0.95)
+    attack = keras_trn.attacks.FastGradientMethod(0.1)
+    report = keras_trn.evaluate(
+        protected,
+        (digits[0][:16], digits[1][:16]),
+        attack,
+        "oblivious",
+        check_examples=4,
+        verbose=0,
+    )
+    said = "`protected` keeps the class of at least 95.0% of benign images, measured on 50"
+    assert said in str(report) and said in report.to_markdown("accuracy")
+    report.to_json(tmp_path / "report.json")
+    loaded = keras_trn.evaluation.Report.from_json(tmp_path / "report.json")
+    assert said in str(loaded)

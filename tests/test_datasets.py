@@ -88,7 +88,55 @@ def test_to_arrays_keeps_the_order_and_the_last_batch():
     np.testing.assert_array_equal(collected_labels, labels)
 
 
+def pipeline(*arrays):
+    return tf.data.Dataset.from_tensor_slices(arrays).batch(3)
+
+
+def test_to_arrays_leaves_out_weights_and_takes_data_of_unknown_length():
+    images, labels = np.arange(7.0).reshape(7, 1, 1, 1), np.arange(7)
+    weights = np.linspace(0, 1, 7)
+    for data in (
+        pipeline(images, labels, weights),
+        pipeline(images, labels).filter(lambda *_: True),
+    ):
+        for collected, expected in zip(datasets.to_arrays(data), (images, labels), strict=True):
+            np.testing.assert_array_equal(collected, expected)
+
+
+def test_numbers_of_numpy_do():
+    train, _, _ = datasets.load("digits", batch_size=np.int64(5), seed=np.int64(0))
+    assert next(iter(train))[0].shape == (5, 8, 8, 1)
+
+
 # --- Errors ---------------------------------------------------------------------------
+
+
+def test_to_arrays_refuses_what_has_no_end_or_nothing_in_it():
+    data = pipeline(np.zeros((7, 1, 1, 1)), np.arange(7))
+    with pytest.raises(ValueError, match=r"no end.*dataset\.take\("):
+        datasets.to_arrays(data.repeat())
+    with pytest.raises(ValueError, match="the pipeline is empty"):
+        datasets.to_arrays(data.take(0))
+    with pytest.raises(ValueError, match="pairs of images and labels"):
+        datasets.to_arrays(data.map(lambda images, labels: images))
+
+
+def test_to_arrays_refuses_images_of_several_sizes():
+    def batches():
+        yield np.zeros((1, 2, 2, 1), "float32"), [0]
+        yield np.zeros((1, 3, 3, 1), "float32"), [0]
+
+    specs = (tf.TensorSpec((None, None, None, 1)), tf.TensorSpec((None,), tf.int64))
+    data = tf.data.Dataset.from_generator(batches, output_signature=specs)
+    with pytest.raises(ValueError, match=r"several shapes, \(\d, \d, 1\), \(\d, \d, 1\)"):
+        datasets.to_arrays(data)
+
+
+@pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"batch_size": 1.5}, {"seed": -1}])
+def test_numbers_are_checked(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=f"{name} must be a whole number"):
+        datasets.load("digits", **arguments)
 
 
 def test_unknown_name_is_refused_with_the_names_there_are():

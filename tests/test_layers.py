@@ -188,6 +188,12 @@ def test_block_size_must_be_a_positive_whole_number(layer_class, block_size):
         layer_class(block_size)
 
 
+@pytest.mark.parametrize("kernel_size", [0, -3, 2.5, "3", None, (3, 3)])
+def test_kernel_size_must_be_a_positive_whole_number(kernel_size):
+    with pytest.raises(ValueError, match=r"kernel_size must be a whole number .* received"):
+        ResidualBlock(kernel_size)
+
+
 def test_pixel_shuffle_refuses_channels_that_fill_no_block():
     with pytest.raises(ValueError, match="multiple of 4, received 6"):
         PixelShuffle(2)(np.zeros((2, 4, 4, 6), "float32"))

@@ -1,6 +1,7 @@
 """The peers restore what they say, and can be used and judged like our own defence."""
 
 import io
+import itertools
 
 import keras
 import numpy as np
@@ -199,7 +200,10 @@ def test_benign_digits_are_still_recognised(make_filter, classifier, digits, lea
         (lambda c: PEERS.BitDepthReduction(c, bits=9), "received 9"),
         (lambda c: PEERS.MedianSmoothing(c, size=2), "odd .* received 2"),
         (lambda c: PEERS.MedianSmoothing(c, size=1), "received 1"),
-        (lambda c: PEERS.TotalVariationMinimization(c, weight=0), "positive .* received 0"),
+        (
+            lambda c: PEERS.TotalVariationMinimization(c, weight=0),
+            "weight .* from 1e-06 to inf, received 0",
+        ),
         (lambda c: PEERS.TotalVariationMinimization(c, weight=float("inf")), "received inf"),
     ],
 )
@@ -208,9 +212,14 @@ def test_wrong_argument_of_a_filter_is_refused(make_peer, message):
         make_peer(untrained_classifier((8, 8, 1)))
 
 
-def test_jpeg_refuses_images_of_two_channels():
-    with pytest.raises(ValueError, match="2 channels"):
-        PEERS.JpegCompression(untrained_classifier((8, 8, 2)))
+@pytest.mark.parametrize("channels", [2, 4, 13])
+def test_jpeg_compresses_each_of_several_channels_as_a_grey_picture(noise, channels):
+    images = noise(12, 10, channels)
+    restored = PEERS.JpegCompression(untrained_classifier((12, 10, channels))).restore(images)
+    grey = PEERS.JpegCompression(untrained_classifier((12, 10, 1)))
+    for channel in range(channels):
+        expected = grey.restore(images[..., channel, None])
+        np.testing.assert_array_equal(restored[..., channel, None], expected)
 
 
 # --- Learned restorers ----------------------------------------------------------------
@@ -243,6 +252,12 @@ def test_denoiser_learns_and_leaves_the_classifier_alone(make_denoiser, classifi
 def test_denoiser_refuses_a_gradient_stream(make_denoiser, classifier):
     with pytest.raises(ValueError, match="gradient_stream=False"):
         make_denoiser(classifier, keras_trn.TwoStreamRestorationNetwork())
+
+
+@pytest.mark.parametrize("make_denoiser", DENOISERS)
+def test_denoiser_refuses_what_is_no_restoration_network(make_denoiser, classifier):
+    with pytest.raises(ValueError, match=r"restorer must be .* received <Dense"):
+        make_denoiser(classifier, keras.layers.Dense(3))
 
 
 def test_loss_of_the_guided_denoiser_compares_logits(classifier, digits):
@@ -329,6 +344,178 @@ def test_adversarially_trained_classifier_starts_afresh_and_unfrozen():
     assert not np.array_equal(fresh.kernel, given.kernel)
 
 
+def adapted(**kwargs):
+    """A normalization of images to what it was adapted to."""
+    normalization = keras.layers.Normalization(**kwargs)
+    normalization.adapt(np.random.default_rng(1).normal(5.0, 3.0, (64, 8, 8, 1)))
+    return normalization
+
+
+def dense_layers(*sizes):
+    return [layer for size in sizes for layer in (keras.layers.Flatten(), keras.layers.Dense(size))]
+
+
+def sequential_classifier():
+    return keras.Sequential([keras.Input((8, 8, 1)), adapted(), *dense_layers(10)])
+
+
+def nested_classifier():
+    backbone = keras.Sequential([keras.Input((8, 8, 1)), adapted(), *dense_layers(6)])
+    return keras.Sequential([keras.Input((8, 8, 1)), backbone, keras.layers.Dense(10)])
+
+
+def classifier_with_reused_layers():
+    convolution = keras.layers.Conv2D(1, 3, padding="same", activation="tanh")
+    inputs = keras.Input((8, 8, 1))
+    features = convolution(convolution(adapted()(inputs)))
+    return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(features)))
+
+
+def classifier_that_shares_layers():
+    other = sequential_classifier()
+    features = other.layers[-2].output
+    return keras.Model(other.inputs, keras.layers.Dense(10)(features + 1.0))
+
+
+def classifier_that_bins():
+    bins = keras.layers.Discretization(num_bins=4, output_mode="one_hot")
+    bins.adapt(np.random.default_rng(1).random((64, 8, 8, 1)))
+    return keras.Sequential([keras.Input((8, 8, 1)), bins, *dense_layers(10)])
+
+
+@keras.saving.register_keras_serializable(package="test_peers")
+class Whitening(keras.layers.Layer):
+    """Turns pixels by a matrix that is computed, not trained."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
+        self.matrix = self.add_weight(
+            shape=(shape[-1], shape[-1]), initializer="zeros", trainable=False, name="matrix"
+        )
+
+    def call(self, features):
+        return keras.ops.matmul(features, self.matrix) * self.scale
+
+
+@keras.saving.register_keras_serializable(package="test_peers")
+class SubclassedClassifier(keras.Model):
+    """Holds its layers in a list, and a matrix that was computed."""
+
+    def __init__(self, size=6, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+        self.parts = [keras.layers.Normalization(), *dense_layers(size), Whitening()]
+        self.head = keras.layers.Dense(10)
+
+    def call(self, images):
+        for part in self.parts:
+            images = part(images)
+        return self.head(images)
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size}
+
+
+def subclassed_classifier():
+    classifier = SubclassedClassifier()
+    classifier.parts[0].adapt(np.random.default_rng(1).normal(5.0, 3.0, (64, 8, 8, 1)))
+    classifier(np.zeros((1, 8, 8, 1), "float32"))
+    classifier.parts[-1].matrix.assign(np.random.default_rng(2).normal(size=(6, 6)))
+    return classifier
+
+
+def own_loss(labels, logits):
+    return keras.ops.mean(logits)
+
+
+def classifier_of_a_model_with_a_loss_of_its_own():
+    backbone = keras.Sequential([keras.Input((8, 8, 1)), *dense_layers(6)])
+    backbone.compile("adam", own_loss)
+    classifier = keras.Sequential([keras.Input((8, 8, 1)), backbone, keras.layers.Dense(10)])
+    classifier.compile("adam", own_loss)
+    return classifier
+
+
+KINDS_OF_CLASSIFIERS = [
+    classifier_of_a_model_with_a_loss_of_its_own,
+    sequential_classifier,
+    nested_classifier,
+    classifier_with_reused_layers,
+    classifier_that_shares_layers,
+    classifier_that_bins,
+    subclassed_classifier,
+]
+
+
+@pytest.mark.parametrize("make_classifier", KINDS_OF_CLASSIFIERS)
+def test_new_classifier_differs_in_its_trainable_weights_alone(make_classifier, digits, tmp_path):
+    classifier, images = make_classifier(), digits[0][:8]
+    classifier.trainable = False
+    trained = PEERS.AdversariallyTrainedClassifier(classifier)
+    classifier.trainable = True
+    new_weights, weights = trained.trainable_weights, classifier.trainable_weights
+    assert len(new_weights) == len(weights)
+    assert any(not np.array_equal(*pair) for pair in zip(new_weights, weights, strict=True))
+    for new, old in zip(new_weights, weights, strict=True):
+        assert new is not old
+        new.assign(old)
+    expected = classifier(images)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(trained(images), expected, rtol=1e-5, atol=1e-5)
+    trained.save(tmp_path / "trained.keras")
+    loaded = keras.models.load_model(tmp_path / "trained.keras")
+    np.testing.assert_array_equal(loaded(images), trained(images))
+
+
+@pytest.mark.parametrize("make_classifier", [nested_classifier, subclassed_classifier])
+def test_training_the_new_classifier_leaves_the_given_one_alone(make_classifier, digits):
+    classifier = make_classifier()
+    given = [weight.numpy() for weight in classifier.weights]
+    expected = classifier(digits[0][:8]).numpy()
+    trained = PEERS.AdversariallyTrainedClassifier(classifier)
+    trained.compile("adam", attack=ATTACKS.FastGradientMethod(0.1), jit_compile=False)
+    before = [weight.numpy() for weight in trained.trainable_weights]
+    trained.fit(digits[0][:32], digits[1][:32], verbose=0)
+    after = [weight.numpy() for weight in trained.trainable_weights]
+    assert not any(map(np.array_equal, before, after))
+    assert all(map(np.array_equal, given, classifier.weights))
+    np.testing.assert_array_equal(classifier(digits[0][:8]), expected)
+
+
+def test_new_classifier_starts_batch_normalization_afresh():
+    normalization = keras.layers.BatchNormalization()
+    classifier = keras.Sequential([keras.Input((8, 8, 1)), normalization, *dense_layers(10)])
+    normalization.moving_mean.assign([3.0])
+    trained = PEERS.AdversariallyTrainedClassifier(classifier)
+    np.testing.assert_array_equal(trained.classifier.layers[0].moving_mean, [0.0])
+
+
+def test_classifier_that_keras_cannot_copy_is_refused():
+    shared = keras.layers.Conv2D(2, 3, name="shared")
+    inputs = keras.Input((8, 8, 1))
+    models = [
+        keras.Sequential([keras.Input((8, 8, 1)), shared, *dense_layers(10)], name=name)
+        for name in ("first", "second")
+    ]
+    classifier = keras.Model(inputs, models[0](inputs) + models[1](inputs), name="twins")
+    with pytest.raises(ValueError, match=r"'twins' cannot be made anew .* share a layer"):
+        PEERS.AdversariallyTrainedClassifier(classifier)
+
+
+def test_custom_objects_make_the_new_classifier_when_it_is_loaded(digits, tmp_path):
+    class Doubled(keras.layers.Layer):
+        def call(self, features):
+            return 2 * features
+
+    custom_objects = {"Doubled": Doubled}
+    classifier = keras.Sequential([keras.Input((8, 8, 1)), Doubled(), *dense_layers(10)])
+    with keras.saving.custom_object_scope(custom_objects):
+        trained = PEERS.AdversariallyTrainedClassifier(classifier)
+    trained.save(tmp_path / "trained.keras")
+    loaded = keras.models.load_model(tmp_path / "trained.keras", custom_objects=custom_objects)
+    np.testing.assert_array_equal(loaded(digits[0][:4]), trained(digits[0][:4]))
+
+
 def test_adversarially_trained_classifier_takes_a_restorer_and_all_checks(digits):
     images, labels = digits[0][:8], digits[1][:8]
     trained = PEERS.AdversariallyTrainedClassifier(untrained_classifier((8, 8, 1)))
@@ -369,6 +556,125 @@ def test_compile_and_fit_say_what_is_wrong(make_peer, digits):
         peer.fit(255 * digits[0], digits[1])
 
 
+@pytest.mark.parametrize("make_peer", [*DENOISERS, PEERS.AdversariallyTrainedClassifier])
+@pytest.mark.parametrize(
+    "arguments", [{"loss": "mse"}, {"metrics": ["accuracy"]}, {"learning_rate": 0.1}]
+)
+def test_compile_refuses_arguments_that_it_does_not_have(make_peer, arguments):
+    (name,) = arguments
+    peer = make_peer(untrained_classifier((8, 8, 1)))
+    with pytest.raises(ValueError, match=f"compile.. takes no '{name}', received {name}="):
+        peer.compile(attack=ATTACKS.FastGradientMethod(epsilon=0.1), **arguments)
+
+
+# --- Optimizers -----------------------------------------------------------------------
+
+
+def protected_classifier(classifier):
+    restorer = keras_trn.TwoStreamRestorationNetwork(width=4, depth=1)
+    gradient_map = keras_trn.gradient_maps.UniformLabel()
+    return keras_trn.ProtectedClassifier(classifier, restorer, gradient_map)
+
+
+def unfrozen(classifier):
+    protected = protected_classifier(classifier)
+    protected.classifier.trainable = True
+    return protected
+
+
+def guided_denoiser(classifier):
+    return PEERS.RepresentationGuidedDenoiser(classifier, single_stream())
+
+
+def eliminator(classifier):
+    return PEERS.AdversarialPerturbationElimination(classifier, single_stream())
+
+
+LEARNERS = [guided_denoiser, eliminator, PEERS.AdversariallyTrainedClassifier, protected_classifier]
+
+
+class Remember(keras.callbacks.Callback):
+    """Remembers the trained weights after every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def on_train_begin(self, logs=None):
+        self.on_train_batch_end(None)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps.append([weight.numpy() for weight in self.model.trainable_variables])
+
+
+def trained_by(make_learner, optimizer, digits, callbacks=(), **compile_kwargs):
+    """Trains for four steps, and checks that the classifier that was given stays as it was."""
+    keras.utils.set_random_seed(0)
+    classifier = untrained_classifier((8, 8, 1))
+    given = [weight.numpy() for weight in classifier.weights]
+    learner = make_learner(classifier)
+    attack = ATTACKS.FastGradientMethod(0.1)
+    learner.compile(optimizer, attack=attack, jit_compile=False, **compile_kwargs)
+    remember = Remember()
+    learner.fit(
+        digits[0][:32],
+        digits[1][:32],
+        batch_size=16,
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+        callbacks=[remember, *callbacks],
+    )
+    assert all(map(np.array_equal, given, classifier.weights))
+    return learner, remember.steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make_learner", "swaps"),
+    [*((learner, False) for learner in LEARNERS), (unfrozen, True), (eliminator, True)],
+)
+def test_averages_of_the_weights_are_what_training_leaves(make_learner, swaps, digits):
+    callbacks = [keras.callbacks.SwapEMAWeights()] if swaps else []
+    optimizer = keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.5)
+    learner, steps = trained_by(make_learner, optimizer, digits, callbacks)
+    averages = steps[1]
+    for weights in steps[2:]:
+        pairs = zip(averages, weights, strict=True)
+        averages = [0.5 * average + 0.5 * weight for average, weight in pairs]
+    left = [weight.numpy() for weight in learner.trainable_variables]
+    for weight, average in zip(left, averages, strict=True):
+        np.testing.assert_allclose(weight, average, rtol=1e-4, atol=1e-6)
+    assert not all(map(np.array_equal, left, steps[-1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make_learner", [eliminator, PEERS.AdversariallyTrainedClassifier])
+def test_gradients_may_be_accumulated(make_learner, digits):
+    optimizer = keras.optimizers.SGD(0.05, gradient_accumulation_steps=2)
+    _, steps = trained_by(make_learner, optimizer, digits)
+    changes = [not all(map(np.array_equal, *pair)) for pair in itertools.pairwise(steps)]
+    assert changes == [False, True, False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make_learner", LEARNERS[:3])
+def test_scaling_the_loss_leaves_the_steps_as_they_are(make_learner, digits):
+    def scaled(optimizer):
+        return keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1024.0)
+
+    def steps(wrap):
+        arguments = {}
+        if make_learner is eliminator:
+            arguments["discriminator_optimizer"] = wrap(keras.optimizers.SGD(0.05))
+        optimizer = wrap(keras.optimizers.SGD(0.05))
+        learner, steps = trained_by(make_learner, optimizer, digits, **arguments)
+        return [*steps[-1], *getattr(learner, "discriminator", keras.Sequential()).get_weights()]
+
+    for received, expected in zip(steps(scaled), steps(lambda plain: plain), strict=True):
+        np.testing.assert_allclose(received, expected, rtol=1e-3, atol=1e-6)
+
+
 # --- All ------------------------------------------------------------------------------
 
 
@@ -396,6 +702,19 @@ def test_fresh_process_loads_every_peer(classifier, digits, tmp_path):
     for peer in peers:
         logits = np.load(tmp_path / f"{type(peer).__name__}.npy")
         np.testing.assert_array_equal(logits, peer.predict(images, verbose=0))
+
+
+@pytest.mark.parametrize("make_classifier", KINDS_OF_CLASSIFIERS)
+def test_every_kind_of_classifier_survives_saving_behind_a_filter(
+    make_classifier, digits, tmp_path
+):
+    rounded = PEERS.BitDepthReduction(make_classifier())
+    rounded.save(tmp_path / "rounded.keras")
+    loaded = keras.models.load_model(tmp_path / "rounded.keras")
+    images = digits[0][:8]
+    np.testing.assert_array_equal(
+        loaded.predict(images, verbose=0), rounded.predict(images, verbose=0)
+    )
 
 
 def test_filters_in_numpy_say_that_they_cannot_be_exported(tmp_path):

@@ -147,6 +147,55 @@ def test_text_has_all_tables(report):
         assert part in report._repr_markdown_()
 
 
+def test_what_was_not_run_stands_next_to_the_tables(report, tmp_path):
+    reason = "TensorFlow has no derivative of LRNGrad"
+    missing = {"defence": "protected", "threat_model": "whitebox_full", "reason": reason}
+    report.not_run.append(missing)
+    report.cells[:] = [cell for cell in report.cells if cell["threat_model"] != "whitebox_full"]
+    note = "`whitebox_full` on `protected`, as TensorFlow has no derivative of LRNGrad."
+    for shown in (report.to_markdown(), report.to_markdown("summary"), report._repr_markdown_()):
+        assert f"\n\n**Not run:** {note}" in shown
+    assert f"\nNot run: {note}\n" in str(report)
+    assert "Not run" not in report.to_markdown("quality") + report.to_markdown("checks")
+    accuracy = report.to_markdown().splitlines()
+    assert (
+        "| **worst** | all (without whitebox_full on protected) | L∞ 0.2 | 0.0 | 50.0 |" in accuracy
+    )
+    summary = report.to_markdown("summary").splitlines()
+    assert "| protected, without whitebox_full | 75.0 | 50.0 | 50.0 | 75.0 |" in summary
+    assert "| bare | 100.0 | 0.0 | 0.0 | - |" in summary
+
+    report.to_json(tmp_path / "report.json")
+    loaded = keras_trn.evaluation.Report.from_json(tmp_path / "report.json")
+    assert loaded.not_run == [missing] and str(loaded) == str(report)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["robustbench"]["protected"]["footnote"].endswith(", without whitebox_full")
+    assert written["robustbench"]["bare"]["footnote"].endswith("of this report")
+    without = [row.get("without") for row in written["worst"]]
+    assert without == [None, None, ["whitebox_full"], ["whitebox_full"]]
+    with pytest.raises(KeyError, match=r"Not run.*LRNGrad"):
+        loaded.cell("PGD-5", "whitebox_full")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.json")), ids=lambda p: p.stem)
+def test_reports_of_before_are_still_read(path):
+    written = json.loads(path.read_text(encoding="utf-8"))
+    if "cells" not in written or "judged" not in written:
+        pytest.skip("This file holds no report.")
+    report = keras_trn.evaluation.Report.from_json(path)
+    assert report.not_run == written.get("not_run", [])
+    assert report.cells == written["cells"]
+    assert str(report)
+
+
+def test_numbers_of_numpy_are_written(report, tmp_path):
+    report.settings["check_examples"] = np.int64(4)
+    report.cells[0]["seconds"] = np.float32(0.5)
+    report.to_json(tmp_path / "report.json")
+    loaded = keras_trn.evaluation.Report.from_json(tmp_path / "report.json")
+    assert loaded.settings["check_examples"] == 4 and loaded.cells[0]["seconds"] == 0.5
+
+
 def test_plots_show_the_threat_models(report):
     accuracy = report.plot_accuracy()
     labels = [text.get_text() for text in accuracy.axes[0].get_legend().get_texts()]

@@ -1,5 +1,8 @@
 """Each threat model differentiates what it says, and nothing else."""
 
+import copy
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -240,3 +243,127 @@ def test_bad_arguments_are_named():
         threat_models.BPDA(samples=0)
     with pytest.raises(ValueError, match="Unknown threat model 'whitebox'; there are 'oblivious'"):
         threat_models.get("whitebox")
+
+
+# --- Copies, and defences that change ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "threat_model",
+    [
+        threat_models.BPDA(),
+        threat_models.WhiteboxStopgrad(),
+        threat_models.WhiteboxFull(samples=2),
+        threat_models.Blackbox(labels="predicted"),
+        threat_models.Oblivious(),
+    ],
+    ids=lambda threat_model: threat_model.name,
+)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
+def test_used_threat_model_can_be_copied(threat_model, copied, classifier, protect, some):
+    protected = protect(classifier, keras_trn.gradient_maps.UniformLabel())
+    target = threat_model.target(protected)
+    other = copied(threat_model)
+    assert other.get_config() == threat_model.get_config()
+    np.testing.assert_allclose(other.target(protected)(some[0]), target(some[0]), atol=1e-5)
+
+
+def test_transfer_can_be_copied_with_its_classifier(classifier, some):
+    transfer = threat_models.Transfer(classifier, name="copied")
+    transfer.target(classifier)
+    for other in (copy.deepcopy(transfer), pickle.loads(pickle.dumps(transfer))):
+        assert other.name == "copied"
+        expected = classifier(some[0])
+        np.testing.assert_allclose(other.target(None)(some[0]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"])
+def test_target_is_another_one_once_the_defence_has_changed(name, protect, some):
+    changing = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(8, "relu", name="changing"),
+            keras.layers.Dense(10),
+        ]
+    )
+    protected = protect(changing, keras_trn.gradient_maps.UniformLabel())
+    threat_model = threat_models.get(name)
+    target = threat_model.target(protected)
+    assert threat_model.target(protected) is target
+    changing.get_layer("changing").activation = keras.activations.softplus
+    np.testing.assert_allclose(threat_model.target(protected)(some[0]), protected(some[0]), 1e-5)
+    if name != "whitebox_full":
+        assert threat_model.target(protected) is not target
+
+
+# --- What cannot be differentiated -------------------------------------------------------
+
+
+class Operation(keras.layers.Layer):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def call(self, inputs):
+        return self.function(inputs)
+
+
+def fake_quantization(inputs):
+    return tf.quantization.fake_quant_with_min_max_vars(inputs, -2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("function", "operation"),
+    [
+        (tf.nn.local_response_normalization, "LRNGrad"),
+        (lambda x: tf.nn.max_pool_with_argmax(x, 2, 2, "SAME")[0], "MaxPoolGradWithArgmax"),
+        (
+            lambda x: tf.nn.dilation2d(
+                x, tf.zeros([2, 2, 4]), [1] * 4, "SAME", "NHWC", dilations=[1] * 4
+            ),
+            "Dilation2DBackpropInput",
+        ),
+        (fake_quantization, "FakeQuantWithMinMaxVarsGradient"),
+    ],
+)
+def test_full_white_box_names_what_has_no_second_derivative(function, operation, protect):
+    layers = [keras.layers.Conv2D(4, 3), Operation(function), keras.layers.Flatten()]
+    classifier = keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Dense(10)])
+    protected = protect(classifier, keras_trn.gradient_maps.UniformLabel())
+    full = threat_models.WhiteboxFull()
+    with pytest.raises(ValueError, match=rf"`whitebox_full` cannot be run.*{operation}"):
+        full.target(protected)
+    # Nothing else is in its way, and the bare classifier has no gradient map.
+    assert full.target(classifier) is classifier
+    for name in ("bpda", "whitebox_stopgrad", "blackbox"):
+        assert threat_models.get(name).obstacle(protected) is None
+        assert threat_models.get(name).target(protected) is not None
+
+
+def test_nothing_is_in_the_way_of_an_ordinary_defence(classifier, protect):
+    full = threat_models.WhiteboxFull()
+    assert full.obstacle(protect(classifier, keras_trn.gradient_maps.PredictedLabel())) is None
+    assert full.obstacle(protect(classifier, gradient_stream=False)) is None
+    assert full.obstacle(classifier) is None
+    assert full.map_slopes(classifier) is None
+
+
+def test_slopes_are_those_of_the_map(classifier, protect, some):
+    protected = protect(classifier, keras_trn.gradient_maps.PredictedLabel())
+    slopes = threat_models.WhiteboxFull().map_slopes(protected)
+    images = 0.25 + 0.5 * some[0][:4]
+    np.testing.assert_allclose(
+        slopes.maps(images), protected.estimate_gradient_maps(images), atol=1e-5
+    )
+    weights = np.random.default_rng(0).normal(size=images.shape).astype("float32")
+    with tf.GradientTape() as tape:
+        tape.watch(image := tf.constant(images))
+        total = tf.reduce_sum(weights * slopes.maps(image))
+    expected = tape.gradient(total, image)
+    np.testing.assert_allclose(slopes.slopes(images, weights), expected, atol=1e-4)
+
+
+def test_numbers_of_numpy_are_pythons():
+    config = threat_models.WhiteboxFull(samples=np.int64(3)).get_config()
+    assert config["samples"] == 3 and type(config["samples"]) is int

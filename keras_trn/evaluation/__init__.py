@@ -1,4 +1,4 @@
-"""Judging a defence, and the judgement."""
+"""The evaluation of a defence, and the checks of the evaluation."""
 
 from keras_trn.evaluation import checks as checks
 from keras_trn.evaluation.evaluator import evaluate as evaluate

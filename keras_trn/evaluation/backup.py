@@ -4,9 +4,12 @@ import hashlib
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 
-from keras_trn.logits import logits_function
+from keras_trn.evaluation.randomness import ROUNDING_OF_LOGITS
+from keras_trn.evaluation.randomness import largest_distance
+from keras_trn.evaluation.randomness import repeated_logits
 
 
 class Backup:
@@ -78,31 +81,123 @@ class Backup:
         if self.path is None:
             return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(saved) + "\n")
+            file.write(json.dumps(saved, default=plain) + "\n")
 
 
-def fingerprint(model, images):
-    """Digests a model: its weights, and what it answers to a few images.
+class Fingerprints:
+    """Digests of models, each taken once.
 
-    The answers tell models apart whose weights are alike, such as two settings of
-    a filter.
+    A digest is of the weights, and of what the model answers to a few images: the answers tell
+    models apart whose weights are alike, such as two settings of a filter. A model that answers
+    at random is known by its weights and its configuration instead.
 
     Args:
-        model: A Keras model from images to logits.
         images: A few images of shape `(batch, height, width, channels)`.
 
-    Returns:
-        A string, equal for two models exactly when they have the same weights and
-        give the same answers.
+    Example:
+        ```python
+        import keras
+        from keras_trn.evaluation.backup import Fingerprints
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        fingerprints = Fingerprints(keras.random.uniform((2, 8, 8, 1)))
+        first = fingerprints.of(classifier)
+        assert fingerprints.of(keras.models.clone_model(classifier)) != first
+        assert not fingerprints.random_models
+        ```
     """
-    digest = hashlib.sha256(type(model).__name__.encode())
-    for weight in model.weights:
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    answering = model.classifier if getattr(model, "needs_labels", False) else model
-    digest.update(logits_function(answering)(images).numpy().tobytes())
-    return digest.hexdigest()
+
+    def __init__(self, images):
+        self._images = images
+        self._known = {}
+        self.random_models = []
+
+    def of(self, model):
+        """Returns the digest of a model.
+
+        Args:
+            model: A Keras model from images to logits.
+
+        Returns:
+            A string, equal for two models exactly when they have the same weights and give the
+            same answers; or, of random models, when they have the same configuration.
+        """
+        if id(model) not in self._known:
+            # The model is kept, so that no other one takes its identity.
+            self._known[id(model)] = (model, self._digest(model))
+        return self._known[id(model)][1]
+
+    def _digest(self, model):
+        digest = hashlib.sha256(type(model).__name__.encode())
+        for weight in model.weights:
+            digest.update(np.ascontiguousarray(weight).tobytes())
+        answering = model.classifier if getattr(model, "needs_labels", False) else model
+        first, second = repeated_logits(answering, self._images, runs=2)
+        if first.tobytes() == second.tobytes():
+            digest.update(first.tobytes())
+        else:
+            digest.update(_configuration(model).encode())
+            if largest_distance([first, second]) > ROUNDING_OF_LOGITS:
+                self.random_models.append(model)
+        return digest.hexdigest()
+
+
+def _configuration(model):
+    """What a model says of itself, whether it is frozen or not."""
+    try:
+        config = keras.saving.serialize_keras_object(model)["config"]
+    except (NotImplementedError, TypeError, ValueError):
+        # A model of its own class may not be able to say anything.
+        config = [layer.name for layer in model.layers]
+    return json.dumps(_essence(config, {}), sort_keys=True, default=_class_name)
+
+
+def _essence(config, names):
+    """A configuration with numbers for names, whether the model is frozen and compiled or not."""
+    if isinstance(config, dict):
+        if isinstance(config.get("name"), str):
+            # Keras counts its names up whenever a model is made.
+            names.setdefault(config["name"], f"layer {len(names)}")
+        left_out = ("trainable", "compile_config")
+        kept = [item for item in config.items() if item[0] not in left_out]
+        return {str(key): _essence(value, names) for key, value in kept}
+    if isinstance(config, (list, tuple)):
+        return [_essence(value, names) for value in config]
+    return names.get(config, config) if isinstance(config, str) else config
+
+
+def _class_name(value):
+    return type(value).__name__
+
+
+def plain(value):
+    """Turns what JSON cannot hold into what it can, for `json.dumps(..., default=plain)`.
+
+    Args:
+        value: A number or an array of NumPy.
+
+    Returns:
+        A Python number, or a list of them.
+
+    Raises:
+        TypeError: If it is anything else.
+
+    Example:
+        ```python
+        import json
+        import numpy as np
+        from keras_trn.evaluation.backup import plain
+
+        assert json.dumps({"epsilon": np.float32(0.5)}, default=plain) == '{"epsilon": 0.5}'
+        ```
+    """
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"JSON cannot hold {value!r}, which is of type {type(value).__name__}.")
 
 
 def _digest(description):
-    text = json.dumps(description, sort_keys=True)
+    text = json.dumps(description, sort_keys=True, default=plain)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,5 +1,6 @@
 """Attacks a defence as its attackers would, checks the attacks, and reports both."""
 
+import dataclasses
 import hashlib
 import time
 
@@ -11,20 +12,22 @@ from keras_trn import threat_models as known_threat_models
 from keras_trn.attacks import ProjectedGradientDescent
 from keras_trn.attacks import Restarts
 from keras_trn.attacks.iterative_attack import IterativeAttack
-from keras_trn.classifier_interface import describe_classifier
+from keras_trn.evaluation.arguments import as_threat_models
+from keras_trn.evaluation.arguments import checked_attacks
+from keras_trn.evaluation.arguments import checked_epsilons
 from keras_trn.evaluation.backup import Backup
-from keras_trn.evaluation.backup import fingerprint
+from keras_trn.evaluation.backup import Fingerprints
+from keras_trn.evaluation.checks import ALL_CHECKS
 from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.checks import Examination
 from keras_trn.evaluation.checks import run_checks
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.measurement import BARE
-from keras_trn.evaluation.measurement import check_dataset
-from keras_trn.evaluation.measurement import measure
+from keras_trn.evaluation.measurement import measure_all
 from keras_trn.evaluation.report import Picture
 from keras_trn.evaluation.report import Report
-from keras_trn.input_validation import check_data
-from keras_trn.input_validation import first_elements
+from keras_trn.input_validation import check_count
+from keras_trn.input_validation import check_whole_number
 from keras_trn.logits import predicted_labels
 from keras_trn.restored_classifier import RestoredClassifier
 
@@ -44,14 +47,14 @@ def evaluate(
     seed=0,
     verbose=1,
 ):
-    """Judges a defence, and the judgement.
+    """Evaluates a defence, and checks the evaluation.
 
     Runs every attack under every threat model that admits it, reports accuracy,
     the worst case per image, and how close the restored images are to the clean
     ones; and runs the sanity checks of `keras_trn.evaluation.checks`, which tell
     whether the attacks were strong enough to be believed.
 
-    Any Keras classifier can be judged, protected or not. What an oblivious
+    Any Keras classifier can be evaluated, protected or not. What an oblivious
     attacker attacks is the bare classifier: the one behind the restoration, where
     there is one.
 
@@ -60,15 +63,18 @@ def evaluate(
     `Transfer(another_classifier, labels="predicted")` give it less to read.
 
     Args:
-        defence: The model to judge, from images to logits: a
+        defence: The model to evaluate, from images to logits: a
             `keras_trn.ProtectedClassifier`, another `RestoredClassifier`, or any
             Keras classifier.
         dataset: A `tf.data.Dataset` of batches of images in [0, 1] and labels, the
-            same in the same order whenever it is run through.
-        attacks: List of attacks of `keras_trn.attacks`, each with one epsilon.
-        threat_models: List of `keras_trn.threat_models`, or their names; by
-            default all that need nothing further, and `blackbox` where an attack
-            only queries.
+            same in the same order whenever it is run through; a
+            `keras.utils.PyDataset` of them; or a pair of arrays. Sample weights are
+            left out.
+        attacks: List of attacks of `keras_trn.attacks`, each with one epsilon, or
+            one of them.
+        threat_models: List of `keras_trn.threat_models`, or their names, or one of
+            them; by default all that need nothing further, and `blackbox` where an
+            attack only queries.
         peers: Dictionary of other models to measure in the same run, on the same
             images and, where they do not depend on the defence, on the same
             adversarial images; such as those of `keras_trn.peers`.
@@ -83,11 +89,14 @@ def evaluate(
         verbose: 1 for a progress bar, 0 for none.
 
     Returns:
-        A `keras_trn.evaluation.Report`.
+        A `keras_trn.evaluation.Report`. What could not be run in full, such as
+        `whitebox_full` on a defence whose gradient map has no gradient, is left out
+        of the table and named below it.
 
     Raises:
-        ValueError: If data, attacks, threat models or peers are malformed, or the
-            dataset does not keep its order.
+        ValueError: If data, attacks, threat models or peers are malformed, the
+            dataset does not keep its order, or an attack leaves the ball of its
+            epsilon.
 
     Example:
         ```python
@@ -107,46 +116,58 @@ def evaluate(
         ```
     """
     started = time.perf_counter()
-    image_shape, num_classes = _describe(defence)
-    check_dataset(dataset)
-    check_data(dataset, None, image_shape, num_classes)
+    check_examples = check_count("check_examples", check_examples)
+    seed = check_whole_number("seed", seed, 0, np.iinfo(np.int32).max)
+    attacks = checked_attacks(attacks)
     if not attacks:
         raise ValueError(
-            "There is nothing to judge a defence by without attacks: "
+            "There is nothing to evaluate a defence with, as there are no attacks: "
             "`attacks=[keras_trn.attacks.ProjectedGradientDescent(epsilon=8 / 255)]`."
         )
     attacks = [attack.with_seed(seed) for attack in attacks]
+    epsilons = checked_epsilons(epsilons, attacks)
     threat_models = _threat_models(threat_models, attacks)
-    defences, judged = _defences(defence, peers or {}, image_shape, num_classes)
+    defences, judged = _defences(defence, peers or {})
     backup = Backup(backup)
-    cells = measure(defences, dataset, attacks, threat_models, epsilons, backup, verbose)
-    images, labels = _first_examples(dataset, check_examples)
-    ((first_batch, _),) = first_elements(dataset, 1)
+    measured = measure_all(defences, dataset, attacks, threat_models, epsilons, backup, verbose)
+    measured.warn_of_randomness(stacklevel=3)
+    images, labels = measured.data.first(check_examples)
     checked_attack = _checked_attack(attacks, seed)
     checks = _checks(defences, images, labels, checked_attack, threat_models, backup, seed, verbose)
+    pictures = _pictures(
+        defences[judged], images, labels, attacks, _run_on(judged, threat_models, measured.not_run)
+    )
     return Report(
         defences=list(defences),
         judged=judged,
-        cells=cells,
+        cells=measured.cells,
         checks=checks,
         settings={
             "threat_models": [threat_model.get_config() for threat_model in threat_models],
-            "epsilons": list(epsilons),
+            "epsilons": epsilons,
             "seed": seed,
             "check_examples": len(images),
             "checked_attack": checked_attack.name,
             "checked_attack_settings": checked_attack.get_config(),
-            "batch_size": len(first_batch),
+            "batch_size": measured.data.batch_size,
+            "calibrations": _calibrations(defences),
         },
         environment=describe_environment(),
         seconds=time.perf_counter() - started,
-        pictures=_pictures(defences[judged], images, labels, attacks, threat_models),
+        pictures=pictures,
+        not_run=measured.not_run,
     )
+
+
+def _calibrations(defences):
+    """What `ProtectedClassifier.calibrate` found for each defence that was calibrated."""
+    found = {name: getattr(defence, "calibration", None) for name, defence in defences.items()}
+    return {name: dataclasses.asdict(one) for name, one in found.items() if one is not None}
 
 
 def _threat_models(threat_models, attacks):
     if threat_models is not None:
-        return [known_threat_models.get(threat_model) for threat_model in threat_models]
+        return as_threat_models(threat_models)
     oblivious = known_threat_models.Oblivious
     every = [
         oblivious(),
@@ -159,38 +180,25 @@ def _threat_models(threat_models, attacks):
     return [model for model in every if any(model.admits(attack) for attack in attacks)]
 
 
-def _describe(model):
-    """The image shape and the number of classes, which a restored classifier knows itself."""
-    if hasattr(model, "image_shape") and hasattr(model, "num_classes"):
-        return model.image_shape, model.num_classes
-    return describe_classifier(model)
-
-
-def _defences(defence, peers, image_shape, num_classes):
-    """All models by their names, the bare classifier first; and the name of the judged one."""
+def _defences(defence, peers):
+    """All models by their names, the bare classifier first; and the name of the evaluated one."""
     for name in (BARE, PROTECTED):
         if name in peers:
             raise ValueError(f"A peer cannot be called {name!r}, which is a column of its own.")
-    for name, peer in peers.items():
-        if _describe(peer) != (image_shape, num_classes):
-            raise ValueError(
-                f"The peer {name!r} takes other images or knows other classes: "
-                f"{_describe(peer)}, and the defence {(image_shape, num_classes)}."
-            )
     if isinstance(defence, RestoredClassifier):
         return {BARE: defence.classifier, PROTECTED: defence, **peers}, PROTECTED
     return {BARE: defence, **peers}, BARE
 
 
-def _first_examples(dataset, number):
-    """The first images of a dataset and their labels, as arrays."""
-    ((images, labels),) = first_elements(dataset.unbatch().batch(number), 1)
-    return images.numpy(), labels.numpy().reshape(-1)
+def _run_on(name, threat_models, not_run):
+    """The threat models that were run on a defence."""
+    left_out = {missing["threat_model"] for missing in not_run if missing["defence"] == name}
+    return [threat_model for threat_model in threat_models if threat_model.name not in left_out]
 
 
 def _checks(defences, images, labels, attack, threat_models, backup, seed, verbose):
     """The results of the sanity checks of each defence."""
-    results = {}
+    results, fingerprints = {}, Fingerprints(tf.constant(images))
     with tqdm(total=len(defences), disable=not verbose, unit="defence") as progress:
         for name, defence in defences.items():
             progress.set_description(f"checks, {name}")
@@ -201,7 +209,8 @@ def _checks(defences, images, labels, attack, threat_models, backup, seed, verbo
                 continue
             description = {
                 "checks": [threat_model.get_config() for threat_model in threat_models],
-                "model": fingerprint(defence, images),
+                "model": fingerprints.of(defence),
+                "names": [check.__name__ for check in ALL_CHECKS],
                 "attack_class": str(type(attack)),
                 "settings": attack.get_config(),
                 "images": hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest(),

@@ -2,28 +2,41 @@
 
 import collections
 import dataclasses
-import hashlib
+import functools
 import json
 import math
 import time
+import warnings
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_trn import threat_models as known_threat_models
-from keras_trn.attacks import Mixture
+from keras_trn.evaluation.arguments import as_threat_models
+from keras_trn.evaluation.arguments import check_image_shape
+from keras_trn.evaluation.arguments import checked_attacks
+from keras_trn.evaluation.arguments import checked_epsilons
+from keras_trn.evaluation.arguments import describe_all
 from keras_trn.evaluation.backup import Backup
-from keras_trn.evaluation.backup import fingerprint
+from keras_trn.evaluation.backup import Fingerprints
+from keras_trn.evaluation.data import CheckedData
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.examples import pack
+from keras_trn.evaluation.map_gradient import PROBED_IMAGES
+from keras_trn.evaluation.map_gradient import obstacle
+from keras_trn.evaluation.report import not_run_text
 from keras_trn.graphs import compile_function
 from keras_trn.logits import logits_function
 from keras_trn.logits import predicted_labels
 from keras_trn.metrics import peak_signal_to_noise_ratio
 from keras_trn.metrics import structural_similarity
 from keras_trn.restored_classifier import RestoredClassifier
+
+# What float32 images can be off by, in units of their range or relative to a larger epsilon.
+_ROUNDING_OF_DISTANCES = 1e-5
+# An epsilon that NumPy has rounded to float32 is the same.
+_SAME_EPSILON = 1e-6
 
 BARE = "bare"
 
@@ -45,19 +58,22 @@ def measure(
             bare classifier: the one that an oblivious attacker attacks, and whose
             predictions for the clean images `agreement` refers to.
         dataset: A `tf.data.Dataset` of batches of images in [0, 1] and labels, the
-            same in the same order whenever it is run through.
-        attacks: List of attacks of `keras_trn.attacks`.
-        threat_models: List of `keras_trn.threat_models`, or their names.
+            same in the same order whenever it is run through; a
+            `keras.utils.PyDataset` of them; or a pair of arrays. Sample weights are
+            left out.
+        attacks: List of attacks of `keras_trn.attacks`, or one of them.
+        threat_models: List of `keras_trn.threat_models`, or their names, or one of them.
         epsilons: Further epsilons at which the first attack is run.
         backup: Path of a file that keeps finished cells, see `keras_trn.evaluate`.
         verbose: 1 for a progress bar, 0 for none.
 
     Returns:
-        A list of dictionaries, see `keras_trn.evaluation.Report`.
+        A list of dictionaries, see `keras_trn.evaluation.Report`. Where `whitebox_full`
+        cannot be run in full on a defence, its cells are left out, with a warning.
 
     Raises:
-        ValueError: If the dataset does not keep its order, or an attack or threat
-            model does not fit.
+        ValueError: If the data are malformed or do not keep their order, an attack or threat
+            model does not fit, or an attack leaves the ball of its epsilon.
 
     Example:
         ```python
@@ -70,59 +86,114 @@ def measure(
         train, validation, test = keras_trn.datasets.load("digits")
         attack = keras_trn.attacks.FastGradientMethod(epsilon=0.2)
         cells = keras_trn.evaluation.measure(
-            {"bare": classifier}, test.take(1), [attack], verbose=0
+            {"bare": classifier}, test.take(1), attack, verbose=0
         )
         assert [cell["attack"] for cell in cells] == ["benign", "FGSM"]
         ```
     """
-    check_dataset(dataset)
-    threat_models = [known_threat_models.get(threat_model) for threat_model in threat_models]
+    measured = measure_all(defences, dataset, attacks, threat_models, epsilons, backup, verbose)
+    for missing in measured.not_run:
+        warnings.warn(f"Not run: {not_run_text(missing)}", UserWarning, stacklevel=2)
+    measured.warn_of_randomness(stacklevel=3)
+    return measured.cells
+
+
+@dataclasses.dataclass
+class Measured:
+    """What `measure_all` has measured, and what it could not.
+
+    Args:
+        cells: List of cells, see `keras_trn.evaluation.Report`.
+        not_run: List of dictionaries with `defence`, `threat_model` and `reason`.
+        data: The `CheckedData`.
+        random_defences: Names of the defences that answer at random and whose results were
+            kept in a file.
+    """
+
+    cells: list
+    not_run: list
+    data: CheckedData
+    random_defences: list
+
+    def warn_of_randomness(self, stacklevel):
+        """Warns where results of a random model may come out of a backup.
+
+        Args:
+            stacklevel: As of `warnings.warn`.
+        """
+        if self.random_defences:
+            warnings.warn(
+                f"{', '.join(map(repr, self.random_defences))} answers one image at random, now "
+                "this way and now that. The backup knows such a model by its weights and "
+                "configuration alone, and gives back what one run of it was.",
+                UserWarning,
+                stacklevel=stacklevel,
+            )
+
+
+def measure_all(defences, dataset, attacks, threat_models, epsilons, backup, verbose):
+    """Measures as `measure` does, and tells what could not be measured.
+
+    Args:
+        defences: As of `measure`.
+        dataset: As of `measure`.
+        attacks: As of `measure`.
+        threat_models: As of `measure`.
+        epsilons: As of `measure`.
+        backup: Path of a file, or a `Backup`.
+        verbose: As of `measure`.
+
+    Returns:
+        A `Measured`.
+
+    Raises:
+        ValueError: As of `measure`.
+    """
+    attacks, epsilons = checked_attacks(attacks), checked_epsilons(epsilons, attacks)
+    threat_models = as_threat_models(threat_models)
+    image_shape, num_classes = describe_all(defences)
     runs = plan(defences, attacks, threat_models, epsilons)
-    data = _Data(dataset)
-    images = data.first_images
-    fingerprints = {name: fingerprint(model, images) for name, model in defences.items()}
-    judges = {name: _Judge(model, images.shape[1:]) for name, model in defences.items()}
-    bare = next(iter(judges.values()))
+    data = CheckedData(dataset, image_shape, num_classes)
+    check_image_shape(attacks, data.image_shape)
+    images, _ = data.first(data.batch_size)
     backup = backup if isinstance(backup, Backup) else Backup(backup)
-    versions = describe_environment()["versions"]
+    fingerprints = Fingerprints(tf.constant(images))
+    common = {"versions": describe_environment()["versions"], "data": data.digest}
+    not_run = _not_run(runs, data, backup, fingerprints)
+    left_out = {(missing["defence"], missing["threat_model"]) for missing in not_run}
+    runs = [run for run in runs if run.place not in left_out]
+    meters = {name: _Meter(model, data.image_shape) for name, model in defences.items()}
+    bare = next(iter(meters.values()))
     cells = []
     with tqdm(total=len(runs) * data.batches, disable=not verbose, unit="batch") as progress:
         for run in runs:
             progress.set_description(run.title)
-            description = {
-                **run.settings(),
-                "attack_class": str(type(run.attack)),
-                "threat_model": run.threat_model and run.threat_model.get_config(),
-                "threat_model_class": str(type(run.threat_model)),
-                "defences": run.defences,
-                "versions": versions,
-                "data": data.digest,
-                "models": [fingerprints[name] for name in [next(iter(judges)), *run.defences]],
-                "target": run.target_fingerprint(images),
-            }
+            description = {**run.describe(defences, fingerprints), **common}
             if backup.holds(description):
                 progress.update(data.batches)
             cells += backup.get_or_compute(
-                description, lambda run=run: _measure_run(run, judges, bare, data, progress)
+                description, lambda run=run: _measure_run(run, meters, bare, data, progress)
             )
-    return cells
+    is_kept = backup.path is not None
+    random_defences = [
+        name for name, defence in defences.items() if defence in fingerprints.random_models
+    ]
+    return Measured(cells, not_run, data, random_defences if is_kept else [])
 
 
-def check_dataset(dataset):
-    """Checks that data are a pipeline, which can be run through again and again.
-
-    Args:
-        dataset: What was given as data.
-
-    Raises:
-        ValueError: If it is not a `tf.data.Dataset`.
-    """
-    if not isinstance(dataset, tf.data.Dataset):
-        raise ValueError(
-            "The data must be a `tf.data.Dataset` of batches of images and labels, received "
-            f"{type(dataset).__name__}. For arrays: "
-            "`tf.data.Dataset.from_tensor_slices((images, labels)).batch(128)`."
-        )
+def _not_run(runs, data, backup, fingerprints):
+    """Lists which threat models cannot be run in full, on which defences and why."""
+    images, _ = data.first(PROBED_IMAGES)
+    versions = describe_environment()["versions"]
+    not_run = []
+    for run in {run.place: run for run in runs[1:] if run.threat_model.is_adaptive}.values():
+        motion = {"map motion": fingerprints.of(run.attacked), "versions": versions}
+        remember = functools.partial(backup.get_or_compute, motion)
+        reason = obstacle(run.threat_model, run.attacked, images, remember)
+        if reason is not None:
+            defence, threat_model = run.place
+            not_run.append({"defence": defence, "threat_model": threat_model, "reason": reason})
+    return not_run
 
 
 @dataclasses.dataclass
@@ -134,7 +205,17 @@ class Run:
     epsilon: float | None
     on_curve: bool
     defences: list
-    target: object
+    attacked: object
+
+    @functools.cached_property
+    def target(self):
+        """The function that the attacker attacks."""
+        return self.threat_model and self.threat_model.target(self.attacked)
+
+    @property
+    def place(self):
+        """Where the results stand in the report: the names of a defence and a threat model."""
+        return self.defences[0], self.threat_model and self.threat_model.name
 
     @property
     def title(self):
@@ -161,11 +242,27 @@ class Run:
             "samples": getattr(self.threat_model, "samples", 1),
         }
 
-    def target_fingerprint(self, images):
-        """Digests what is attacked, where it is none of the defences."""
-        if isinstance(self.target, keras.Model):
-            return fingerprint(self.target, images)
-        return None
+    def describe(self, defences, fingerprints):
+        """Returns all that the results of the run depend on, but for the data.
+
+        Args:
+            defences: Dictionary of models, the bare classifier first.
+            fingerprints: The `Fingerprints` of models.
+
+        Returns:
+            A dictionary that JSON can hold.
+        """
+        is_model = isinstance(self.target, keras.Model)
+        models = [next(iter(defences)), *self.defences]
+        return {
+            **self.settings(),
+            "attack_class": str(type(self.attack)),
+            "threat_model": self.threat_model and self.threat_model.get_config(),
+            "threat_model_class": str(type(self.threat_model)),
+            "defences": self.defences,
+            "models": [fingerprints.of(defences[name]) for name in models],
+            "target": fingerprints.of(self.target) if is_model else None,
+        }
 
 
 def plan(defences, attacks, threat_models, epsilons):
@@ -181,21 +278,12 @@ def plan(defences, attacks, threat_models, epsilons):
         A list of `Run`s.
 
     Raises:
-        ValueError: If an attack has no single epsilon, or a threat model admits
-            none of the attacks.
+        ValueError: If a threat model admits none of the attacks, or a table could not tell
+            two runs apart.
     """
-    for attack in attacks:
-        if isinstance(attack, Mixture):
-            raise ValueError(
-                "A mixture gives each image another attack, and its accuracy is that of none of "
-                f"them. List its attacks instead: `attacks={attack.attacks!r}`."
-            )
-        if isinstance(attack.epsilon, tuple):
-            raise ValueError(
-                f"{attack.name} draws its epsilon from {attack.epsilon}, and a result needs one "
-                "epsilon that it is for. Use `attack.at_full_strength()`."
-            )
     runs = [Run(None, None, None, False, list(defences), None)]
+    own = attacks[0].epsilon if attacks else None
+    other_epsilons = [e for e in epsilons if not math.isclose(e, own, rel_tol=_SAME_EPSILON)]
     for threat_model in threat_models:
         admitted = [attack for attack in attacks if threat_model.admits(attack)]
         if attacks and not admitted:
@@ -205,13 +293,12 @@ def plan(defences, attacks, threat_models, epsilons):
                 "`blackbox` needs an attack that only queries, such as `Square`; every other "
                 "threat model needs one that takes gradients, such as `ProjectedGradientDescent`."
             )
-        for names, target in _targets(threat_model, defences):
+        for names, attacked in _attacked(threat_model, defences):
             for attack in admitted:
-                runs.append(Run(attack, threat_model, None, False, names, target))
+                runs.append(Run(attack, threat_model, None, False, names, attacked))
             if admitted and admitted[0] is attacks[0]:
-                for epsilon in epsilons:
-                    if epsilon != attacks[0].epsilon:
-                        runs.append(Run(attacks[0], threat_model, epsilon, True, names, target))
+                for epsilon in other_epsilons:
+                    runs.append(Run(attacks[0], threat_model, epsilon, True, names, attacked))
     _check_rows(runs)
     return runs
 
@@ -232,18 +319,20 @@ def _check_rows(runs):
             )
 
 
-def _targets(threat_model, defences):
+def _attacked(threat_model, defences):
     """Yields what is attacked, with the names of the defences measured on the images."""
-    bare = next(iter(defences.values()))
     if not threat_model.is_adaptive:
-        yield list(defences), threat_model.target(bare)
+        yield list(defences), next(iter(defences.values()))
         return
     for name, defence in defences.items():
         if threat_model.applies_to(defence):
-            yield [name], threat_model.target(defence)
+            yield [name], defence
 
 
-def _measure_run(run, judges, bare, data, progress):
+# --- Measuring ----------------------------------------------------------------------------
+
+
+def _measure_run(run, meters, bare, data, progress):
     """The cells of one run: one for each defence."""
     started = time.perf_counter()
     measured = {name: [] for name in run.defences}
@@ -254,9 +343,10 @@ def _measure_run(run, judges, bare, data, progress):
             is_told = run.threat_model.labels == "true"
             left_labels = labels if is_told else predicted_labels(run.target, images)
             attacked = run.attack(run.target, images, left_labels, run.epsilon)
+            _check_adversarial(run, images, attacked)
         for name in run.defences:
             measured[name].append(
-                judges[name].measure(images, attacked, labels, benign_predictions, left_labels)
+                meters[name].measure(images, attacked, labels, benign_predictions, left_labels)
             )
         progress.update()
     seconds = round(time.perf_counter() - started, 2)
@@ -264,6 +354,35 @@ def _measure_run(run, judges, bare, data, progress):
         {"defence": name, **run.settings(), **_summary(measured[name]), "seconds": seconds}
         for name in run.defences
     ]
+
+
+def _check_adversarial(run, images, attacked):
+    """Refuses adversarial images that a row of the table would be wrong about."""
+    name, norm, epsilon = run.attack.name, run.attack.norm, run.settings()["epsilon"]
+    if attacked.shape != images.shape:
+        raise ValueError(
+            f"The attack {name} must return images of the shape {tuple(images.shape)} that it was "
+            f"given; it returned {tuple(attacked.shape)}."
+        )
+    pixels, clean = np.asarray(attacked, "float64"), np.asarray(images, "float64")
+    moved = (pixels - clean).reshape(len(pixels), -1)
+    distances = np.linalg.norm(moved, np.inf if norm == "linf" else 2, axis=-1)
+    # A pixel that is no number makes an image count as wrong, and has no distance.
+    distance = np.max(distances, where=np.isfinite(distances), initial=0.0)
+    low, high = (extreme(pixels[np.isfinite(pixels)], initial=0.5) for extreme in (np.min, np.max))
+    tolerance = _ROUNDING_OF_DISTANCES * max(1.0, epsilon)
+    if distance > epsilon + tolerance:
+        raise ValueError(
+            f"The attack {name} leaves the ball of its epsilon: it moves an image by "
+            f"{distance:.3g} in the {norm} norm, and its epsilon is {epsilon:.3g}. Write it as "
+            "`craft` of a subclass of `keras_trn.attacks.Attack`, which brings images back, and "
+            "leave `__call__` as it is."
+        )
+    if low < -tolerance or high > 1 + tolerance:
+        raise ValueError(
+            f"The attack {name} leaves the range [0, 1] of images: it returns values from "
+            f"{low:.3g} to {high:.3g}. Clip them, `tf.clip_by_value(images, 0.0, 1.0)`."
+        )
 
 
 def _summary(measured):
@@ -284,7 +403,7 @@ def _mean(values):
     return mean if math.isfinite(mean) else None
 
 
-class _Judge:
+class _Meter:
     """Measures one defence on one batch, in compiled steps."""
 
     def __init__(self, defence, image_shape):
@@ -333,31 +452,3 @@ def _predictions(logits, classified):
         tf.math.is_finite(classified), axis=[1, 2, 3]
     )
     return tf.where(is_finite, tf.argmax(logits, axis=-1), -1)
-
-
-class _Data:
-    """A dataset that is run through again and again, and has to be the same each time."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-        digest = hashlib.sha256()
-        self.batch_digests = []
-        for images, labels in dataset:
-            if not self.batch_digests:
-                self.first_images = tf.cast(images, tf.float32)
-            digest.update(images.numpy().tobytes() + labels.numpy().tobytes())
-            self.batch_digests.append(digest.hexdigest())
-        self.batches = len(self.batch_digests)
-        self.digest = digest.hexdigest()
-
-    def __iter__(self):
-        digest = hashlib.sha256()
-        for (images, labels), expected in zip(self.dataset, self.batch_digests, strict=True):
-            digest.update(images.numpy().tobytes() + labels.numpy().tobytes())
-            if digest.hexdigest() != expected:
-                raise ValueError(
-                    "The dataset comes in another order each time, so that the results of one "
-                    "image under several attacks cannot be put together. Shuffle it with "
-                    "`reshuffle_each_iteration=False`, or not at all."
-                )
-            yield tf.cast(images, tf.float32), tf.cast(tf.reshape(labels, [-1]), tf.int64)

@@ -8,11 +8,32 @@ import numpy as np
 
 from keras_trn.evaluation import plots
 from keras_trn.evaluation import tables
+from keras_trn.evaluation.backup import plain
 from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.examples import unpack
 
 TABLES = ("summary", "accuracy", "quality", "checks")
 _WHO_KNOW = {"bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"}
+
+
+def not_run_text(missing):
+    """Says what was not run, and why.
+
+    Args:
+        missing: A dictionary with `defence`, `threat_model` and `reason`.
+
+    Returns:
+        The end of a sentence.
+
+    Example:
+        ```python
+        from keras_trn.evaluation.report import not_run_text
+
+        missing = {"defence": "a", "threat_model": "bpda", "reason": "there was no time"}
+        assert not_run_text(missing) == "`bpda` on `a`, as there was no time."
+        ```
+    """
+    return f"`{missing['threat_model']}` on `{missing['defence']}`, as {missing['reason']}."
 
 
 @dataclasses.dataclass
@@ -65,6 +86,8 @@ class Report:
         settings: What `evaluate` was called with.
         environment: Versions and hardware.
         seconds: How long the evaluation took.
+        not_run: What could not be run in full and was left out of the cells: a list of
+            dictionaries with `defence`, `threat_model` and `reason`.
         pictures: Rows of adversarial and restored images, to be shown; not part of the
             JSON file.
 
@@ -95,6 +118,7 @@ class Report:
     environment: dict
     seconds: float
     pictures: list[Picture] | None = None
+    not_run: list = dataclasses.field(default_factory=list)
 
     # --- Looking up ----------------------------------------------------------
 
@@ -132,7 +156,7 @@ class Report:
         rows = sorted({f"{cell['attack']!r} under {cell['threat_model']}" for cell in self.cells})
         raise KeyError(
             f"No cell with {wanted} in this report. Defences: {', '.join(self.defences)}; "
-            f"attacks: {', '.join(rows)}."
+            f"attacks: {', '.join(rows)}. {' '.join(self._notes('accuracy'))}"
         )
 
     def right(self, cell):
@@ -156,11 +180,25 @@ class Report:
         }
         return sorted(budgets, key=lambda budget: (budget[0] != "linf", -budget[1]))
 
+    def without(self, defence):
+        """Returns what was not run on a defence, and so is missing from its worst case.
+
+        Args:
+            defence: Name of the defence.
+
+        Returns:
+            A list of names of threat models.
+        """
+        return [
+            missing["threat_model"] for missing in self.not_run if missing["defence"] == defence
+        ]
+
     def worst(self, defence=None, norm=None, epsilon=None, threat_model=None, labels=None):
         """Returns the share of images that stayed right under all that was run.
 
         An image counts as right only if it was right without attack and under every
-        attack of the norm and of at most this epsilon, under every threat model.
+        attack of the norm and of at most this epsilon, under every threat model. What
+        could not be run, see `without`, is not counted.
 
         Args:
             defence: Name of the defence; by default the one that was judged.
@@ -217,7 +255,13 @@ class Report:
             "defences": self.defences,
             "robustbench": {name: self._as_robustbench(name) for name in self.defences},
             "worst": [
-                {"defence": name, "norm": norm, "epsilon": epsilon, "accuracy": accuracy}
+                {
+                    "defence": name,
+                    "norm": norm,
+                    "epsilon": epsilon,
+                    "accuracy": accuracy,
+                    **({"without": self.without(name)} if self.without(name) else {}),
+                }
                 for name in self.defences
                 for norm, epsilon in self.budgets
                 for accuracy in [self.worst(name, norm, epsilon)]
@@ -230,6 +274,7 @@ class Report:
             "settings": self.settings,
             "environment": self.environment,
             "seconds": round(self.seconds, 1),
+            "not_run": self.not_run,
         }
 
     def _as_robustbench(self, name):
@@ -237,12 +282,13 @@ class Report:
         if self.budgets:
             norm, epsilon = self.budgets[0]
             worst = self.worst(name, norm, epsilon)
+            without = "".join(f", without {missing}" for missing in self.without(name))
             fields |= {
                 "external": None if worst is None else round(100 * worst, 2),
                 "eps": epsilon,
                 "norm": {"linf": "Linf", "l2": "L2"}[norm],
                 "footnote": "external: worst case per example over all attacks and threat "
-                "models of this report",
+                f"models of this report{without}",
             }
         return fields
 
@@ -252,7 +298,7 @@ class Report:
         Args:
             path: Where to write it.
         """
-        text = json.dumps(self.to_dict(), indent=1)
+        text = json.dumps(self.to_dict(), indent=1, default=plain)
         Path(path).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -270,13 +316,14 @@ class Report:
             name: [CheckResult(**check) for check in checks]
             for name, checks in saved["checks"].items()
         }
-        names = [field.name for field in dataclasses.fields(cls) if field.name != "pictures"]
+        # Reports of before this was looked into have no `not_run`.
+        names = [field.name for field in dataclasses.fields(cls) if field.name in saved]
         return cls(**{name: saved[name] for name in names})
 
     # --- Showing -------------------------------------------------------------
 
     def to_markdown(self, table="accuracy"):
-        """Returns a table in Markdown.
+        """Returns a table in Markdown, and below it what it lacks.
 
         Args:
             table: `"summary"`, the worst case of each defence under each threat model;
@@ -286,12 +333,24 @@ class Report:
         Raises:
             ValueError: If there is no such table.
         """
-        return tables.to_markdown(self._table(table))
+        return "\n\n".join([tables.to_markdown(self._table(table)), *self._notes(table)])
 
     def _table(self, table):
         if table not in TABLES:
             raise ValueError(f"table must be one of {', '.join(TABLES)}, received {table!r}.")
         return getattr(tables, f"{table}_table")(self)
+
+    def _notes(self, table):
+        """What a table of accuracies lacks, and how gates were calibrated, in sentences."""
+        if table not in ("summary", "accuracy"):
+            return []
+        calibrated = [
+            f"Calibrated: `{name}` keeps the class of at least {found['benign_agreement']:.1%} of "
+            f"benign images, measured on {found['images']}, with gates at a threshold of "
+            f"{found['gate_threshold']:g}."
+            for name, found in self.settings.get("calibrations", {}).items()
+        ]
+        return [f"**Not run:** {not_run_text(missing)}" for missing in self.not_run] + calibrated
 
     def _captions(self):
         examples = self.cells[0]["examples"]
@@ -326,10 +385,11 @@ class Report:
         )
 
     def __str__(self):
-        return "\n\n".join(
-            f"{tables.to_text(self._table(table))}\n{caption}"
-            for table, caption in self._captions().items()
-        )
+        parts = []
+        for table, caption in self._captions().items():
+            notes = [note.replace("*", "") for note in self._notes(table)]
+            parts.append("\n".join([tables.to_text(self._table(table)), *notes, caption]))
+        return "\n\n".join(parts)
 
     def plot_accuracy(self):
         """Plots accuracy against epsilon, a line for each threat model.

@@ -24,7 +24,9 @@ def summary_table(report):
             report.worst(name, norm, epsilon),
             *by_threat_model,
         ]
-        rows.append([name, *map(_percent, accuracies)])
+        missing = report.without(name)
+        title = f"{name}, without {', '.join(missing)}" if missing else name
+        rows.append([title, *map(_percent, accuracies)])
     return rows
 
 
@@ -41,9 +43,14 @@ def accuracy_table(report):
     for key, by_defence in _rows(report).items():
         cells = [by_defence.get(name) for name in report.defences]
         rows.append([*key, *(_percent(cell and cell["accuracy"]) for cell in cells)])
+    tried = "all" + "".join(
+        f" (without {', '.join(report.without(name))} on {name})"
+        for name in report.defences
+        if report.without(name)
+    )
     for norm, epsilon in report.budgets:
         worst = [report.worst(name, norm, epsilon) for name in report.defences]
-        rows.append(["**worst**", "all", budget_text(norm, epsilon), *map(_percent, worst)])
+        rows.append(["**worst**", tried, budget_text(norm, epsilon), *map(_percent, worst)])
     return rows
 
 

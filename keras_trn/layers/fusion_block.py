@@ -61,7 +61,9 @@ class FusionBlock(keras.layers.Layer):
         self.exchange.build((*image_shape[:-1], 3 * filters))
 
     def _projection(self, filters, name):
-        return keras.layers.Conv2D(filters, 1, dtype=self.dtype_policy, name=name)
+        return keras.layers.Conv2D(
+            filters, 1, data_format="channels_last", dtype=self.dtype_policy, name=name
+        )
 
     def call(self, features):
         image_features, gradient_features = features

@@ -11,8 +11,7 @@ class _PixelRearrangement(keras.layers.Layer):
 
     def __init__(self, block_size=2, **kwargs):
         super().__init__(**kwargs)
-        block_size = check_count("block_size", block_size)
-        self.block_size = block_size
+        self.block_size = check_count("block_size", block_size)
 
     def get_config(self):
         return {**super().get_config(), "block_size": self.block_size}

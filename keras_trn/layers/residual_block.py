@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_trn.input_validation import check_count
+
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class ResidualBlock(keras.layers.Layer):
@@ -18,7 +20,7 @@ class ResidualBlock(keras.layers.Layer):
     starting the second convolution at zero instead.
 
     Args:
-        kernel_size: Side of the square convolution kernels, in pixels.
+        kernel_size: Side of the square convolution kernels, in pixels; at least 1.
         **kwargs: The usual arguments of a Keras layer (`name`, `dtype`).
 
     Call arguments:
@@ -26,6 +28,9 @@ class ResidualBlock(keras.layers.Layer):
 
     Returns:
         A tensor of the shape of `features`.
+
+    Raises:
+        ValueError: If `kernel_size` is not a positive whole number.
 
     Example:
         ```python
@@ -40,7 +45,7 @@ class ResidualBlock(keras.layers.Layer):
 
     def __init__(self, kernel_size=3, **kwargs):
         super().__init__(**kwargs)
-        self.kernel_size = kernel_size
+        self.kernel_size = check_count("kernel_size", kernel_size)
 
     def build(self, features_shape):
         filters = features_shape[-1]
@@ -56,6 +61,7 @@ class ResidualBlock(keras.layers.Layer):
             filters,
             self.kernel_size,
             padding="same",
+            data_format="channels_last",
             kernel_initializer=kernel_initializer,
             dtype=self.dtype_policy,
             name=name,

@@ -1,4 +1,4 @@
-"""The defences that are measured beside ours, with the same interface."""
+"""The defences to compare with, which have the same interface."""
 
 from keras_trn.peers.adversarial_training import (
     AdversariallyTrainedClassifier as AdversariallyTrainedClassifier,

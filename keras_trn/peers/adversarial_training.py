@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from keras_trn.architecture import architecture_of
+from keras_trn.architecture import made_anew
 from keras_trn.checked_model import CheckedModel
 from keras_trn.classifier_interface import describe_classifier
 from keras_trn.logits import single_output
@@ -11,6 +13,7 @@ from keras_trn.training import TrainedOnAttacks
 from keras_trn.training import attack_some
 from keras_trn.training import benign_number
 from keras_trn.training import loss_of_replica
+from keras_trn.training import refuse_unknown
 from keras_trn.training import unpack
 
 
@@ -21,7 +24,9 @@ class AdversariallyTrainedClassifier(TrainedOnAttacks, CheckedModel):
     The defence that does without restoration: in each step, the classifier is
     attacked as it is, and learns from the adversarial images. It is made anew, with
     fresh weights that can all be trained, even those frozen in the classifier that
-    was given; that one stays as it is.
+    was given; that one stays as it is. What no training changes is kept: the mean and
+    the variance of a `keras.layers.Normalization` that was adapted to its data, and
+    other weights that were made with `trainable=False`.
 
     Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial
     Attacks", arXiv 1706.06083.
@@ -41,7 +46,8 @@ class AdversariallyTrainedClassifier(TrainedOnAttacks, CheckedModel):
 
     Raises:
         ValueError: If the classifier is not built, returns probabilities instead
-            of logits, or does not map images to at least two classes.
+            of logits, does not map images to at least two classes, or cannot be made
+            anew from its configuration.
 
     Example:
         ```python
@@ -63,10 +69,10 @@ class AdversariallyTrainedClassifier(TrainedOnAttacks, CheckedModel):
         # Images and attacks stay float32 under any global policy.
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.image_shape, self.num_classes = describe_classifier(classifier)
-        self.classifier = _made_anew(classifier)
-        self.loss_metric = keras.metrics.Mean(name="loss")
-        self.benign_accuracy = Accuracy(name="benign_accuracy")
-        self.adversarial_accuracy = Accuracy(name="adversarial_accuracy")
+        self.classifier = made_anew(classifier)
+        self.loss_metric = keras.metrics.Mean(name="loss", dtype="float32")
+        self.benign_accuracy = Accuracy(name="benign_accuracy", dtype="float32")
+        self.adversarial_accuracy = Accuracy(name="adversarial_accuracy", dtype="float32")
         self.build((None, *self.image_shape))
 
     def build(self, images_shape):
@@ -88,6 +94,7 @@ class AdversariallyTrainedClassifier(TrainedOnAttacks, CheckedModel):
         jit_compile="auto",
         run_eagerly=False,
         steps_per_execution=1,
+        **unknown,
     ):
         """Says how the classifier is trained: by cross-entropy, on adversarial images.
 
@@ -103,10 +110,14 @@ class AdversariallyTrainedClassifier(TrainedOnAttacks, CheckedModel):
                 to Keras.
             run_eagerly: Whether to run steps without a graph, to debug them.
             steps_per_execution: Number of batches for each call of the graph.
+            **unknown: Not taken: arguments of `keras.Model.compile` such as `loss` are
+                refused with what to use instead.
 
         Raises:
-            ValueError: If there is no attack, or the share is out of range.
+            ValueError: If there is no attack, the share is out of range, or an argument is
+                not known.
         """
+        refuse_unknown(unknown)
         self.compile_training(
             optimizer,
             attack,
@@ -157,32 +168,9 @@ class AdversariallyTrainedClassifier(TrainedOnAttacks, CheckedModel):
     # --- Saving --------------------------------------------------------------
 
     def get_config(self):
-        return {"name": self.name, "classifier": _architecture(self.classifier)}
+        return {"name": self.name, "classifier": architecture_of(self.classifier)}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         classifier = keras.saving.deserialize_keras_object(config["classifier"], custom_objects)
         return cls(**{**config, "classifier": classifier})
-
-
-def _architecture(classifier):
-    """The configuration of a classifier, without how it was trained."""
-    config = keras.saving.serialize_keras_object(classifier)
-    config.pop("compile_config", None)
-    return config
-
-
-def _made_anew(classifier):
-    """A classifier of the same architecture: unlike `clone_model`, also of a subclassed model."""
-    return keras.saving.deserialize_keras_object(_trainable(_architecture(classifier)))
-
-
-def _trainable(config):
-    """The same configuration with no layer frozen: what was built frozen can never be trained."""
-    if isinstance(config, dict):
-        return {
-            key: True if key == "trainable" else _trainable(value) for key, value in config.items()
-        }
-    if isinstance(config, (list, tuple)):
-        return type(config)(map(_trainable, config))
-    return config

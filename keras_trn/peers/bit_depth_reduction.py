@@ -55,8 +55,7 @@ class BitDepthReduction(ImageFilter):
 
     def __init__(self, classifier, bits=3, **kwargs):
         super().__init__(classifier, **kwargs)
-        bits = check_whole_number("bits", bits, 1, 8)
-        self.bits = bits
+        self.bits = check_whole_number("bits", bits, 1, 8)
 
     def filtered(self, images):
         highest_level = 2.0**self.bits - 1

@@ -20,16 +20,18 @@ class JpegCompression(ImageFilter):
 
     Compression discards fine detail, and with it a part of an adversarial
     perturbation. Images are rounded to 8 bits and compressed by Pillow with its
-    usual settings, which halve the resolution of the colours. The gradient counts
-    as zero: attack it with `keras_trn.threat_models.BPDA`, or without gradients.
+    usual settings, which halve the resolution of the colours. Images of 3 channels are
+    compressed in colour; of any other number, each channel by itself as a grey picture.
+    The gradient counts as zero: attack it with `keras_trn.threat_models.BPDA`, or without
+    gradients.
 
     Source: Guo et al., "Countering Adversarial Images using Input
     Transformations", arXiv 1711.00117, whose quality of 75 is the default.
 
     Args:
-        classifier: A built Keras model from grey or RGB images of shape `(batch,
-            height, width, channels)` in [0, 1] to logits of shape `(batch,
-            num_classes)`. It is frozen.
+        classifier: A built Keras model from images of shape `(batch, height,
+            width, channels)` in [0, 1] to logits of shape `(batch, num_classes)`.
+            It is frozen.
         quality: Quality of the compression from 1, the coarsest, to 95.
         **kwargs: The usual arguments of a Keras model (`name`).
 
@@ -41,8 +43,7 @@ class JpegCompression(ImageFilter):
         shape `(batch, num_classes)`.
 
     Raises:
-        ValueError: If the quality is out of range, or the images have neither one
-            channel nor three.
+        ValueError: If the quality is no whole number from 1 to 95.
 
     Example:
         ```python
@@ -61,24 +62,21 @@ class JpegCompression(ImageFilter):
 
     def __init__(self, classifier, quality=75, **kwargs):
         super().__init__(classifier, **kwargs)
-        quality = check_whole_number("quality", quality, 1, 95)
-        channels = self.image_shape[-1]
-        if channels not in (1, 3):
-            raise ValueError(
-                "JPEG compresses grey images of 1 channel and RGB images of 3; the classifier "
-                f"takes images of {channels} channels."
-            )
-        self.quality = quality
+        self.quality = check_whole_number("quality", quality, 1, 95)
 
     def filtered(self, images):
         return in_numpy(self._compressed, images)
 
     def _compressed(self, images):
         pixels = np.round(255 * np.clip(images, 0.0, 1.0)).astype("uint8")
-        if pixels.shape[-1] == 1:
-            compressed = _compress_grey(pixels[..., 0], self.quality)[..., None]
-        else:
+        if pixels.shape[-1] == 3:
             compressed = np.stack([_compress(image, self.quality) for image in pixels])
+        else:
+            channels = [
+                _compress_grey(pixels[..., channel], self.quality)
+                for channel in range(pixels.shape[-1])
+            ]
+            compressed = np.stack(channels, axis=-1)
         return compressed / np.float32(255)
 
     def get_config(self):

@@ -3,7 +3,7 @@
 import keras
 from scipy import ndimage
 
-from keras_trn.input_validation import check_whole_number
+from keras_trn.input_validation import check_count
 from keras_trn.peers.image_filter import ImageFilter
 from keras_trn.peers.image_filter import in_numpy
 
@@ -57,10 +57,11 @@ class MedianSmoothing(ImageFilter):
 
     def __init__(self, classifier, size=3, **kwargs):
         super().__init__(classifier, **kwargs)
-        self.size = check_whole_number("size", size, 3)
-        if self.size % 2 == 0:
+        self.size = check_count("size", size)
+        if self.size == 1 or self.size % 2 == 0:
             raise ValueError(
-                f"size must be an odd number, so that the window has a centre, received {size!r}."
+                "size must be 3 or another odd number, so that the window has a centre, received "
+                f"{size!r}."
             )
 
     def filtered(self, images):

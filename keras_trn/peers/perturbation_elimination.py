@@ -6,8 +6,10 @@ import tensorflow as tf
 from keras import layers
 
 from keras_trn.input_validation import check_range
+from keras_trn.keras_settings import float32_numbers
 from keras_trn.peers.single_stream import SingleStreamPeer
 from keras_trn.training import loss_of_replica
+from keras_trn.training import refuse_unknown
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -16,8 +18,8 @@ class AdversarialPerturbationElimination(SingleStreamPeer):
 
     A single-stream restorer learns to bring adversarial images close to the clean
     ones and to deceive a small convolutional discriminator, which learns at the same time
-    to tell restored images from clean ones (APE-GAN). The classifier's own judgement
-    is no part of the training. Restorer and discriminator are other networks than
+    to tell restored images from clean ones (APE-GAN). What the classifier says of
+    an image is no part of the training. Restorer and discriminator are other networks than
     those of the source.
 
     Source: Shen et al., "APE-GAN: Adversarial Perturbation Elimination with GAN",
@@ -66,7 +68,7 @@ class AdversarialPerturbationElimination(SingleStreamPeer):
         """Creates the weights of restorer and discriminator; called with the model's creation."""
         super().build(images_shape)
         self.discriminator = _make_discriminator(self.image_shape[-1])
-        self.discriminator_loss = keras.metrics.Mean(name="discriminator_loss")
+        self.discriminator_loss = keras.metrics.Mean(name="discriminator_loss", dtype="float32")
 
     def compile(
         self,
@@ -80,6 +82,7 @@ class AdversarialPerturbationElimination(SingleStreamPeer):
         jit_compile="auto",
         run_eagerly=False,
         steps_per_execution=1,
+        **unknown,
     ):
         """Says how restorer and discriminator are trained.
 
@@ -105,30 +108,31 @@ class AdversarialPerturbationElimination(SingleStreamPeer):
                 to Keras.
             run_eagerly: Whether to run steps without a graph, to debug them.
             steps_per_execution: Number of batches for each call of the graph.
+            **unknown: Not taken: arguments of `keras.Model.compile` such as `loss` are
+                refused with what to use instead.
 
         Raises:
-            ValueError: If there is no attack, or a share or weight is out of range.
+            ValueError: If there is no attack, a share or weight is out of range, or an
+                argument is not known.
         """
-        pixel_loss_weight = check_range("pixel_loss_weight", pixel_loss_weight, 0, np.inf)
-        adversarial_loss_weight = check_range(
-            "adversarial_loss_weight", adversarial_loss_weight, 0, np.inf
-        )
-        self.pixel_loss_weight = pixel_loss_weight
-        self.adversarial_loss_weight = adversarial_loss_weight
-        self.discriminator_optimizer = keras.optimizers.get(discriminator_optimizer)
+        refuse_unknown(unknown)
+        numbers = {
+            "fresh_share": check_range("fresh_share", fresh_share, 0, 1),
+            "pixel_loss_weight": check_range("pixel_loss_weight", pixel_loss_weight, 0, np.inf),
+            "adversarial_loss_weight": check_range(
+                "adversarial_loss_weight", adversarial_loss_weight, 0, np.inf
+            ),
+        }
+        for name, value in numbers.items():
+            setattr(self, name, value)
+        with float32_numbers():
+            self.discriminator_optimizer = keras.optimizers.get(discriminator_optimizer)
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
-        fresh_share = check_range("fresh_share", fresh_share, 0, 1)
-        self.fresh_share = fresh_share
         self.compile_training(
             optimizer,
             attack,
             benign_share,
-            own_arguments={
-                "fresh_share": fresh_share,
-                "pixel_loss_weight": pixel_loss_weight,
-                "adversarial_loss_weight": adversarial_loss_weight,
-                "discriminator_optimizer": self.discriminator_optimizer,
-            },
+            own_arguments={**numbers, "discriminator_optimizer": self.discriminator_optimizer},
             jit_compile=jit_compile,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,
@@ -146,7 +150,7 @@ class AdversarialPerturbationElimination(SingleStreamPeer):
         with tf.GradientTape() as tape:
             losses = self._discriminator_losses(clean, is_clean=1.0)
             losses += self._discriminator_losses(restored, is_clean=0.0)
-            loss = loss_of_replica(losses)
+            loss = self.discriminator_optimizer.scale_loss(loss_of_replica(losses))
         self.discriminator_loss.update_state(losses)
         if training:
             variables = self.discriminator.trainable_variables
@@ -161,14 +165,15 @@ class AdversarialPerturbationElimination(SingleStreamPeer):
 
 def _make_discriminator(channels):
     """A small network from images of any size to the logit of their being clean."""
-    convolution = {"padding": "same", "activation": "relu", "dtype": "float32"}
+    common = {"data_format": "channels_last", "dtype": "float32"}
+    convolution = {"padding": "same", "activation": "relu", **common}
     return keras.Sequential(
         [
-            keras.Input((None, None, channels)),
+            keras.Input((None, None, channels), dtype="float32"),
             layers.Conv2D(32, 3, **convolution),
             layers.Conv2D(64, 3, strides=2, **convolution),
             layers.Conv2D(64, 3, strides=2, **convolution),
-            layers.GlobalAveragePooling2D(dtype="float32"),
+            layers.GlobalAveragePooling2D(**common),
             layers.Dense(1, dtype="float32"),
         ],
         name="discriminator",

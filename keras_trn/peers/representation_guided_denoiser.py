@@ -6,6 +6,7 @@ import tensorflow as tf
 from keras_trn.input_validation import check_range
 from keras_trn.logits import logits_function
 from keras_trn.peers.single_stream import SingleStreamPeer
+from keras_trn.training import refuse_unknown
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -69,6 +70,7 @@ class RepresentationGuidedDenoiser(SingleStreamPeer):
         jit_compile="auto",
         run_eagerly=False,
         steps_per_execution=1,
+        **unknown,
     ):
         """Says how the restorer is trained.
 
@@ -87,17 +89,20 @@ class RepresentationGuidedDenoiser(SingleStreamPeer):
                 to Keras.
             run_eagerly: Whether to run steps without a graph, to debug them.
             steps_per_execution: Number of batches for each call of the graph.
+            **unknown: Not taken: arguments of `keras.Model.compile` such as `loss` are
+                refused with what to use instead.
 
         Raises:
-            ValueError: If there is no attack, or the share is out of range.
+            ValueError: If there is no attack, a share is out of range, or an argument is not
+                known.
         """
-        fresh_share = check_range("fresh_share", fresh_share, 0, 1)
-        self.fresh_share = fresh_share
+        refuse_unknown(unknown)
+        self.fresh_share = check_range("fresh_share", fresh_share, 0, 1)
         self.compile_training(
             optimizer,
             attack,
             benign_share,
-            own_arguments={"fresh_share": fresh_share},
+            own_arguments={"fresh_share": self.fresh_share},
             jit_compile=jit_compile,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,

@@ -14,7 +14,7 @@ class SingleStreamPeer(ProtectedClassifier):
         **kwargs: The usual arguments of a Keras model (`name`).
 
     Raises:
-        ValueError: If the restorer has a gradient stream.
+        ValueError: If the restorer is no restoration network, or has a gradient stream.
     """
 
     def __init__(self, classifier, restorer=None, **kwargs):
@@ -30,6 +30,11 @@ def _checked_restorer(restorer):
     """Returns the single-stream restorer that was given, or else a new one."""
     if restorer is None:
         return TwoStreamRestorationNetwork(gradient_stream=False)
+    if not hasattr(restorer, "gradient_stream"):
+        raise ValueError(
+            "restorer must be a `keras_trn.TwoStreamRestorationNetwork(gradient_stream=False)`, "
+            f"received {restorer!r}."
+        )
     if restorer.gradient_stream:
         raise ValueError(
             "This peer restores images without their gradient maps, and the restorer has a "

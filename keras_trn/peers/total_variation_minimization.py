@@ -30,7 +30,7 @@ class TotalVariationMinimization(ImageFilter):
         classifier: A built Keras model from images of shape `(batch, height,
             width, channels)` in [0, 1] to logits of shape `(batch, num_classes)`.
             It is frozen.
-        weight: Weight of the squared distance from the image, beside the total
+        weight: Weight of the squared distance from the image against the total
             variation, at least 1e-6. The smaller it is, the smoother the result. The default
             is that of scikit-image.
         **kwargs: The usual arguments of a Keras model (`name`).

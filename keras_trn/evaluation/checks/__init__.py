@@ -1,5 +1,6 @@
 """Sanity checks of a defence, of an attack, and of attackers among each other."""
 
+from keras_trn.evaluation.checks.all_checks import ALL_CHECKS as ALL_CHECKS
 from keras_trn.evaluation.checks.all_checks import run_checks as run_checks
 from keras_trn.evaluation.checks.between_attacks import (
     blackbox_not_stronger as blackbox_not_stronger,
@@ -36,15 +37,22 @@ from keras_trn.evaluation.checks.of_the_attack import (
     unbounded_attack_succeeds as unbounded_attack_succeeds,
 )
 from keras_trn.evaluation.checks.of_the_model import batch_invariance as batch_invariance
+from keras_trn.evaluation.checks.of_the_model import (
+    classifier_beats_chance as classifier_beats_chance,
+)
 from keras_trn.evaluation.checks.of_the_model import deterministic as deterministic
 from keras_trn.evaluation.checks.of_the_model import dynamic_defence as dynamic_defence
 from keras_trn.evaluation.checks.of_the_model import input_gradients as input_gradients
+from keras_trn.evaluation.checks.of_the_model import (
+    map_gradient_is_complete as map_gradient_is_complete,
+)
 from keras_trn.evaluation.checks.of_the_model import outputs_are_logits as outputs_are_logits
 from keras_trn.evaluation.checks.of_the_model import (
     restoration_switched_off as restoration_switched_off,
 )
 
 __all__ = [
+    "ALL_CHECKS",
     "CheckResult",
     "Examination",
     "attack_breaks_known_weak_defence",
@@ -54,11 +62,13 @@ __all__ = [
     "binarization_test",
     "blackbox_not_stronger",
     "bpda_not_stronger",
+    "classifier_beats_chance",
     "deterministic",
     "dynamic_defence",
     "input_gradients",
     "iterative_beats_single_step",
     "loss_rises_along_the_attack",
+    "map_gradient_is_complete",
     "monotone_in_epsilon",
     "more_steps_never_weaker",
     "outputs_are_logits",

@@ -1,49 +1,17 @@
 """All checks in one run."""
 
-from keras_trn.evaluation.checks.between_attacks import blackbox_not_stronger
-from keras_trn.evaluation.checks.between_attacks import bpda_not_stronger
-from keras_trn.evaluation.checks.between_attacks import random_noise_is_weaker
-from keras_trn.evaluation.checks.between_attacks import whitebox_covers_blackbox
-from keras_trn.evaluation.checks.binarization import binarization_test
-from keras_trn.evaluation.checks.check_result import judged
-from keras_trn.evaluation.checks.of_the_attack import attack_breaks_known_weak_defence
-from keras_trn.evaluation.checks.of_the_attack import bare_classifier_falls
-from keras_trn.evaluation.checks.of_the_attack import best_iterate_is_kept
-from keras_trn.evaluation.checks.of_the_attack import iterative_beats_single_step
-from keras_trn.evaluation.checks.of_the_attack import loss_rises_along_the_attack
-from keras_trn.evaluation.checks.of_the_attack import monotone_in_epsilon
-from keras_trn.evaluation.checks.of_the_attack import more_steps_never_weaker
-from keras_trn.evaluation.checks.of_the_attack import perturbations_are_valid
-from keras_trn.evaluation.checks.of_the_attack import unbounded_attack_succeeds
-from keras_trn.evaluation.checks.of_the_model import batch_invariance
-from keras_trn.evaluation.checks.of_the_model import deterministic
-from keras_trn.evaluation.checks.of_the_model import dynamic_defence
-from keras_trn.evaluation.checks.of_the_model import input_gradients
-from keras_trn.evaluation.checks.of_the_model import outputs_are_logits
-from keras_trn.evaluation.checks.of_the_model import restoration_switched_off
+from keras_trn.evaluation.checks import between_attacks
+from keras_trn.evaluation.checks import binarization
+from keras_trn.evaluation.checks import of_the_attack
+from keras_trn.evaluation.checks import of_the_model
+from keras_trn.evaluation.checks.check_result import CheckResult
+from keras_trn.evaluation.checks.examination import ObstacleError
+from keras_trn.evaluation.checks.registry import checks_of
+from keras_trn.threat_models import short_message
 
-ALL_CHECKS = (
-    outputs_are_logits,
-    deterministic,
-    input_gradients,
-    dynamic_defence,
-    blackbox_not_stronger,
-    iterative_beats_single_step,
-    more_steps_never_weaker,
-    monotone_in_epsilon,
-    unbounded_attack_succeeds,
-    random_noise_is_weaker,
-    whitebox_covers_blackbox,
-    loss_rises_along_the_attack,
-    best_iterate_is_kept,
-    perturbations_are_valid,
-    bare_classifier_falls,
-    attack_breaks_known_weak_defence,
-    binarization_test,
-    bpda_not_stronger,
-    restoration_switched_off,
-    batch_invariance,
-)
+# In the order in which they are made and reported.
+_PARTS = (of_the_model, of_the_attack, binarization, between_attacks)
+ALL_CHECKS = tuple(check for part in _PARTS for check in checks_of(part))
 
 
 def run_checks(examination, progress=None):
@@ -58,7 +26,7 @@ def run_checks(examination, progress=None):
             made, such as the `set_description` of a progress bar.
 
     Returns:
-        A list of twenty `CheckResult`.
+        A list of `CheckResult`, one for each of `ALL_CHECKS`.
 
     Example:
         ```python
@@ -87,8 +55,8 @@ def run_checks(examination, progress=None):
 def _attempt(check, examination):
     try:
         return check(examination)
+    except ObstacleError as error:
+        return CheckResult(check.__name__, "WARN", None, f"The check could not be made: {error}")
     except Exception as error:
-        # The last line is the error's own, where TensorFlow puts a whole traceback before it.
-        *_, message = ["", *str(error).strip().splitlines()]
-        cause = f"{type(error).__name__}, {message.strip().rstrip('.')}"
-        return judged(check.__name__, False, None, "The check could not be made", cause)
+        finding = f"The check could not be made: {short_message(error)}."
+        return CheckResult(check.__name__, "WARN", None, finding)

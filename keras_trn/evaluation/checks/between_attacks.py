@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from keras_trn.evaluation.checks.check_result import judged
-from keras_trn.evaluation.checks.check_result import not_applicable
+from keras_trn.evaluation.checks.registry import Finding
+from keras_trn.evaluation.checks.registry import NotApplicable
+from keras_trn.evaluation.checks.registry import check
 
 # AutoAttack's `check_square_sr`.
 _BETTER_BY_CHANCE = 0.002
@@ -13,16 +14,22 @@ _BROKEN_BY_CHANCE = 0.01
 _OTHER_PATH = 0.005
 # So many of the images that only a black box breaks are named.
 _LISTED_IMAGES = 10
+_NO_QUERY_ATTACK = (
+    "No attack without gradients takes images so small or oblong in this norm; Square needs room "
+    "for its squares, and SPSA knows the L-infinity norm alone"
+)
 
 
+@check
 def blackbox_not_stronger(examination):
     """Checks that an attack without gradients finds no more than those with them.
 
-    Square only asks for logits. Where it leaves fewer images right, gradients hide
-    what is there. It is compared with the best of the attackers with gradients,
+    Square only asks for logits, and so does SPSA, which stands in for it where images
+    are too small or oblong. Where it leaves fewer images right, gradients hide what is
+    there. It is compared with the best of the attackers with gradients,
     per image, of `whitebox_full` and `bpda`: the question is whether gradients of
     any kind were used well enough, and a restoration without a gradient of its own
-    is judged by `bpda`.
+    is evaluated by `bpda`.
 
     Source: `check_square_sr` of AutoAttack (Croce and Hein, arXiv 2003.01690).
 
@@ -31,7 +38,7 @@ def blackbox_not_stronger(examination):
 
     Returns:
         A `CheckResult`; its figure is the accuracy under gradients less that under
-        Square.
+        Square. Not applicable where no such attack takes the images.
 
     Example:
         ```python
@@ -48,17 +55,20 @@ def blackbox_not_stronger(examination):
         assert checks.blackbox_not_stronger(examination).status == "PASS"
         ```
     """
-    square = examination.right("blackbox", examination.square).mean()
+    attack = examination.query_attack
+    if attack is None:
+        return NotApplicable(_NO_QUERY_ATTACK)
+    queries = examination.right("blackbox", attack).mean()
     gradients = examination.right_under_gradients().mean()
-    return judged(
-        "blackbox_not_stronger",
-        gradients - square <= examination.at_least_one_image(_BETTER_BY_CHANCE),
-        gradients - square,
-        f"Square leaves {square:.1%} right, and attacks with gradients {gradients:.1%}",
-        "gradients are masked; believe no white-box number, and give Square more queries",
+    return Finding(
+        gradients - queries <= examination.at_least_one_image(_BETTER_BY_CHANCE),
+        gradients - queries,
+        f"{attack.name} leaves {queries:.1%} right, and attacks with gradients {gradients:.1%}",
+        f"gradients are masked; believe no white-box number, and give {attack.name} more queries",
     )
 
 
+@check
 def random_noise_is_weaker(examination):
     """Checks that a blind search finds no more than attacks with gradients.
 
@@ -93,8 +103,7 @@ def random_noise_is_weaker(examination):
     """
     noise = examination.right_under_noise().mean()
     gradients = examination.right_under_gradients().mean()
-    return judged(
-        "random_noise_is_weaker",
+    return Finding(
         gradients - noise <= examination.at_least_one_image(_BETTER_BY_CHANCE),
         gradients - noise,
         f"The worst of {examination.queries} random perturbations leaves {noise:.1%} right, and "
@@ -103,12 +112,13 @@ def random_noise_is_weaker(examination):
     )
 
 
+@check
 def whitebox_covers_blackbox(examination):
     """Checks, image by image, that an attacker who knows the defence breaks what others do.
 
-    Two attacks may leave the same share right and yet other images. Those that
-    only Square breaks, or only adversarial images that were crafted for the bare
-    classifier, are images on which the attackers with gradients failed. These are
+    Two attacks may leave the same share right and yet other images. What only Square
+    breaks (or SPSA in its place), or only adversarial images that were crafted for the
+    bare classifier, are images on which the attackers with gradients failed. These are
     taken together, `whitebox_full` and `bpda`, as they are in the report's worst
     case.
 
@@ -119,7 +129,8 @@ def whitebox_covers_blackbox(examination):
 
     Returns:
         A `CheckResult`; its figure is the share of images that only attackers who know
-        less break.
+        less break. Not applicable where nobody knows less: no restoration, and no attack
+        without gradients that takes the images.
 
     Example:
         ```python
@@ -136,13 +147,16 @@ def whitebox_covers_blackbox(examination):
         assert checks.whitebox_covers_blackbox(examination).status == "PASS"
         ```
     """
-    right = examination.right("blackbox", examination.square)
+    attack = examination.query_attack
+    who_know_less = [] if attack is None else [examination.right("blackbox", attack)]
     if examination.is_restored:
-        right = right & examination.right("oblivious")
+        who_know_less.append(examination.right("oblivious"))
+    if not who_know_less:
+        return NotApplicable(_NO_QUERY_ATTACK)
+    right = np.all(who_know_less, axis=0)
     missed = np.flatnonzero(examination.right_under_gradients() & ~right)
     share = len(missed) / len(right)
-    return judged(
-        "whitebox_covers_blackbox",
+    return Finding(
         share <= examination.at_least_one_image(_BROKEN_BY_CHANCE),
         share,
         f"{share:.1%} of images are broken only by who knows less{_listed(missed)}",
@@ -150,6 +164,7 @@ def whitebox_covers_blackbox(examination):
     )
 
 
+@check
 def bpda_not_stronger(examination):
     """Checks that differentiating a restoration is better than ignoring it.
 
@@ -182,13 +197,11 @@ def bpda_not_stronger(examination):
         assert checks.bpda_not_stronger(examination).status == "not applicable"
         ```
     """
-    name = "bpda_not_stronger"
     if not examination.is_restored:
-        return not_applicable(name, "There is no restoration")
+        return NotApplicable("There is no restoration")
     whitebox = examination.right("whitebox_full").mean()
     bpda = examination.right("bpda").mean()
-    return judged(
-        name,
+    return Finding(
         whitebox - bpda <= examination.at_least_one_image(_OTHER_PATH),
         whitebox - bpda,
         f"`whitebox_full` leaves {whitebox:.1%} right, and `bpda` {bpda:.1%}",

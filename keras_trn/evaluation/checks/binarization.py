@@ -8,8 +8,9 @@ import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from keras_trn.evaluation.checks.check_result import judged
-from keras_trn.evaluation.checks.check_result import not_applicable
+from keras_trn.evaluation.checks.registry import Finding
+from keras_trn.evaluation.checks.registry import NotApplicable
+from keras_trn.evaluation.checks.registry import check
 from keras_trn.evaluation.checks.sampling import random_inside
 from keras_trn.evaluation.checks.sampling import random_on_surface
 from keras_trn.logits import logits_function
@@ -27,6 +28,7 @@ _MOST_ITERATIONS = 1000
 _FOUND = 0.95
 
 
+@check
 def binarization_test(examination):
     """Checks that the attack finds an adversarial image which is known to exist.
 
@@ -67,16 +69,15 @@ def binarization_test(examination):
         assert checks.binarization_test(examination).status == "PASS"
         ```
     """
-    name = "binarization_test"
+    examination.check_obstacle()
     binarized = binarize(examination)
     if not len(binarized.images):
-        return not_applicable(name, "No readout tells points inside a ball from its boundary")
+        return NotApplicable("No readout tells points inside a ball from its boundary")
     inside = np.zeros(len(binarized.images), "int64")
-    attacked = examination.attack(binarized.logits, binarized.images, inside)
-    found = float(_is_beyond(examination, binarized, attacked).mean())
+    attacked = examination.attack(binarized, binarized.images, inside)
+    found = float(_is_beyond(examination.logits(attacked, binarized)).mean())
     left_out = len(examination.images) - len(binarized.images)
-    return judged(
-        name,
+    return Finding(
         found >= _FOUND,
         found,
         f"The attack finds {found:.1%} of guaranteed adversarial images and a random search "
@@ -103,7 +104,7 @@ class Binarized:
     weights: np.ndarray
     thresholds: np.ndarray
 
-    def logits(self, images):
+    def __call__(self, images):
         """Answers whether images lie inside, class 0, or beyond, class 1.
 
         Args:
@@ -151,23 +152,63 @@ def binarize(examination):
 
 def _features(examination):
     """A function from images to what the classifier's last layer sees of their restorations."""
-    features = logits_function(_without_last_dense(examination.classifier))
+    parts = [logits_function(part) for part in without_last_dense(examination.classifier)]
     defence = examination.defence
 
     def of_restored(images):
-        restored = defence.restorations(images) if examination.is_restored else images
-        result = features(restored)
-        return tf.reshape(result, [tf.shape(result)[0], -1])
+        features = defence.restorations(images) if examination.is_restored else images
+        for part in parts:
+            features = part(features)
+        return tf.reshape(features, [tf.shape(features)[0], -1])
 
     return of_restored
 
 
-def _without_last_dense(classifier):
-    """The classifier up to its last `Dense` layer; all of it where it has none of its own."""
-    dense = [layer for layer in classifier.layers if isinstance(layer, keras.layers.Dense)]
-    if not dense or not getattr(classifier, "inputs", None):
-        return classifier
-    return keras.Model(classifier.inputs, dense[-1].input)
+def without_last_dense(classifier):
+    """Takes from a classifier what comes before its last `Dense` layer.
+
+    The way goes back from the output, into models that are layers of others, so that layers
+    which are used several times, or in several models, are taken where they are used here.
+
+    Args:
+        classifier: A Keras model.
+
+    Returns:
+        A list of models, to be applied one after the other; the classifier alone where there is
+        no such layer on the way, or more than one way.
+
+    Example:
+        ```python
+        import keras
+        from keras_trn.evaluation.checks.binarization import without_last_dense
+
+        backbone = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+        classifier = keras.Sequential([backbone, keras.layers.Dense(10)])
+        (part,) = without_last_dense(classifier)
+        assert part(keras.ops.zeros((2, 8, 8, 1))).shape == (2, 64)
+        ```
+    """
+    return _before_last_dense(classifier) or [classifier]
+
+
+def _before_last_dense(model):
+    """The parts of a model before its last `Dense` layer; `None` if there is none to be found."""
+    if len(getattr(model, "inputs", None) or ()) != 1 or len(model.outputs) != 1:
+        return None
+    tensor = model.outputs[0]
+    while tensor is not model.inputs[0]:
+        operation, node_index, _ = tensor._keras_history
+        inputs = operation._inbound_nodes[node_index].input_tensors
+        if len(inputs) != 1:
+            return None
+        tensor = inputs[0]
+        if isinstance(operation, keras.layers.Dense):
+            return [] if tensor is model.inputs[0] else [keras.Model(model.inputs[0], tensor)]
+        if isinstance(operation, keras.Model):
+            within = _before_last_dense(operation)
+            before = [] if tensor is model.inputs[0] else [keras.Model(model.inputs[0], tensor)]
+            return None if within is None else [*before, *within]
+    return None
 
 
 def _points(examination, index):
@@ -207,14 +248,15 @@ def _random_success(examination, binarized):
     attack = examination.attack
     epsilon = tf.constant(attack.epsilon, tf.float32)
     is_found = np.zeros(len(binarized.images), bool)
+    answer = examination.graph(binarized)
     for step in range(attack.steps):
         draw = random_inside if step % 2 else random_on_surface
         seed = tf.constant([examination.seed + 1, step])
         drawn = draw(binarized.images, epsilon, attack.norm, seed)
-        is_found |= _is_beyond(examination, binarized, drawn)
+        is_found |= _is_beyond(answer(drawn).numpy())
     return is_found.mean()
 
 
-def _is_beyond(examination, binarized, images):
-    """Which images, in the order of those that have a readout, it takes for the boundary."""
-    return examination.logits(images, binarized.logits)[:, 1] > 0
+def _is_beyond(logits):
+    """Which images are taken for the boundary."""
+    return logits[:, 1] > 0

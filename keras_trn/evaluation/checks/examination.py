@@ -1,5 +1,6 @@
 """What is examined, and the runs that its checks share."""
 
+import dataclasses
 import functools
 import math
 
@@ -9,10 +10,19 @@ import tensorflow as tf
 from keras_trn import attacks
 from keras_trn import threat_models as known_threat_models
 from keras_trn.attacks.iterative_attack import IterativeAttack
+from keras_trn.evaluation.arguments import check_image_shape
 from keras_trn.evaluation.checks.sampling import random_corners
 from keras_trn.evaluation.checks.sampling import random_inside
+from keras_trn.evaluation.map_gradient import measure_map_motion
+from keras_trn.evaluation.map_gradient import obstacle
+from keras_trn.evaluation.randomness import ROUNDING_OF_LOGITS
+from keras_trn.evaluation.randomness import largest_distance
+from keras_trn.evaluation.randomness import repeated_logits
+from keras_trn.graphs import GraphCache
+from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_images
 from keras_trn.input_validation import check_labels
+from keras_trn.input_validation import check_whole_number
 from keras_trn.logits import logits_function
 from keras_trn.restored_classifier import RestoredClassifier
 
@@ -20,15 +30,22 @@ from keras_trn.restored_classifier import RestoredClassifier
 _PARTS_OF_THE_WAY = (0.25, 0.5, 0.75, 1.0)
 # Multiples of the attack's epsilon at which it is run.
 _PARTS_OF_EPSILON = (0.25, 0.5, 1.0, 2.0)
+# Directions in which SPSA measures a slope for each of its steps.
+_SAMPLES = 4
 # Two shares may differ by one image and a rounding error.
 _ROUNDING_OF_SHARES = 1e-9
 
 
+class ObstacleError(ValueError):
+    """Says why a check that attacks through everything cannot be made."""
+
+
 class Examination:
-    """A defence, a few labelled images, and the attack by which it is judged.
+    """A defence, a few labelled images, and the attack by which it is evaluated.
 
     The subject of all checks. It remembers what it has run, so that checks which
-    look at the same run from several sides pay for it once.
+    look at the same run from several sides pay for it once; where a layer of the
+    defence has changed since, it runs it again.
 
     Whatever an attack finds, the attacker may also leave the image as it is: an
     image that is wrong by itself counts as wrong under every attack. So does one
@@ -72,7 +89,7 @@ class Examination:
 
     def __init__(self, defence, images, labels, attack, threat_models=(), queries=100, seed=0):
         _check_attack(attack)
-        check_images(images)
+        images = check_images(images)
         self.defence = defence
         self.is_restored = isinstance(defence, RestoredClassifier)
         self.classifier = defence.classifier if self.is_restored else defence
@@ -87,9 +104,10 @@ class Examination:
             for threat_model in threat_models
             if threat_model.labels == "true"
         }
-        self.queries = queries
-        self.seed = seed
-        self._memory = {}
+        self.queries = check_count("queries", queries)
+        self.seed = check_whole_number("seed", seed, 0, np.iinfo(np.int32).max)
+        self._other_threat_models = {}
+        self._graphs = GraphCache()
 
     # --- Attacks ----------------------------------------------------------------------
 
@@ -104,11 +122,22 @@ class Examination:
         return self._variant(steps=2 * self.attack.steps)
 
     @functools.cached_property
-    def square(self):
-        """The attack without gradients with the same epsilon."""
-        return attacks.Square(
-            self.attack.epsilon, self.attack.norm, queries=self.queries, seed=self.seed
-        )
+    def query_attack(self):
+        """The attack without gradients with the same epsilon; `None` where there is none.
+
+        It is `Square`. Images that are too small or too oblong for squares are attacked by
+        `SPSA` with as many queries, which knows the L-infinity norm alone.
+        """
+        epsilon, norm = self.attack.epsilon, self.attack.norm
+        square = attacks.Square(epsilon, norm, queries=self.queries, seed=self.seed)
+        try:
+            check_image_shape([square], tuple(self.images.shape[1:]))
+        except ValueError:
+            if norm != "linf":
+                return None
+            steps = max(1, self.queries // (2 * _SAMPLES + 1))
+            return attacks.SPSA(epsilon, steps=steps, samples=_SAMPLES, seed=self.seed)
+        return square
 
     @functools.cached_property
     def stages(self):
@@ -160,28 +189,59 @@ class Examination:
             The compiled function of a tensor of images.
         """
         signature = [tf.TensorSpec((None, *self.images.shape[1:]), tf.float32)]
-
-        def compiled():
-            function = logits_function(model)
-            return tf.function(function, input_signature=signature, autograph=False)
-
-        return self._remembered(("graph", model), compiled)
+        return self._graphs.get("logits", model, lambda: logits_function(model), signature)
 
     def target(self, threat_model):
-        """The function that an attacker attacks: always the same object.
+        """The function that an attacker attacks: the same object as long as the defence is.
 
         Args:
             threat_model: The name of a threat model.
 
         Returns:
             A function from images to logits, or a Keras model.
+
+        Raises:
+            ObstacleError: If it is `whitebox_full`, and cannot be run in full.
         """
+        if threat_model == "whitebox_full":
+            self.check_obstacle()
+        return self._threat_model(threat_model).target(self.defence)
+
+    def _threat_model(self, name):
+        """The threat model of the report by its name, or else the simplest of that name."""
+        if name in self.threat_models:
+            return self.threat_models[name]
+        return self._other_threat_models.setdefault(name, known_threat_models.get(name))
+
+    @property
+    def map_motion(self):
+        """How fast the gradient map moves, a `MapMotion`; `None` where there is none to measure."""
+        full = self._threat_model("whitebox_full")
+        slopes = full.map_slopes(self.defence)
+        if slopes is None or full.obstacle(self.defence) is not None:
+            return None
         return self._remembered(
-            ("target", threat_model),
-            lambda: known_threat_models.get(
-                self.threat_models.get(threat_model, threat_model)
-            ).target(self.defence),
+            "map motion", lambda: measure_map_motion(self.defence, slopes, self.images)
         )
+
+    @property
+    def obstacle(self):
+        """Why `whitebox_full` cannot be run in full; `None` if nothing is in the way."""
+        full = self._threat_model("whitebox_full")
+        return obstacle(
+            full, self.defence, self.images, lambda _: dataclasses.asdict(self.map_motion)
+        )
+
+    def check_obstacle(self):
+        """Checks that the defence can be differentiated in full.
+
+        Raises:
+            ObstacleError: If it cannot.
+        """
+        if self.obstacle is not None:
+            raise ObstacleError(
+                f"`whitebox_full` cannot be run on this defence, as {self.obstacle}."
+            )
 
     def adversarial(self, threat_model, attack=None, epsilon=None):
         """Crafts adversarial images, once.
@@ -241,12 +301,23 @@ class Examination:
         """
         return self._remembered("noise", self._search_at_random)
 
-    @functools.cached_property
+    @property
+    def runs(self):
+        """The logits of the same images from several runs: a list of arrays."""
+        return self._remembered("runs", lambda: repeated_logits(self.defence, self.images))
+
+    @property
+    def is_random(self):
+        """Whether the defence answers the same images in several ways."""
+        right = {int((run.argmax(axis=-1) == self.labels).sum()) for run in self.runs}
+        return largest_distance(self.runs) > ROUNDING_OF_LOGITS or len(right) > 1
+
+    @property
     def right_as_they_are(self):
         """Which images the defence gets right without any attack."""
-        return self.answers_right(self.images)
+        return self._remembered("as they are", lambda: self.answers_right(self.images))
 
-    @functools.cached_property
+    @property
     def right_of_the_bare_classifier(self):
         """Which images the bare classifier gets right, as they are and under the attack."""
         threat_model = "oblivious" if self.is_restored else "whitebox_full"
@@ -264,7 +335,9 @@ class Examination:
         Returns:
             A boolean array of shape `(number of images,)`.
         """
-        logits = self.logits(images, model)
+        return self._are_right(self.logits(images, model))
+
+    def _are_right(self, logits):
         return np.isfinite(logits).all(axis=-1) & (logits.argmax(axis=-1) == self.labels)
 
     def losses(self, images):
@@ -292,16 +365,15 @@ class Examination:
 
     def _search_at_random(self):
         right, epsilon = self.right_as_they_are, tf.constant(self.attack.epsilon, tf.float32)
+        answer = self.graph(self.defence)
         for query in range(self.queries):
             draw = random_inside if query % 2 else random_corners
             noisy = draw(self.images, epsilon, self.attack.norm, tf.constant([self.seed, query]))
-            right = right & self.answers_right(noisy)
+            right = right & self._are_right(answer(noisy).numpy())
         return right
 
     def _remembered(self, key, compute):
-        if key not in self._memory:
-            self._memory[key] = compute()
-        return self._memory[key]
+        return self._graphs.remember(key, self.defence, compute)
 
 
 def _check_attack(attack):

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from keras_trn import peers
 from keras_trn import threat_models
-from keras_trn.evaluation.checks.check_result import judged
+from keras_trn.evaluation.checks.registry import Finding
+from keras_trn.evaluation.checks.registry import check
 
 # What a random start may change between two runs of the same strength.
 _NOISE = 0.005
@@ -26,6 +27,7 @@ _BITS_OF_A_WEAK_DEFENCE = 4
 _ROUNDING_OF_DISTANCES = 1e-5
 
 
+@check
 def iterative_beats_single_step(examination):
     """Checks that the attack leaves no more right than one step of the same length.
 
@@ -59,8 +61,7 @@ def iterative_beats_single_step(examination):
     """
     iterative = examination.right("whitebox_full").mean()
     single = examination.right("whitebox_full", examination.single_step).mean()
-    return judged(
-        "iterative_beats_single_step",
+    return Finding(
         iterative - single <= examination.at_least_one_image(_NOISE),
         iterative - single,
         f"{examination.attack.name} leaves {iterative:.1%} right, and one step {single:.1%}",
@@ -68,6 +69,7 @@ def iterative_beats_single_step(examination):
     )
 
 
+@check
 def more_steps_never_weaker(examination):
     """Checks that twice as many steps find neither less nor much more.
 
@@ -102,8 +104,7 @@ def more_steps_never_weaker(examination):
     twice = examination.right("whitebox_full", examination.doubled).mean()
     is_weaker = twice - once > examination.at_least_one_image(_NOISE)
     has_converged = once - twice <= examination.at_least_one_image(_CONVERGED)
-    return judged(
-        "more_steps_never_weaker",
+    return Finding(
         has_converged and not is_weaker,
         twice - once,
         f"{examination.attack.name} leaves {once:.1%} right, and twice as many steps {twice:.1%}",
@@ -113,6 +114,7 @@ def more_steps_never_weaker(examination):
     )
 
 
+@check
 def monotone_in_epsilon(examination):
     """Checks that a larger epsilon never leaves more images right.
 
@@ -151,8 +153,7 @@ def monotone_in_epsilon(examination):
         f"{accuracy:.1%} at {epsilon:.3g}"
         for epsilon, accuracy in zip(examination.epsilons, accuracies, strict=True)
     )
-    return judged(
-        "monotone_in_epsilon",
+    return Finding(
         rise <= examination.at_least_one_image(_NOISE),
         rise,
         f"Accuracy is {curve}",
@@ -160,6 +161,7 @@ def monotone_in_epsilon(examination):
     )
 
 
+@check
 def unbounded_attack_succeeds(examination):
     """Checks that an attacker who may do anything succeeds on every image.
 
@@ -199,8 +201,7 @@ def unbounded_attack_succeeds(examination):
     chance = np.bincount(examination.labels).max() / len(examination.labels)
     grey = examination.right_under_gradients(epsilon=unbounded / 2).mean()
     anything = examination.right_under_gradients(epsilon=unbounded).mean()
-    return judged(
-        "unbounded_attack_succeeds",
+    return Finding(
         grey <= chance and anything == 0,
         anything,
         f"{grey:.1%} is right at an epsilon of {unbounded / 2:.3g}, where a constant answer gets "
@@ -209,6 +210,7 @@ def unbounded_attack_succeeds(examination):
     )
 
 
+@check
 def loss_rises_along_the_attack(examination):
     """Checks that the attack climbs the loss that it is to climb.
 
@@ -246,8 +248,7 @@ def loss_rises_along_the_attack(examination):
     # The last quarters walk on a plateau, where a mean may tremble.
     never_falls = np.all(np.diff(means) >= -_LOST_BY_CHANCE * (means.max() - means.min()))
     lost = 1 - has_risen.mean()
-    return judged(
-        "loss_rises_along_the_attack",
+    return Finding(
         never_falls and lost <= examination.at_least_one_image(_LOST_BY_CHANCE),
         has_risen.mean(),
         f"The loss has risen on {has_risen.mean():.1%} of images, its mean going "
@@ -256,6 +257,7 @@ def loss_rises_along_the_attack(examination):
     )
 
 
+@check
 def best_iterate_is_kept(examination):
     """Checks that the attack does not lose on its way what it had found.
 
@@ -288,8 +290,7 @@ def best_iterate_is_kept(examination):
     """
     right = [examination.right("whitebox_full", stage) for stage in examination.stages]
     silent = np.mean(right[-1] & ~np.all(right, axis=0))
-    return judged(
-        "best_iterate_is_kept",
+    return Finding(
         silent <= examination.at_least_one_image(_LOST_BY_CHANCE),
         silent,
         f"{silent:.1%} of images were wrong on the way and are right at the end",
@@ -297,6 +298,7 @@ def best_iterate_is_kept(examination):
     )
 
 
+@check
 def perturbations_are_valid(examination):
     """Checks that adversarial images are images, within epsilon of the clean ones.
 
@@ -330,17 +332,16 @@ def perturbations_are_valid(examination):
         assert checks.perturbations_are_valid(examination).figure == 0
         ```
     """
-    name = "perturbations_are_valid"
     is_valid = np.all([_is_valid(examination, epsilon) for epsilon in examination.epsilons], axis=0)
     if not is_valid.all():
         share = 1 - is_valid.mean()
         measured = f"{share:.1%} of perturbations leave the ball or [0, 1], or are not finite"
-        return judged(name, False, share, measured, "robust accuracies belong to no epsilon")
+        warning = "robust accuracies belong to no epsilon"
+        return Finding(False, share, measured, warning, random_explains=False)
     right = examination.right("whitebox_full")
     rounded = tf.round(255 * examination.adversarial("whitebox_full")) / 255
     repaired = np.mean(~right & examination.answers_right(rounded) & examination.right_as_they_are)
-    return judged(
-        name,
+    return Finding(
         repaired <= examination.at_least_one_image(_LOST_BY_CHANCE),
         repaired,
         f"All perturbations are valid, and {repaired:.1%} of images are right again after rounding "
@@ -349,6 +350,7 @@ def perturbations_are_valid(examination):
     )
 
 
+@check
 def bare_classifier_falls(examination):
     """Checks that the attack breaks the classifier without any defence.
 
@@ -380,8 +382,7 @@ def bare_classifier_falls(examination):
         ```
     """
     left = examination.right_of_the_bare_classifier.mean()
-    return judged(
-        "bare_classifier_falls",
+    return Finding(
         left <= examination.at_least_one_image(_LEFT_OF_THE_BARE_CLASSIFIER),
         left,
         f"{examination.attack.name} leaves {left:.1%} of the bare classifier at an epsilon of "
@@ -390,6 +391,7 @@ def bare_classifier_falls(examination):
     )
 
 
+@check
 def attack_breaks_known_weak_defence(examination):
     """Checks that the attack breaks a defence that is known not to hold.
 
@@ -429,8 +431,7 @@ def attack_breaks_known_weak_defence(examination):
     right = examination.answers_right(images, weak) & examination.answers_right(adversarial, weak)
     left = right.mean()
     bare = examination.right_of_the_bare_classifier.mean()
-    return judged(
-        "attack_breaks_known_weak_defence",
+    return Finding(
         left - bare <= examination.at_least_one_image(_LEFT_BY_A_WEAK_DEFENCE),
         left - bare,
         f"{examination.attack.name} under `bpda` leaves {left:.1%} of bit-depth reduction, and "

@@ -1,23 +1,26 @@
 """Checks of the defence itself: whether it can be attacked as any classifier can."""
 
 import contextlib
-import functools
 import itertools
 from unittest import mock
 
 import numpy as np
+import scipy.stats
 import tensorflow as tf
 
 from keras_trn import threat_models
-from keras_trn.evaluation.checks.check_result import judged
-from keras_trn.evaluation.checks.check_result import not_applicable
+from keras_trn.evaluation.checks.registry import Finding
+from keras_trn.evaluation.checks.registry import NotApplicable
+from keras_trn.evaluation.checks.registry import check
+from keras_trn.evaluation.randomness import ROUNDING_OF_LOGITS
+from keras_trn.evaluation.randomness import largest_distance
+from keras_trn.evaluation.randomness import normalized
+from keras_trn.graphs import compile_function
 from keras_trn.logits import logits_function
 from keras_trn.logits import looks_like_probabilities
 
-# As AutoAttack's `check_randomized`: as many runs, and as large a difference of the
-# normalized logits, are put down to rounding.
-_RUNS = 5
-_ROUNDING_OF_LOGITS = 1e-4
+# So rarely is a constant answer right as often by chance.
+_BY_CHANCE = 0.01
 # One by one is slow, and what depends on the batch shows in few images already.
 _BATCH_SIZES = (1, 7)
 _REGROUPED_IMAGES = 14
@@ -25,6 +28,7 @@ _REGROUPED_IMAGES = 14
 _ROUNDING_OF_PIXELS = 0.02
 
 
+@check
 def outputs_are_logits(examination):
     """Checks that the defence returns logits, and finite ones.
 
@@ -55,7 +59,6 @@ def outputs_are_logits(examination):
         assert checks.outputs_are_logits(examination).status == "PASS"
         ```
     """
-    name = "outputs_are_logits"
     # Not compiled: fused with a convolution, ReLU makes zeros of NaN on CPUs.
     answer = logits_function(examination.defence)
     clean = answer(examination.images).numpy()
@@ -64,14 +67,17 @@ def outputs_are_logits(examination):
     share = 1 - is_finite.mean()
     if share > 0:
         measured = f"{share:.1%} of images have a logit that is NaN or infinite, clean or attacked"
-        return judged(name, False, share, measured, "attacks stop there; mend the forward pass")
+        warning = "attacks stop there; repair the forward pass"
+        return Finding(False, share, measured, warning, random_explains=False)
     # Scaled probabilities are still probabilities, and still flat.
     if looks_like_probabilities(clean / (np.mean(clean.sum(axis=-1)) or 1.0)):
         measured = "All rows of scores are positive and have the same sum, as probabilities do"
-        return judged(name, False, 1.0, measured, "leave out the softmax, and return logits")
-    return judged(name, True, 0.0, "All outputs are finite, and no probabilities", "")
+        warning = "leave out the softmax, and return logits"
+        return Finding(False, 1.0, measured, warning, random_explains=False)
+    return Finding(True, 0.0, "All outputs are finite, and no probabilities")
 
 
+@check
 def deterministic(examination):
     """Checks that the defence gives one image one answer.
 
@@ -102,20 +108,64 @@ def deterministic(examination):
         assert checks.deterministic(examination).figure == 0
         ```
     """
-    # Not compiled: a graph would repeat random numbers that NumPy drew while it was traced.
-    answer = logits_function(examination.defence)
-    runs = [_normalized(answer(examination.images).numpy()) for _ in range(_RUNS)]
-    distance = max(np.linalg.norm(run - runs[0], axis=-1).max() for run in runs)
-    correct = {int((run.argmax(axis=-1) == examination.labels).sum()) for run in runs}
-    return judged(
-        "deterministic",
-        distance <= _ROUNDING_OF_LOGITS and len(correct) == 1,
+    distance = largest_distance(examination.runs)
+    return Finding(
+        not examination.is_random,
         distance,
-        f"{_RUNS} runs on the same images differ by at most {distance:.2g} in normalized logits",
+        f"{len(examination.runs)} runs on the same images differ by at most {distance:.2g} in "
+        "normalized logits",
         "attack the mean of several runs, such as `WhiteboxFull(samples=20)`",
+        random_explains=None,
     )
 
 
+@check
+def classifier_beats_chance(examination):
+    """Checks that the bare classifier has learned something.
+
+    What a classifier that guesses loses under attack says nothing about the attack or the
+    defence. Its accuracy without attack has to be above that of the best constant answer, the
+    share of the most frequent class, by more than chance explains.
+
+    Source: this package.
+
+    Args:
+        examination: The `Examination`.
+
+    Returns:
+        A `CheckResult`; its figure is the accuracy of the bare classifier on the images as they
+        are.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+        from keras_trn.evaluation import checks
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        images, labels = keras.random.uniform((8, 8, 8, 1)), [3, 1, 4, 1, 5, 9, 2, 6]
+        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=2)
+        examination = checks.Examination(classifier, images, labels, attack)
+        assert checks.classifier_beats_chance(examination).status == "WARN"
+        ```
+    """
+    right = examination.answers_right(examination.images, examination.classifier)
+    most_frequent = np.bincount(examination.labels).max() / len(right)
+    chance = scipy.stats.binomtest(int(right.sum()), len(right), most_frequent, "greater").pvalue
+    return Finding(
+        chance <= _BY_CHANCE,
+        right.mean(),
+        f"The bare classifier is right on {right.mean():.1%} of {len(right)} images without "
+        f"attack, and the best constant answer on {most_frequent:.1%}",
+        "that may be chance, and robust accuracies then mean nothing; train the classifier, check "
+        "that it sees images in [0, 1] and the labels it was trained on, or check more images",
+        random_explains=False,
+    )
+
+
+@check
 def input_gradients(examination):
     """Checks that every image has a gradient that an attack can follow.
 
@@ -148,13 +198,11 @@ def input_gradients(examination):
         assert checks.input_gradients(examination).status == "PASS"
         ```
     """
-    size = _gradient_sizes(examination.target("whitebox_full"))(
-        examination.images, examination.labels
-    )
+    sizes = _gradient_sizes(examination.target("whitebox_full"))
+    size = sizes(examination.images, tf.constant(examination.labels)).numpy()
     is_useless = ~np.isfinite(size) | (size == 0)
     share = is_useless.any(axis=0).mean()
-    return judged(
-        "input_gradients",
+    return Finding(
         share == 0,
         share,
         f"{share:.1%} of images have a gradient of cross-entropy or margin that is zero, NaN or "
@@ -163,6 +211,7 @@ def input_gradients(examination):
     )
 
 
+@check
 def dynamic_defence(examination):
     """Checks that a defence which takes gradients was attacked through them.
 
@@ -196,21 +245,80 @@ def dynamic_defence(examination):
         assert checks.dynamic_defence(examination).status == "not applicable"
         ```
     """
-    name = "dynamic_defence"
     graph = examination.graph(examination.defence).get_concrete_function().graph.as_graph_def()
     if not _takes_gradients(graph):
-        return not_applicable(name, "The forward pass takes no gradients")
+        return NotApplicable("The forward pass takes no gradients")
     full = threat_models.WhiteboxFull.name
-    return judged(
-        name,
+    if examination.obstacle is not None:
+        measured = f"The forward pass takes gradients, and `{full}` cannot be run"
+        return Finding(False, None, measured, examination.obstacle, random_explains=False)
+    return Finding(
         full in examination.threat_models,
         None,
         "The forward pass takes gradients",
         "AutoAttack's standard version is not enough for it; report the threat model "
         f"`{full}`, which differentiates these gradients too",
+        random_explains=False,
     )
 
 
+@check
+def map_gradient_is_complete(examination):
+    """Checks that the attacker who knows everything sees the gradient map move.
+
+    `whitebox_full` differentiates the map, which is a gradient itself. An operation of the
+    classifier may hide the gradient of its gradient, such as a custom gradient that is
+    constant: the map then looks as if it stood still, and the attacker is weaker than the name
+    says. So slopes of the map by the tape are compared with finite differences, the median over
+    some images and directions.
+
+    Source: this package.
+
+    Args:
+        examination: The `Examination`.
+
+    Returns:
+        A `CheckResult`; its figure is the share of the slopes that the tape misses. Not
+        applicable where there is no gradient map, or finite differences do not settle.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+        from keras_trn.evaluation import checks
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        protected = keras_trn.ProtectedClassifier(
+            classifier,
+            keras_trn.TwoStreamRestorationNetwork(width=4, depth=1),
+            keras_trn.gradient_maps.UniformLabel(),
+        )
+        images, labels = keras.random.uniform((8, 8, 8, 1)), [3, 1, 4, 1, 5, 9, 2, 6]
+        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=2)
+        examination = checks.Examination(protected, images, labels, attack)
+        assert checks.map_gradient_is_complete(examination).status == "PASS"
+        ```
+    """
+    motion = examination.map_motion
+    if motion is None and examination.obstacle is None:
+        return NotApplicable("There is no gradient map that an attacker could run")
+    if motion is None:
+        measured = "`whitebox_full` cannot be run"
+        return Finding(False, 1.0, measured, examination.obstacle, random_explains=False)
+    if motion.missed is None:
+        return NotApplicable("Finite differences of the gradient map do not settle")
+    return Finding(
+        motion.is_seen,
+        motion.missed,
+        f"{str(motion).capitalize()}, which misses {motion.missed:.1%}",
+        "an operation of the classifier hides the gradient of its gradient, and "
+        "`whitebox_full` cannot be run in full",
+    )
+
+
+@check
 def restoration_switched_off(examination):
     """Checks that a restoration is all that stands before the classifier.
 
@@ -243,17 +351,15 @@ def restoration_switched_off(examination):
         assert checks.restoration_switched_off(examination).status == "not applicable"
         ```
     """
-    name = "restoration_switched_off"
     if not examination.is_restored:
-        return not_applicable(name, "There is no restoration")
+        return NotApplicable("There is no restoration")
     images, defence = examination.images, examination.defence
     defended, bare = logits_function(defence), logits_function(defence.classifier)
     difference = _largest_difference(defended(images), bare(defence.restorations(images)))
     with _identity_restoration(defence):
         switched_off = _largest_difference(defended(images), bare(images))
     figure = max(difference, switched_off)
-    return judged(
-        name,
+    return Finding(
         figure == 0,
         figure,
         f"Logits differ by {difference:.2g} from the classifier's on the restored images, and by "
@@ -262,6 +368,7 @@ def restoration_switched_off(examination):
     )
 
 
+@check
 def batch_invariance(examination):
     """Checks that what becomes of an image does not depend on the images beside it.
 
@@ -297,32 +404,25 @@ def batch_invariance(examination):
     """
     attack, target = examination.single_step, examination.target("whitebox_full")
     images, labels = examination.images[:_REGROUPED_IMAGES], examination.labels[:_REGROUPED_IMAGES]
-    logits = _normalized(examination.logits(examination.images)[: len(images)])
+    logits = normalized(examination.logits(examination.images)[: len(images)])
     adversarial = examination.adversarial("whitebox_full", attack)[: len(images)].numpy()
     differs = np.zeros(len(images), bool)
     for size in _BATCH_SIZES:
         starts = range(0, len(images), size)
         groups = [slice(start, start + size) for start in starts]
         regrouped = np.concatenate([examination.logits(images[group]) for group in groups])
-        distance = np.linalg.norm(_normalized(regrouped) - logits, axis=-1)
+        distance = np.linalg.norm(normalized(regrouped) - logits, axis=-1)
         attacked = np.concatenate([attack(target, images[g], labels[g]) for g in groups])
         other_pixels = np.mean(np.abs(attacked - adversarial) > 1e-3, axis=(1, 2, 3))
-        differs |= (distance > _ROUNDING_OF_LOGITS) | (other_pixels > _ROUNDING_OF_PIXELS)
+        differs |= (distance > ROUNDING_OF_LOGITS) | (other_pixels > _ROUNDING_OF_PIXELS)
     share = differs.mean()
-    return judged(
-        "batch_invariance",
+    return Finding(
         share == 0,
         share,
         f"{share:.1%} of {len(images)} images have other logits or another adversarial image in "
         f"batches of {' or '.join(map(str, _BATCH_SIZES))} than among all",
         "the answer depends on the batch; look for means or sums over its axis",
     )
-
-
-def _normalized(logits):
-    """Logits of length 1 for each image; what is not finite is left to another check."""
-    logits = np.nan_to_num(logits)
-    return logits / np.maximum(np.linalg.norm(logits, axis=-1, keepdims=True), 1e-12)
 
 
 def _gradient_sizes(target):
@@ -341,10 +441,7 @@ def _gradient_sizes(target):
         gradients = [tape.gradient(loss, images, None, zero) for loss in (cross_entropy, margin)]
         return tf.reduce_sum(tf.abs(tf.stack(gradients)), axis=[2, 3, 4])
 
-    # TensorFlow takes these for one function that is traced again and again, and warns, unless
-    # each is an object of its own.
-    compiled = tf.function(functools.partial(sizes), autograph=False)
-    return lambda images, labels: compiled(images, tf.constant(labels)).numpy()
+    return compile_function(sizes)
 
 
 def _takes_gradients(graph):

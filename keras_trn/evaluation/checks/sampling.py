@@ -3,12 +3,12 @@
 import tensorflow as tf
 
 from keras_trn.attacks.norms import random_in_ball
+from keras_trn.graphs import compile_function
 
 # Searches draw hundreds of times: compiled, that costs a fraction.
-_compiled = tf.function(autograph=False, reduce_retracing=True)
 
 
-@_compiled
+@compile_function
 def random_inside(images, epsilon, norm, seed):
     """Draws images uniformly from the balls around clean ones.
 
@@ -24,7 +24,7 @@ def random_inside(images, epsilon, norm, seed):
     return tf.clip_by_value(images + random_in_ball(images, epsilon, norm, seed), 0.0, 1.0)
 
 
-@_compiled
+@compile_function
 def random_on_surface(images, epsilon, norm, seed):
     """Draws images whose perturbation is as long as it may be.
 
@@ -47,7 +47,7 @@ def random_on_surface(images, epsilon, norm, seed):
     return tf.clip_by_value(images + epsilon * perturbation / length, 0.0, 1.0)
 
 
-@_compiled
+@compile_function
 def random_corners(images, epsilon, norm, seed):
     """Draws images that lie as far off as any in the ball, in every pixel where it can.
 

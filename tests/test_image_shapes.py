@@ -1,0 +1,258 @@
+"""Oblong images, images of any number of channels, and images whose size is not fixed."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_numpy_numbers import ATTACK_ARGUMENTS
+
+import keras_trn
+from keras_trn.evaluation import plots
+from keras_trn.evaluation.report import Picture
+
+ATTACKS = keras_trn.attacks
+LAYERS = keras_trn.layers
+MAPS = keras_trn.gradient_maps
+PEERS = keras_trn.peers
+FILTERS = [
+    PEERS.JpegCompression,
+    PEERS.BitDepthReduction,
+    PEERS.MedianSmoothing,
+    PEERS.TotalVariationMinimization,
+]
+# Sizes that differ from batch to batch: oblong, odd, and smaller than a block of JPEG.
+SIZES = [(11, 14), (14, 11), (3, 5)]
+every_number_of_channels = pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
+
+
+def make_classifier(channels):
+    """A classifier of images of any size."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((None, None, channels)),
+            keras.layers.Conv2D(4, 3, padding="same", activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(10),
+        ]
+    )
+
+
+def random_images(number, *shape):
+    return np.random.default_rng(0).random((number, *shape), dtype="float32")
+
+
+def batches_of_every_size(channels):
+    """A pipeline whose batches differ in size."""
+
+    def batches():
+        for size in SIZES:
+            yield random_images(4, *size, channels), np.arange(4)
+
+    signature = (tf.TensorSpec((None, None, None, channels)), tf.TensorSpec((None,), tf.int64))
+    return tf.data.Dataset.from_generator(batches, output_signature=signature)
+
+
+# --- Layers, filters and attacks ------------------------------------------------------
+
+
+@every_number_of_channels
+@pytest.mark.parametrize("size", [*SIZES, (1, 7)])
+def test_layers_keep_images_of_any_shape(channels, size):
+    images = random_images(2, *size, channels)
+    folded = LAYERS.PixelUnshuffle(2)(images)
+    assert folded.shape == (2, -(-size[0] // 2), -(-size[1] // 2), 4 * channels)
+    unfolded = LAYERS.PixelShuffle(2)(folded)
+    np.testing.assert_array_equal(unfolded[:, : size[0], : size[1]], images)
+    assert LAYERS.ResidualBlock()(images).shape == images.shape
+    assert LAYERS.AttackGate()(images).shape == (2, 1)
+    for fused in LAYERS.FusionBlock()([images, images]):
+        assert fused.shape == images.shape
+
+
+@every_number_of_channels
+@pytest.mark.parametrize("make_filter", FILTERS)
+def test_filter_treats_every_channel_of_every_size(make_filter, channels):
+    peer = make_filter(make_classifier(channels))
+    for size in SIZES:
+        images = random_images(3, *size, channels)
+        restored = peer.restore(images)
+        assert restored.shape == images.shape
+        assert restored.min() >= 0 and restored.max() <= 1
+        np.testing.assert_array_equal(restored[1:2], peer.restore(images[1:2]))
+        expected = peer.classifier(restored)
+        np.testing.assert_allclose(peer.predict(images, verbose=0), expected, atol=1e-5)
+    assert peer.predict(batches_of_every_size(channels), verbose=0).shape == (12, 10)
+
+
+def make_attack(name):
+    if name == "CarliniWagner":
+        # It leaves an image as it is unless it finds one that is misclassified.
+        return ATTACKS.CarliniWagner(5.0, steps=20, search_steps=4)
+    return getattr(ATTACKS, name)(0.5, seed=0, **ATTACK_ARGUMENTS[name])
+
+
+def assert_inside(adversarial, images, attack):
+    change = (adversarial.numpy() - images).reshape(len(images), -1)
+    distances = np.abs(change).max(-1) if attack.norm == "linf" else np.linalg.norm(change, axis=-1)
+    assert distances.max() > 0
+    assert distances.max() <= attack.epsilon + 1e-5
+    assert adversarial.numpy().min() >= 0 and adversarial.numpy().max() <= 1
+
+
+@pytest.mark.parametrize("channels", [2, 13])
+@pytest.mark.parametrize("name", ATTACK_ARGUMENTS)
+def test_attack_takes_images_of_any_shape(name, channels):
+    classifier = make_classifier(channels)
+    attack = make_attack(name)
+    # The first squares of Square have to fit into the image.
+    for size in [(15, 16)] if name == "Square" else SIZES[:2]:
+        images = random_images(4, *size, channels)
+        assert_inside(attack(classifier, images), images, attack)
+
+
+@pytest.mark.parametrize("name", ATTACK_ARGUMENTS)
+def test_attack_takes_small_images_or_says_why_it_does_not(name):
+    images = random_images(4, 3, 5, 2)
+    attack = make_attack(name)
+    if name == "Square":
+        with pytest.raises(ValueError, match="received images of 3 x 5 pixels"):
+            attack(make_classifier(2), images)
+    else:
+        assert_inside(attack(make_classifier(2), images), images, attack)
+
+
+# --- What learns ----------------------------------------------------------------------
+
+
+def protected_classifier(classifier):
+    restorer = keras_trn.TwoStreamRestorationNetwork(width=4, depth=1)
+    gradient_map = MAPS.EstimatedLabel(width=4, depth=1)
+    return keras_trn.ProtectedClassifier(classifier, restorer, gradient_map)
+
+
+def single_stream():
+    return keras_trn.TwoStreamRestorationNetwork(width=4, depth=1, gradient_stream=False)
+
+
+def guided_denoiser(classifier):
+    return PEERS.RepresentationGuidedDenoiser(classifier, single_stream())
+
+
+def eliminator(classifier):
+    return PEERS.AdversarialPerturbationElimination(classifier, single_stream())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make_learner", "channels"),
+    [
+        (protected_classifier, 2),
+        (protected_classifier, 13),
+        (guided_denoiser, 4),
+        (eliminator, 13),
+        (PEERS.AdversariallyTrainedClassifier, 2),
+    ],
+)
+def test_training_takes_batches_of_different_sizes(make_learner, channels, tmp_path):
+    learner = make_learner(make_classifier(channels))
+    learner.compile(attack=ATTACKS.FastGradientMethod(0.1), jit_compile=False)
+    data = batches_of_every_size(channels)
+    before = [weight.numpy() for weight in learner.trainable_variables]
+    history = learner.fit(data, validation_data=data, verbose=0).history
+    assert all(np.isfinite(values).all() for values in history.values())
+    assert not all(map(np.array_equal, before, learner.trainable_variables))
+    assert np.isfinite(learner.evaluate(data, verbose=0)).all()
+    together = learner.predict(data, verbose=0)
+    alone = [learner.predict(images, verbose=0) for images, _ in data]
+    np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5)
+    learner.save(tmp_path / "learner.keras")
+    loaded = keras.models.load_model(tmp_path / "learner.keras")
+    np.testing.assert_allclose(loaded.predict(data, verbose=0), together, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [2, 13])
+def test_maps_and_restorations_have_the_shape_of_the_images(channels):
+    protected = protected_classifier(make_classifier(channels))
+    for size in SIZES:
+        images = random_images(3, *size, channels)
+        np.testing.assert_array_equal(protected.restore(images), images)
+        maps = protected.estimate_gradient_maps(images)
+        assert maps.shape == (3, *size, 3 * channels)
+        for index in range(2):
+            # The map and its squashed copy; the noise estimate of an untrained network is 0.
+            one = maps[..., index * channels : (index + 1) * channels]
+            assert np.abs(one).max() > 0.1
+
+
+def test_restorations_of_different_sizes_do_not_fit_into_one_array():
+    peer = PEERS.BitDepthReduction(make_classifier(1))
+    with pytest.raises(
+        ValueError, match=r"sizes 3 x 5, 11 x 14 and 14 x 11 .* one batch at a time"
+    ):
+        peer.restore(batches_of_every_size(1))
+
+
+# --- Pictures -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def axis():
+    pytest.importorskip("matplotlib")
+    return keras_trn.visualization.import_figure()().subplots()
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 7), (5, 1), (1, 1)])
+@every_number_of_channels
+def test_image_of_any_shape_is_shown(axis, size, channels):
+    image = random_images(1, *size, channels)[0]
+    keras_trn.visualization.show_image(axis, image, taken_for=1, label=1)
+    (shown,) = axis.images
+    expected = image if channels == 3 else image.mean(-1)
+    np.testing.assert_array_equal(shown.get_array(), expected)
+    assert shown.get_clim() == (0, 1)
+    axis.figure.canvas.draw()
+
+
+@every_number_of_channels
+def test_map_of_any_shape_is_shown(axis, channels):
+    gradient_map = random_images(1, 5, 7, channels)[0] - 0.5
+    keras_trn.visualization.show_map(axis, gradient_map)
+    np.testing.assert_allclose(axis.images[0].get_array(), gradient_map.mean(-1), atol=1e-7)
+    axis.figure.canvas.draw()
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_restorations_are_shown_whatever_the_channels(axis, channels):
+    protected, images = (
+        protected_classifier(make_classifier(channels)),
+        random_images(2, 6, 9, channels),
+    )
+    figure = keras_trn.visualization.plot_restorations(
+        protected, images, np.array([1, 2]), ATTACKS.FastGradientMethod(0.1)
+    )
+    shown = [axis.images[0].get_array() for axis in figure.axes]
+    assert {picture.shape for picture in shown} == {(6, 9)}
+    np.testing.assert_allclose(shown[0], images[0].mean(-1), atol=1e-7)
+    figure.canvas.draw()
+
+
+@every_number_of_channels
+def test_report_shows_pictures_whatever_the_channels(axis, channels):
+    images = random_images(2, 6, 9, channels)
+    states = ["attacked", "restored"]
+    report = keras_trn.evaluation.Report(
+        defences=["bare"],
+        judged="bare",
+        cells=[],
+        checks={},
+        settings={},
+        environment={},
+        seconds=0.0,
+        pictures=[Picture("benign", images, states, np.array([1, 2]), np.array([1, 1]))],
+    )
+    figure = plots.plot_pictures(report)
+    for shown, image in zip(figure.axes, images, strict=True):
+        expected = image if channels == 3 else image.mean(-1)
+        np.testing.assert_array_equal(shown.images[0].get_array(), expected)
+    figure.canvas.draw()
