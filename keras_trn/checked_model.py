@@ -4,6 +4,7 @@ import keras
 
 from keras_trn.graphs import state_of
 from keras_trn.input_validation import check_data
+from keras_trn.keras_settings import float32_numbers
 
 
 class CheckedModel(keras.Model):
@@ -12,6 +13,7 @@ class CheckedModel(keras.Model):
     A subclass sets `image_shape`, `(height, width, channels)`, and `num_classes`.
     """
 
+    @float32_numbers()
     def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
         """Predicts logits; as `keras.Model.predict`.
 
@@ -31,6 +33,7 @@ class CheckedModel(keras.Model):
         x, _ = self._checked(x, needs_labels=False, steps=steps)
         return super().predict(x, batch_size, verbose, steps, callbacks)
 
+    @float32_numbers()
     def predict_on_batch(self, x):
         """Predicts the logits of one batch; as `keras.Model.predict_on_batch`.
 

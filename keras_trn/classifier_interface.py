@@ -38,6 +38,7 @@ def describe_classifier(classifier):
     """
     if not isinstance(classifier, keras.Model):
         raise ValueError(f"classifier must be a Keras model, received {type(classifier).__name__}.")
+    _check_layers(classifier)
     image_shape = _image_shape(classifier)
     scores = _scores_of_probes(classifier, image_shape)
     if scores.ndim != 2 or scores.shape[-1] < 2:
@@ -64,6 +65,24 @@ def describe_classifier(classifier):
             stacklevel=3,
         )
     return image_shape, scores.shape[-1]
+
+
+def _check_layers(classifier):
+    """Refuses layers that take the channels first, and readies those that Keras leaves unready."""
+    for layer in classifier._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            # Built with a subclassed model, it holds tensors of a graph that is gone.
+            layer.finalize_state()
+        is_first = getattr(layer, "data_format", None) == "channels_first"
+        if is_first and not isinstance(layer, keras.layers.Flatten):
+            raise ValueError(
+                f"The layer '{layer.name}' of the classifier has "
+                "data_format='channels_first', and images have the shape (batch, height, width, "
+                "channels). Build the classifier with data_format='channels_last'; where no layer "
+                "names it, it is Keras' setting `image_data_format`: "
+                "`keras.config.set_image_data_format('channels_last')`, or the entry of that name "
+                "in `~/.keras/keras.json`."
+            )
 
 
 def squashing_head(classifier):

@@ -98,6 +98,10 @@ class Accuracy(_NaNWithoutImages, keras.metrics.SparseCategoricalAccuracy):
         ```
     """
 
+    def __init__(self, name="sparse_categorical_accuracy", dtype="float32"):
+        # With Keras' `floatx` of float16 it could not count beyond 2,048 images.
+        super().__init__(name=name, dtype=dtype)
+
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class PeakSignalToNoiseRatio(_NaNWithoutImages, keras.metrics.MeanMetricWrapper):
@@ -126,7 +130,7 @@ class PeakSignalToNoiseRatio(_NaNWithoutImages, keras.metrics.MeanMetricWrapper)
         ```
     """
 
-    def __init__(self, name="psnr", dtype=None):
+    def __init__(self, name="psnr", dtype="float32"):
         super().__init__(peak_signal_to_noise_ratio, name=name, dtype=dtype)
 
     def get_config(self):

@@ -119,11 +119,11 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         self.class_names = _checked_names(class_names, self.num_classes)
         self.calibration = None
 
-        self.loss_metric = keras.metrics.Mean(name="loss")
-        self.benign_accuracy = Accuracy(name="benign_accuracy")
-        self.adversarial_accuracy = Accuracy(name="adversarial_accuracy")
-        self.psnr = PeakSignalToNoiseRatio(name="psnr")
-        self._bare_accuracy = keras.metrics.Mean(name="bare_accuracy")
+        self.loss_metric = keras.metrics.Mean(name="loss", dtype="float32")
+        self.benign_accuracy = Accuracy(name="benign_accuracy", dtype="float32")
+        self.adversarial_accuracy = Accuracy(name="adversarial_accuracy", dtype="float32")
+        self.psnr = PeakSignalToNoiseRatio(name="psnr", dtype="float32")
+        self._bare_accuracy = keras.metrics.Mean(name="bare_accuracy", dtype="float32")
         self.build((None, *self.image_shape))
 
     def build(self, images_shape):

@@ -58,7 +58,8 @@ class TwoStreamRestorationNetwork(keras.Model):
 
     Raises:
         ValueError: If width, depth or block size is not a positive whole number,
-            or a gradient map is missing or not wanted.
+            the weights would be float16 or bfloat16, or a gradient map is missing or not
+            wanted.
 
     Example:
         ```python
@@ -83,6 +84,7 @@ class TwoStreamRestorationNetwork(keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        _check_precision(self.dtype_policy)
         # The inputs stay float32 whatever the streams compute in: the output is
         # the image plus a correction, and float16 would round the image.
         self.autocast = False
@@ -118,6 +120,7 @@ class TwoStreamRestorationNetwork(keras.Model):
             folded_shape[-1],
             3,
             padding="same",
+            data_format="channels_last",
             kernel_initializer="zeros",
             dtype=policy,
             name="correction",
@@ -132,7 +135,12 @@ class TwoStreamRestorationNetwork(keras.Model):
 
     def _stem(self, name, folded_shape):
         stem = keras.layers.Conv2D(
-            self.width, 3, padding="same", dtype=self.dtype_policy, name=name
+            self.width,
+            3,
+            padding="same",
+            data_format="channels_last",
+            dtype=self.dtype_policy,
+            name=name,
         )
         stem.build(folded_shape)
         return stem
@@ -285,3 +293,15 @@ class TwoStreamRestorationNetwork(keras.Model):
             "gradient_stream": self.gradient_stream,
             "gate_threshold": self.gate_threshold,
         }
+
+
+def _check_precision(policy):
+    """Refuses weights of half precision, in which training ends in NaN or does not move."""
+    kept_in = policy.variable_dtype
+    if kept_in in ("float16", "bfloat16"):
+        raise ValueError(
+            f"The restorer would keep its weights in {kept_in}, which is too coarse to train them. "
+            f"Give it dtype='mixed_{kept_in}', with float32 weights, or dtype='float32'. Without "
+            "a dtype it follows Keras' global policy, as `keras.config.set_dtype_policy` or the "
+            "entry 'floatx' of keras.json has set it."
+        )

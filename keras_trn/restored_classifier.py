@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_trn.architecture import architecture_of
 from keras_trn.checked_model import CheckedModel
 from keras_trn.classifier_interface import describe_classifier
 from keras_trn.graphs import GraphCache
@@ -157,6 +158,7 @@ class RestoredClassifier(CheckedModel):
             function(tf.cast(batch, tf.float32), batch_labels).numpy()
             for batch, batch_labels in self._batches(images, labels, batch_size)
         ]
+        _check_same_size(results)
         return np.concatenate(results)
 
     def _batches(self, images, labels, batch_size):
@@ -175,12 +177,23 @@ class RestoredClassifier(CheckedModel):
             yield images[batch], None if labels is None else tf.constant(labels[batch])
 
     def get_config(self):
-        classifier = keras.saving.serialize_keras_object(self.classifier)
-        # A frozen classifier has no use for the optimizer it was trained with.
-        classifier.pop("compile_config", None)
-        return {"name": self.name, "classifier": classifier}
+        return {"name": self.name, "classifier": architecture_of(self.classifier)}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         classifier = keras.saving.deserialize_keras_object(config["classifier"], custom_objects)
         return cls(**{**config, "classifier": classifier})
+
+
+def _check_same_size(results):
+    """Checks that the results of all batches fit into one array."""
+    if not results:
+        raise ValueError("Received no images: the data are empty.")
+    sizes = sorted({result.shape[1:3] for result in results})
+    if len(sizes) > 1:
+        *first, last = [f"{height} x {width}" for height, width in sizes]
+        raise ValueError(
+            f"The images have the sizes {', '.join(first)} and {last} in pixels, and do not fit "
+            "into one array. Restore one batch at a time: `[protected.restore(images) for images, "
+            "labels in dataset]`."
+        )

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_trn.attacks import Attack
 from keras_trn.attacks import Mixture
 from keras_trn.input_validation import check_range
+from keras_trn.keras_settings import float32_numbers
 
 
 class TrainedOnAttacks:
@@ -22,6 +23,7 @@ class TrainedOnAttacks:
         """The model whose weights are trained."""
         raise NotImplementedError(f"{type(self).__name__} does not define `trained_part`.")
 
+    @float32_numbers()
     def compile_training(self, optimizer, attack, benign_share, own_arguments, **keras_arguments):
         """Compiles whatever the loss is.
 
@@ -53,6 +55,7 @@ class TrainedOnAttacks:
         # Else the training step would be traced twice, the second time without creating them.
         self.optimizer.build(self.trainable_variables)
 
+    @float32_numbers()
     def fit(self, x=None, y=None, *args, **kwargs):
         """Trains against the attack of `compile`; as `keras.Model.fit`.
 
@@ -92,6 +95,7 @@ class TrainedOnAttacks:
         images, labels, *weights = data
         return (*self._checked(images, labels), *weights)
 
+    @float32_numbers()
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """Measures accuracy with and without attack; as `keras.Model.evaluate`.
 
@@ -117,6 +121,7 @@ class TrainedOnAttacks:
             x, y = self._checked(x, y, steps=given.arguments.get("steps"))
         return super().evaluate(x, y, *args, **kwargs)
 
+    @float32_numbers()
     def train_on_batch(self, x, y=None, *args, **kwargs):
         """Trains on one batch; as `keras.Model.train_on_batch`.
 
@@ -135,6 +140,7 @@ class TrainedOnAttacks:
         x, y = self._checked(x, y)
         return super().train_on_batch(x, y, *args, **kwargs)
 
+    @float32_numbers()
     def test_on_batch(self, x, y=None, *args, **kwargs):
         """Measures accuracy on one batch; as `keras.Model.test_on_batch`.
 

@@ -2,14 +2,17 @@
 
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 import textwrap
 from pathlib import Path
 
+import keras
 import pytest
 
 import keras_trn
+from keras_trn.experiments.first_example import first_block
 
 ROOT = Path(__file__).parent.parent
 MARKDOWN_FILES = [
@@ -17,6 +20,7 @@ MARKDOWN_FILES = [
     *sorted(ROOT.glob("docs/**/*.md")),
     *sorted(ROOT.glob("keras_trn/presets/*.md")),
 ]
+PAGES_WITH_THE_FIRST_EXAMPLE = [ROOT / "README.md", ROOT / "docs/index.md"]
 _FENCED_PYTHON = re.compile(
     r"^(?P<indent>[ ]*)```python\b[^\n]*\n(?P<code>.*?)^(?P=indent)```[ ]*$",
     re.MULTILINE | re.DOTALL,
@@ -125,9 +129,24 @@ def test_example_of_a_docstring_runs(name, line, code, tmp_path, monkeypatch):
 def test_examples_of_a_page_run_in_order(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
+    keras.utils.set_random_seed(0)
     namespace = {"__name__": "__main__"}
     for line, code in examples(path.read_text(encoding="utf-8")):
         run(code, str(path), line, namespace)
+    if path in PAGES_WITH_THE_FIRST_EXAMPLE:
+        # What a newcomer sees first is a defence that works.
+        report = namespace["report"]
+        assert report.cell("benign", defence="protected")["accuracy"] > 0.95
+        assert report.cell("PGD-5", "oblivious", defence="protected")["accuracy"] > 0.9
+        assert report.cell("PGD-5", "oblivious", defence="bare")["accuracy"] < 0.4
+
+
+def test_the_table_below_the_first_example_is_that_of_the_code_above():
+    shown = json.loads((ROOT / "results/first_example.json").read_text(encoding="utf-8"))
+    settings = shown["settings"]["checked_attack_settings"]
+    blocks = [first_block(p.read_text(encoding="utf-8")) for p in PAGES_WITH_THE_FIRST_EXAMPLE]
+    assert blocks[0] == blocks[1]
+    assert f"epsilon={settings['epsilon']}, steps={settings['steps']}" in blocks[0]
 
 
 # --- Examples are found ---------------------------------------------------------------
