@@ -145,7 +145,8 @@ def _parts(value):
     if isinstance(value, np.ndarray):
         return [("digest", hashlib.sha256(np.ascontiguousarray(value)).hexdigest())]
     if isinstance(value, (list, tuple)):
-        return list(enumerate(value))
+        # A list may keep what was seen while it was traced, and that must not start it again.
+        return [(place, part) for place, part in enumerate(value) if not tf.is_tensor(part)]
     if isinstance(value, dict):
         return [(str(key), part) for key, part in value.items()]
     if isinstance(value, keras.Operation):
