@@ -229,7 +229,7 @@ class _Cache:
         self.examples += len(images)
 
     def _craft(self, shard, round_, images):
-        """Crafts the examples of a shard: what is kept of them beside images and labels."""
+        """Crafts the examples of a shard: what is kept of them with images and labels."""
         # Seeded for each shard, so that it does not matter where an interrupted run goes on.
         generator = np.random.default_rng([self.seed, round_, shard])
         turns = (np.arange(len(images)) + round_) % len(self.attacks)

@@ -32,6 +32,20 @@ class Calibration:
             an attack.
         attacked_after: Agreement under the attack with the threshold.
         attack: Name of the attack; `None` without one.
+
+    Example:
+        ```python
+        import keras_trn
+
+        calibration = keras_trn.Calibration(
+            benign_agreement=0.99,
+            gate_threshold=1.5,
+            images=500,
+            benign_before=0.97,
+            benign_after=0.992,
+        )
+        print(calibration)
+        ```
     """
 
     benign_agreement: float

@@ -110,6 +110,11 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         super().__init__(classifier, **kwargs)
         if restorer is None:
             restorer = TwoStreamRestorationNetwork()
+        if not hasattr(restorer, "gradient_stream"):
+            raise ValueError(
+                "restorer must be a `keras_trn.TwoStreamRestorationNetwork`, or a Keras model with "
+                f"an attribute `gradient_stream`; received {restorer!r}."
+            )
         if gradient_map is None and restorer.gradient_stream:
             gradient_map = EstimatedLabel()
         _check_parts(restorer, gradient_map)

@@ -163,7 +163,7 @@ class Oblivious(ThreatModel):
     """The attacker knows the bare classifier and nothing of the defence.
 
     The setting in which defences that restore images are usually reported, and
-    the easiest for them. A table that shows it should show `worst` beside it.
+    the easiest for them. A table that shows it should show `worst` too.
 
     Args:
         labels: `"true"` or `"predicted"`.
@@ -377,6 +377,25 @@ class MapSlopes:
 
     Args:
         defence: A `RestoredClassifier` with a `gradient_map` that needs no labels.
+
+    Example:
+        ```python
+        import keras
+        import keras_trn
+
+        classifier = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        )
+        protected = keras_trn.ProtectedClassifier(
+            classifier,
+            keras_trn.TwoStreamRestorationNetwork(width=4, depth=1),
+            keras_trn.gradient_maps.UniformLabel(),
+        )
+        slopes = keras_trn.threat_models.WhiteboxFull().map_slopes(protected)
+        images = keras.random.uniform((2, 8, 8, 1))
+        assert slopes.maps(images).shape == (2, 8, 8, 1)
+        assert slopes.obstacle() is None
+        ```
     """
 
     def __init__(self, defence):

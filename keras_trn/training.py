@@ -177,12 +177,13 @@ class TrainedOnAttacks:
 
 
 _INSTEAD = {
-    "loss": "the restorer's loss is built in: weigh it by `pixel_loss_weight` and "
-    "`classification_loss_weight`",
-    "metrics": "the history has `loss`, `benign_accuracy`, `adversarial_accuracy` and `psnr`; "
-    "measure others on what `predict` and `restore` return",
+    "loss": "the loss is built in; where it has parts, their weights are arguments of `compile`, "
+    "such as `pixel_loss_weight`",
+    "loss_weights": "where the loss has parts, their weights are arguments of `compile`, such as "
+    "`pixel_loss_weight`",
+    "metrics": "the history has `loss`, `benign_accuracy`, `adversarial_accuracy` and, where "
+    "images are restored, `psnr`; measure others on what `predict` and `restore` return",
     "weighted_metrics": "sample weights count in the loss and in validation",
-    "loss_weights": "weigh the loss by `pixel_loss_weight` and `classification_loss_weight`",
 }
 
 

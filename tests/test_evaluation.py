@@ -132,6 +132,21 @@ def test_shuffled_data_are_refused(classifier, digits, fgsm):
         measure({"bare": classifier}, shuffled, [fgsm], verbose=0)
 
 
+@pytest.mark.parametrize("change", [-1, 1])
+def test_data_that_change_their_length_are_refused(classifier, digits, fgsm, change):
+    passes = []
+
+    def batches():
+        passes.append(None)
+        for start in range(3 + change * (len(passes) > 1)):
+            yield digits[0][start : start + 1], digits[1][start : start + 1]
+
+    specs = (tf.TensorSpec((None, 8, 8, 1)), tf.TensorSpec((None,), tf.int64))
+    data = tf.data.Dataset.from_generator(batches, output_signature=specs)
+    with pytest.raises(ValueError, match="another order each time"):
+        measure({"bare": classifier}, data, fgsm, verbose=0)
+
+
 # --- What data may be ---------------------------------------------------------------------
 
 

@@ -102,15 +102,12 @@ def test_epsilon_and_seed_of_a_call_may_be_numpy_numbers(name, linear, digits):
         np.testing.assert_array_equal(received, expected, err_msg=repr(epsilon))
 
 
-@pytest.mark.parametrize(
-    "epsilon", [np.array([0.0, 0.25]), (np.float32(0), np.array(0.25)), [0, 0.25]]
-)
 @every_attack
-def test_range_of_epsilons_may_be_an_array(name, epsilon, linear, digits):
-    attack = getattr(ATTACKS, name)(epsilon, seed=np.int64(3), **ATTACK_ARGUMENTS[name])
-    assert attack.epsilon == (0.0, 0.25)
-    assert type(attack.epsilon[0]) in (int, float)
-    json.dumps(attack.get_config())
+def test_range_of_epsilons_may_be_an_array(name, linear, digits):
+    for epsilon in (np.array([0, 0.25]), (np.float32(0), np.array(0.25)), [0, 0.25]):
+        attack = getattr(ATTACKS, name)(epsilon, seed=np.int64(3), **ATTACK_ARGUMENTS[name])
+        assert attack.epsilon == (0.0, 0.25)
+        json.dumps(attack.get_config())
     expected = getattr(ATTACKS, name)((0.0, 0.25), seed=3, **ATTACK_ARGUMENTS[name])
     images = digits[0][:4]
     np.testing.assert_array_equal(attack(linear, images), expected(linear, images))

@@ -77,7 +77,7 @@ def evaluate(
             attack only queries.
         peers: Dictionary of other models to measure in the same run, on the same
             images and, where they do not depend on the defence, on the same
-            adversarial images; such as those of `keras_trn.peers`.
+            adversarial images; such as `keras_trn.peers.JpegCompression(classifier)`.
         epsilons: Further epsilons at which the first attack is run, for accuracy
             against epsilon. A threat model that does not admit it has no curve.
         check_examples: Number of images, from the start of the data, on which the
@@ -97,6 +97,7 @@ def evaluate(
         ValueError: If data, attacks, threat models or peers are malformed, the
             dataset does not keep its order, or an attack leaves the ball of its
             epsilon.
+        TypeError: If an attack does not tell all of its settings.
 
     Example:
         ```python
@@ -253,7 +254,7 @@ def _pictures(defence, images, labels, attacks, threat_models):
 
 
 def _picture(title, defence, attacked, labels):
-    """Each image before the defence, and beside it the restored one."""
+    """Each image before the defence, followed by the restored one."""
     images, classifier = [attacked], defence
     if isinstance(defence, RestoredClassifier):
         known_labels = tf.constant(labels) if defence.needs_labels else None

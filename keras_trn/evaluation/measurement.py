@@ -74,6 +74,7 @@ def measure(
     Raises:
         ValueError: If the data are malformed or do not keep their order, an attack or threat
             model does not fit, or an attack leaves the ball of its epsilon.
+        TypeError: If an attack does not tell all of its settings.
 
     Example:
         ```python
@@ -158,27 +159,14 @@ def measure_all(defences, dataset, attacks, threat_models, epsilons, backup, ver
     images, _ = data.first(data.batch_size)
     backup = backup if isinstance(backup, Backup) else Backup(backup)
     fingerprints = Fingerprints(tf.constant(images))
-    common = {"versions": describe_environment()["versions"], "data": data.digest}
     not_run = _not_run(runs, data, backup, fingerprints)
     left_out = {(missing["defence"], missing["threat_model"]) for missing in not_run}
     runs = [run for run in runs if run.place not in left_out]
-    meters = {name: _Meter(model, data.image_shape) for name, model in defences.items()}
-    bare = next(iter(meters.values()))
-    cells = []
-    with tqdm(total=len(runs) * data.batches, disable=not verbose, unit="batch") as progress:
-        for run in runs:
-            progress.set_description(run.title)
-            description = {**run.describe(defences, fingerprints), **common}
-            if backup.holds(description):
-                progress.update(data.batches)
-            cells += backup.get_or_compute(
-                description, lambda run=run: _measure_run(run, meters, bare, data, progress)
-            )
-    is_kept = backup.path is not None
+    cells = _measure_runs(runs, defences, data, backup, fingerprints, verbose)
     random_defences = [
         name for name, defence in defences.items() if defence in fingerprints.random_models
     ]
-    return Measured(cells, not_run, data, random_defences if is_kept else [])
+    return Measured(cells, not_run, data, random_defences if backup.path is not None else [])
 
 
 def _not_run(runs, data, backup, fingerprints):
@@ -330,6 +318,24 @@ def _attacked(threat_model, defences):
 
 
 # --- Measuring ----------------------------------------------------------------------------
+
+
+def _measure_runs(runs, defences, data, backup, fingerprints, verbose):
+    """The cells of all runs, as far as the backup does not hold them."""
+    common = {"versions": describe_environment()["versions"], "data": data.digest}
+    meters = {name: _Meter(model, data.image_shape) for name, model in defences.items()}
+    bare = next(iter(meters.values()))
+    cells = []
+    with tqdm(total=len(runs) * data.batches, disable=not verbose, unit="batch") as progress:
+        for run in runs:
+            progress.set_description(run.title)
+            description = {**run.describe(defences, fingerprints), **common}
+            if backup.holds(description):
+                progress.update(data.batches)
+            cells += backup.get_or_compute(
+                description, lambda run=run: _measure_run(run, meters, bare, data, progress)
+            )
+    return cells
 
 
 def _measure_run(run, meters, bare, data, progress):

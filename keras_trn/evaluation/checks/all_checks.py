@@ -15,7 +15,7 @@ ALL_CHECKS = tuple(check for part in _PARTS for check in checks_of(part))
 
 
 def run_checks(examination, progress=None):
-    """Makes all checks, from those of the defence to those of attackers among each other.
+    """Makes all checks: of the defence, of the attack, and of attackers among each other.
 
     A check that fails with an error becomes a warning which names it, so that one
     defect does not cost the report.

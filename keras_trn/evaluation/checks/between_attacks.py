@@ -75,7 +75,7 @@ def random_noise_is_weaker(examination):
     Each image is perturbed at random as often as the examination has queries, and
     counts as broken when any of these is. It is compared with the best of the
     attackers with gradients, `whitebox_full` and `bpda` per image: luck must not
-    beat the judgement as a whole.
+    beat the evaluation as a whole.
 
     Source: Carlini et al., arXiv 1902.06705; Athalye et al., arXiv 1802.00420.
 

@@ -170,7 +170,7 @@ def unbounded_attack_succeeds(examination):
     and with all of it. So at most chance may be left at the first, the share of
     the most frequent class, and nothing at the second. An attack that cannot even
     do that says nothing at a small epsilon. What counts is the best of the
-    attackers with gradients, `whitebox_full` and `bpda`: it is the judgement as a
+    attackers with gradients, `whitebox_full` and `bpda`: it is the evaluation as a
     whole that has to find what must be there.
 
     Source: Carlini et al., arXiv 1902.06705; Athalye et al., arXiv 1802.00420.
@@ -354,8 +354,8 @@ def perturbations_are_valid(examination):
 def bare_classifier_falls(examination):
     """Checks that the attack breaks the classifier without any defence.
 
-    An attack that leaves an undefended classifier standing cannot judge a defended
-    one.
+    An attack that leaves an undefended classifier standing says nothing about a
+    defended one.
 
     Source: Carlini et al., arXiv 1902.06705.
 

@@ -322,8 +322,8 @@ def map_gradient_is_complete(examination):
 def restoration_switched_off(examination):
     """Checks that a restoration is all that stands before the classifier.
 
-    The defence's logits have to be those of its classifier on its restored
-    images, and with a restoration that does nothing those of the bare classifier:
+    The defence's logits have to equal the logits of its classifier on its restored
+    images, and with a restoration that does nothing the logits of the bare classifier:
     bit for bit. Otherwise the columns of a report do not compare the same
     classifier with and without its restoration.
 
@@ -370,7 +370,7 @@ def restoration_switched_off(examination):
 
 @check
 def batch_invariance(examination):
-    """Checks that what becomes of an image does not depend on the images beside it.
+    """Checks that what becomes of an image does not depend on the rest of its batch.
 
     A loss that is averaged over a batch where it should be summed, or statistics
     of a batch, make results that nobody can repeat with another batch size; and an
