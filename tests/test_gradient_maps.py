@@ -432,9 +432,14 @@ def test_loss_of_estimated_label_does_not_depend_on_the_batch(classifier, digits
     np.testing.assert_allclose(alone, together[:1], rtol=1e-4)
 
 
+# In use as in training: the prior of an attack is that of a batch, and labels are not sharpened.
+AS_IN_TRAINING = {"attack_prior": 0.75, "temperature": 1.0}
+
+
 def test_estimated_label_hands_over_map_squashed_map_and_noise_estimate(classifier, digits):
     images = tf.constant(digits[0][:8])
-    estimator = trained(build(*ESTIMATORS["estimated"]))
+    estimator_class, config = ESTIMATORS["estimated"]
+    estimator = trained(build(estimator_class, {**config, **AS_IN_TRAINING}))
     gradient_map, squashed, noise = tf.split(estimator(images, classifier=classifier), 3, axis=-1)
     first_restoration = estimator.first_restorer(images)
     np.testing.assert_allclose(noise, images - first_restoration, atol=1e-6)
@@ -447,9 +452,8 @@ def test_estimated_label_takes_the_map_on_the_way_for_the_labels_that_it_estimat
     position, classifier, digits
 ):
     images, unsure = tf.constant(digits[0][:8]), scaled(classifier, 0.1)
-    estimator = trained(
-        build(gradient_maps.EstimatedLabel, {"width": 4, "depth": 1, "position": position})
-    )
+    config = {"width": 4, "depth": 1, "position": position, **AS_IN_TRAINING}
+    estimator = trained(build(gradient_maps.EstimatedLabel, config))
     labels = estimator.estimate_labels(images, unsure)
     np.testing.assert_allclose(tf.reduce_sum(labels, axis=-1), 1.0, atol=1e-5)
     taken_at = images + position * (estimator.first_restorer(images) - images)
@@ -458,6 +462,41 @@ def test_estimated_label_takes_the_map_on_the_way_for_the_labels_that_it_estimat
     )
     maps = estimator(images, classifier=unsure)[..., :1]
     np.testing.assert_allclose(maps, expected, atol=1e-4)
+
+
+def test_an_attack_that_is_rare_in_use_has_to_show_more_clearly(classifier, digits):
+    images = tf.constant(digits[0][:8])
+    estimator_class, config = ESTIMATORS["estimated"]
+    rare = trained(build(estimator_class, {**config, "attack_prior": 0.1, "temperature": 1.0}))
+    # Odds of 3 to 1 in training against 1 to 9 in use: 27 times less.
+    shifted = trained(build(estimator_class, {**config, **AS_IN_TRAINING}))
+    shifted.gate_threshold = np.log(27.0)
+    found, expected = (one(images, classifier=classifier) for one in (rare, shifted))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    frequent = trained(build(estimator_class, {**config, **AS_IN_TRAINING}))
+    noise, larger = (np.abs(one(images, classifier=classifier)[..., 2]) for one in (rare, frequent))
+    assert noise.max() < 0.5 * larger.max()
+
+
+def test_a_low_temperature_commits_itself(classifier, digits):
+    images, unsure = tf.constant(digits[0][:8]), scaled(classifier, 0.1)
+    estimator_class, config = ESTIMATORS["estimated"]
+    surest = [
+        build(estimator_class, {**config, "temperature": temperature})
+        .estimate_labels(images, unsure)
+        .numpy()
+        .max(axis=-1)
+        for temperature in (1.0, 0.3)
+    ]
+    assert np.all(surest[1] > surest[0])
+
+
+def test_estimators_that_were_saved_before_answer_as_they_did():
+    config = gradient_maps.EstimatedLabel(width=4, depth=1).get_config()
+    for name in ("attack_prior", "temperature", "gate_threshold"):
+        del config[name]
+    loaded = gradient_maps.EstimatedLabel.from_config(config)
+    assert (loaded.attack_prior, loaded.temperature, loaded.gate_threshold) == (0.75, 1.0, 0.0)
 
 
 def test_position_decides_neither_the_labels_nor_the_noise_estimate(classifier, digits):
@@ -509,7 +548,8 @@ def test_estimated_label_teaches_with_known_labels_and_is_judged_with_its_own(cl
 def test_first_restoration_learns_to_be_classified_alike(weight, classifier, digits):
     images, labels = tf.constant(digits[0][:8]), digits[1][:8]
     estimator_class, config = ESTIMATORS["estimated"]
-    estimator = trained(build(estimator_class, {**config, "restored_loss_weight": weight}))
+    config = {**config, "restored_loss_weight": weight, **AS_IN_TRAINING}
+    estimator = trained(build(estimator_class, config))
     restored = tf.stop_gradient(estimator.first_restorer(images))
     of_restored = keras.losses.sparse_categorical_crossentropy(
         labels, classifier(restored), from_logits=True
