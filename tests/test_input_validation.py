@@ -209,7 +209,7 @@ def test_arrays_are_checked_to_the_last_image_and_label():
 
 
 def test_a_generator_loses_no_batch():
-    checked = check_data(generator(IMAGES, LABELS), None, SHAPE, 10)
+    checked, _ = check_data(generator(IMAGES, LABELS), None, SHAPE, 10)
     images, labels = zip(*checked, strict=True)
     np.testing.assert_array_equal(np.concatenate(images), IMAGES)
     np.testing.assert_array_equal(np.concatenate(labels), LABELS)
@@ -217,18 +217,20 @@ def test_a_generator_loses_no_batch():
 
 def test_keras_takes_all_batches_of_a_checked_generator():
     model = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(10)])
-    checked = check_data(generator(IMAGES, LABELS), None, SHAPE, 10)
+    checked, _ = check_data(generator(IMAGES, LABELS), None, SHAPE, 10)
     assert model.predict(checked, steps=3, verbose=0).shape == (6, 10)
 
 
 def test_a_pipeline_is_returned_as_it_is():
     data = pipeline(IMAGES, LABELS)
-    assert check_data(data, None, SHAPE, 10) is data
+    assert check_data(data, None, SHAPE, 10)[0] is data
 
 
-def test_an_endless_pipeline_is_accepted():
+def test_an_endless_pipeline_is_accepted_where_a_part_is_taken():
     data = pipeline(IMAGES, LABELS).repeat()
-    assert check_data(data, None, SHAPE, 10) is data
+    assert check_data(data, None, SHAPE, 10, steps=2)[0] is data
+    with refused(["no end", "take(number_of_batches)", "steps_per_epoch"]):
+        check_data(data, None, SHAPE, 10)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ def test_missing_images_are_refused():
 def test_sample_weights_are_let_through():
     weights = np.ones(6, "float32")
     data = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS, weights)).batch(2)
-    assert check_data(data, None, SHAPE, 10) is data
+    assert check_data(data, None, SHAPE, 10)[0] is data
 
 
 def test_a_pipeline_that_was_not_batched_is_refused():
