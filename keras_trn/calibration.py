@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 
 import numpy as np
 import tensorflow as tf
@@ -97,6 +98,7 @@ def calibrate_gates(protected, images, benign_agreement, attack):
     agreement = _agreement_function(protected, parts)
     expected = _in_batches(logits_function(protected.classifier), images).argmax(axis=-1)
 
+    @functools.cache
     def benign(threshold):
         return agreement(images, expected, threshold)
 

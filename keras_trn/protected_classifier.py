@@ -125,9 +125,9 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
         self.calibration = None
 
         self.loss_metric = keras.metrics.Mean(name="loss", dtype="float32")
-        self.benign_accuracy = Accuracy(name="benign_accuracy", dtype="float32")
-        self.adversarial_accuracy = Accuracy(name="adversarial_accuracy", dtype="float32")
-        self.psnr = PeakSignalToNoiseRatio(name="psnr", dtype="float32")
+        self.benign_accuracy = Accuracy(name="benign_accuracy")
+        self.adversarial_accuracy = Accuracy(name="adversarial_accuracy")
+        self.psnr = PeakSignalToNoiseRatio(name="psnr")
         self._bare_accuracy = keras.metrics.Mean(name="bare_accuracy", dtype="float32")
         self.build((None, *self.image_shape))
 
@@ -386,15 +386,14 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
 
     def test_step(self, data):
         clean, labels, sample_weight = unpack(data)
-        predicted = self.labels_to_restore(clean, labels)
+        bare = predicted_labels(self.classifier, clean)
+        predicted = self.labels_to_restore(clean, labels, bare)
         attacked = self.validation_attack(self.classifier, clean, predicted)
         _, logits, benign_losses = self._restore_with_losses(
             clean, predicted, clean, training=False
         )
         self.benign_accuracy.update_state(labels, logits, sample_weight)
-        self._bare_accuracy.update_state(
-            tf.cast(predicted_labels(self.classifier, clean) == labels, tf.float32), sample_weight
-        )
+        self._bare_accuracy.update_state(tf.cast(bare == labels, tf.float32), sample_weight)
         restored, logits, losses = self._restore_with_losses(
             attacked, predicted, clean, training=False
         )
