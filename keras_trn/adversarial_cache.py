@@ -165,7 +165,7 @@ class _Cache:
     def craft_missing(self, dataset, verbose):
         """Crafts what the folder does not hold yet."""
         data = CheckedData(dataset, self.image_shape, self.num_classes)
-        # A classifier may take images of any size, a file holds those of one.
+        # All images of a file have one size, even if the classifier takes any.
         self.image_shape = data.image_shape
         self.folder.mkdir(parents=True, exist_ok=True)
         with tqdm(unit="example", disable=not verbose) as progress:

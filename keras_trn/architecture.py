@@ -63,8 +63,8 @@ def made_anew(classifier):
     if _shapes(given_states) != _shapes(fresh_states):
         raise ValueError(
             f"The classifier '{classifier.name}' cannot be made anew from its configuration: its "
-            f"weights have the shapes {_shapes(given_states)}, and those of the new classifier "
-            f"{_shapes(fresh_states)}. Keras forgets that two nested models share a layer: build "
+            f"weights have the shapes {_shapes(given_states)}, and the weights of the new classifier "
+            f"have {_shapes(fresh_states)}. Keras forgets that two nested models share a layer: build "
             "them as one functional model. Of a subclassed model, `__init__` and `build` must "
             "make all layers from what `get_config` returns."
         )

@@ -715,7 +715,7 @@ def test_images_that_cannot_be_told_apart_are_left_out(examine, classifier):
 
 
 def shared_layers():
-    """A classifier whose layers are those of another one too, which used them first."""
+    """A classifier that shares its layers with another one, which used them first."""
     layers = [keras.layers.Flatten(), keras.layers.Dense(16, "relu"), keras.layers.Dense(10)]
     for _ in range(2):
         outputs = inputs = keras.Input((8, 8, 1))

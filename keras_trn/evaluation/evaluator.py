@@ -128,7 +128,7 @@ def evaluate(
     attacks = [attack.with_seed(seed) for attack in attacks]
     epsilons = checked_epsilons(epsilons, attacks)
     threat_models = _threat_models(threat_models, attacks)
-    defences, judged = _defences(defence, peers or {})
+    defences, evaluated = _defences(defence, peers or {})
     backup = Backup(backup)
     measured = measure_all(defences, dataset, attacks, threat_models, epsilons, backup, verbose)
     measured.warn_of_randomness(stacklevel=3)
@@ -136,11 +136,15 @@ def evaluate(
     checked_attack = _checked_attack(attacks, seed)
     checks = _checks(defences, images, labels, checked_attack, threat_models, backup, seed, verbose)
     pictures = _pictures(
-        defences[judged], images, labels, attacks, _run_on(judged, threat_models, measured.not_run)
+        defences[evaluated],
+        images,
+        labels,
+        attacks,
+        _run_on(evaluated, threat_models, measured.not_run),
     )
     return Report(
         defences=list(defences),
-        judged=judged,
+        judged=evaluated,
         cells=measured.cells,
         checks=checks,
         settings={
