@@ -65,8 +65,8 @@ def made_anew(classifier):
             f"The classifier '{classifier.name}' cannot be made anew from its configuration: its "
             f"weights have the shapes {_shapes(given_states)}, and the weights of the new "
             f"classifier {_shapes(fresh_states)}. Keras forgets that two nested models share a "
-            "layer: build them as one functional model. Of a subclassed model, `__init__` and `build` must "
-            "make all layers from what `get_config` returns."
+            "layer: build them as one functional model. In a subclassed model, `__init__` and "
+            "`build` must make all layers from what `get_config` returns."
         )
     for (_, state), (layer, _) in zip(given_states, fresh_states, strict=True):
         # These statistics belong to the weights that they were taken with.

@@ -246,12 +246,31 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
     # --- Training ------------------------------------------------------------
 
     def fit(self, x=None, y=None, *args, **kwargs):
+        """Trains against the attack of `compile`; as `keras.Model.fit`.
+
+        Opens the gates that `calibrate` has closed. Warns where the benign accuracy of the
+        last validation is more than two points below that of the bare classifier.
+
+        Args:
+            x: Clean images in [0, 1]: an array, a list, a tensor, or a `tf.data.Dataset`
+                of pairs of images and labels.
+            y: Class indices; left out where `x` holds them.
+            *args: The arguments of `keras.Model.fit`.
+            **kwargs: The arguments of `keras.Model.fit`.
+
+        Returns:
+            A `keras.callbacks.History` of `loss`, `benign_accuracy`,
+            `adversarial_accuracy` and `psnr`, and with validation data the same with
+            `val_` before them. A figure of which nothing was measured is NaN.
+
+        Raises:
+            ValueError: If images or labels are malformed, or all of a pipeline without
+                end is asked for. Arrays are checked whole, pipelines by their first batch.
+        """
         self._open_gates()
         history = super().fit(x, y, *args, **kwargs)
         self._warn_of_lost_accuracy(history.history)
         return history
-
-    fit.__doc__ = TrainedOnAttacks.fit.__doc__
 
     def _warn_of_lost_accuracy(self, history):
         """Warns where the last validation shows that protection costs benign accuracy."""

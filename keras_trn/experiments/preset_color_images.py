@@ -20,6 +20,7 @@ from pathlib import Path
 import keras
 
 import keras_trn
+from keras_trn import presets
 from keras_trn.experiments import classifiers_color_images
 from keras_trn.experiments import color_images
 from keras_trn.experiments import peers
@@ -48,18 +49,7 @@ PEER_LOSSES = {
 ADVERSARIAL_EPOCHS = 12
 SMALLEST_NUMBER_OF_STEPS = 600
 CLASS_NAMES = {
-    "cifar10": (
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    ),
+    "cifar10": tuple(presets.CLASS_NAMES["trn_cifar10"]),
     "svhn_cropped": tuple("0123456789"),
 }
 

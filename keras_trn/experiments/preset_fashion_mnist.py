@@ -26,6 +26,7 @@ from keras_trn.experiments import preset
 from keras_trn.experiments.common_setting import make_optimizer
 from keras_trn.experiments.filter_strengths import make_filters
 from keras_trn.experiments.trained_models import load_or_train
+from keras_trn.presets import CLASS_NAMES
 from keras_trn.presets import FOLDER
 
 NAME = "trn_fashion_mnist"
@@ -36,18 +37,7 @@ LEARNING_RATE = 3e-3
 JUDGEMENT = preset.Judgement(
     epsilon=fashion_mnist.EPSILON,
     epsilons=(0.05, 0.2),
-    class_names=(
-        "T-shirt",
-        "trousers",
-        "pullover",
-        "dress",
-        "coat",
-        "sandal",
-        "shirt",
-        "sneaker",
-        "bag",
-        "ankle boot",
-    ),
+    class_names=tuple(CLASS_NAMES["trn_fashion_mnist"]),
 )
 
 
