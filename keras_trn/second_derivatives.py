@@ -22,28 +22,37 @@ def register_second_derivatives():
         "CropAndResizeGradImage": _of_crops,
         "SoftsignGrad": _of_softsign,
     }.items():
-        if not has_derivative(operation):
+        if not is_registered(operation):
             tf.RegisterGradient(operation)(derivative)
-    if not has_derivative("ResizeBilinearGrad"):
+    if gradient_registry.lookup("ResizeBilinearGrad") is None:
         # TensorFlow takes its gradient for one that needs no inputs, and keeps none. So the
         # gradient of the resizing itself is replaced, by one with the same values.
         gradient_registry._registry.pop("ResizeBilinear")
         tf.RegisterGradient("ResizeBilinear")(_of_bilinear_resizing)
 
 
-def has_derivative(operation):
-    """Tells whether TensorFlow can differentiate an operation.
+def is_registered(operation):
+    """Tells whether TensorFlow knows how to differentiate an operation, or that it is constant.
 
     Args:
         operation: The type of the operation, such as `"Conv2D"`.
 
     Returns:
-        Whether it can.
+        Whether it knows either.
+
+    Example:
+        ```python
+        from keras_trn.second_derivatives import is_registered
+
+        assert is_registered("Conv2D") and is_registered("ArgMax")
+        assert not is_registered("LRNGrad")
+        ```
     """
     try:
-        return gradient_registry.lookup(operation) is not None
+        gradient_registry.lookup(operation)
     except LookupError:
         return False
+    return True
 
 
 def _of_resizing(resize):

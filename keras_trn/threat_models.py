@@ -8,7 +8,6 @@ import re
 
 import keras
 import tensorflow as tf
-from tensorflow.python.framework.ops import gradient_registry
 
 from keras_trn.graphs import GraphCache
 from keras_trn.graphs import compile_function
@@ -16,6 +15,7 @@ from keras_trn.input_validation import check_count
 from keras_trn.input_validation import with_known_shape
 from keras_trn.logits import logits_function
 from keras_trn.restored_classifier import RestoredClassifier
+from keras_trn.second_derivatives import is_registered
 
 # Operations whose gradient TensorFlow takes for constant, although it is not.
 _TAKEN_FOR_CONSTANT = {
@@ -419,7 +419,7 @@ class MapSlopes:
             operations = _operations(maps.graph.as_graph_def())
             for operation in sorted(operations & _TAKEN_FOR_CONSTANT):
                 return f"TensorFlow takes {operation}, which its gradient map needs, for constant"
-            if any(map(_is_unknown, operations)):
+            if not all(map(is_registered, operations - _NEEDS_NO_DERIVATIVE)):
                 weights = tf.TensorSpec(maps.output_shapes, tf.float32)
                 self.slopes.get_concrete_function(images, weights)
         except Exception as error:
@@ -442,15 +442,6 @@ def _operations(graph):
     """The types of the operations on tensors in a graph, also in functions that it calls."""
     nodes = [*graph.node, *(node for body in graph.library.function for node in body.node_def)]
     return {node.op for node in nodes if node.input}
-
-
-def _is_unknown(operation):
-    """Whether TensorFlow has not been told how to differentiate an operation."""
-    try:
-        gradient_registry.lookup(operation)
-    except LookupError:
-        return operation not in _NEEDS_NO_DERIVATIVE
-    return False
 
 
 def _without_derivative(error):
