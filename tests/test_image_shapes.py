@@ -198,7 +198,6 @@ def test_restorations_of_different_sizes_do_not_fit_into_one_array():
 
 @pytest.fixture
 def axis():
-    pytest.importorskip("matplotlib")
     return keras_trn.visualization.import_figure()().subplots()
 
 
