@@ -340,8 +340,6 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
                 "classification_loss_weight", classification_loss_weight, 0, np.inf
             ),
         }
-        for name, value in own_arguments.items():
-            setattr(self, name, value)
         self.compile_training(
             optimizer,
             attack,

@@ -31,7 +31,8 @@ class TrainedOnAttacks:
             optimizer: A Keras optimizer, or its name.
             attack: An attack of `keras_trn.attacks`, or a list of them.
             benign_share: Share of each batch that is left benign, from 0 to 1.
-            own_arguments: The further arguments of `compile` that the model has of its own.
+            own_arguments: The further arguments of `compile` that the model has of its own;
+                they become its attributes.
             **keras_arguments: The arguments of `keras.Model.compile`.
 
         Raises:
@@ -48,6 +49,8 @@ class TrainedOnAttacks:
             **own_arguments,
             **keras_arguments,
         }
+        for name, value in own_arguments.items():
+            setattr(self, name, value)
         self.attack = attack
         self.validation_attack = attack.at_full_strength()
         self.benign_share = benign_share

@@ -123,8 +123,6 @@ class AdversarialPerturbationElimination(SingleStreamPeer):
                 "adversarial_loss_weight", adversarial_loss_weight, 0, np.inf
             ),
         }
-        for name, value in numbers.items():
-            setattr(self, name, value)
         with float32_numbers():
             self.discriminator_optimizer = keras.optimizers.get(discriminator_optimizer)
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)

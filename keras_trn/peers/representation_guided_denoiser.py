@@ -97,12 +97,11 @@ class RepresentationGuidedDenoiser(SingleStreamPeer):
                 known.
         """
         refuse_unknown(unknown)
-        self.fresh_share = check_range("fresh_share", fresh_share, 0, 1)
         self.compile_training(
             optimizer,
             attack,
             benign_share,
-            own_arguments={"fresh_share": self.fresh_share},
+            own_arguments={"fresh_share": check_range("fresh_share", fresh_share, 0, 1)},
             jit_compile=jit_compile,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,
