@@ -7,12 +7,12 @@ from keras_trn.keras_settings import check_backend as _check_backend
 _check_backend()
 
 from keras_trn import attacks as attacks
+from keras_trn import baselines as baselines
 from keras_trn import datasets as datasets
 from keras_trn import evaluation as evaluation
 from keras_trn import gradient_maps as gradient_maps
 from keras_trn import layers as layers
 from keras_trn import metrics as metrics
-from keras_trn import peers as peers
 from keras_trn import threat_models as threat_models
 from keras_trn import visualization as visualization
 from keras_trn.adversarial_cache import cache_adversarial_examples as cache_adversarial_examples
@@ -31,6 +31,7 @@ __all__ = [
     "TwoStreamRestorationNetwork",
     "__version__",
     "attacks",
+    "baselines",
     "cache_adversarial_examples",
     "datasets",
     "evaluate",
@@ -39,7 +40,6 @@ __all__ = [
     "layers",
     "list_presets",
     "metrics",
-    "peers",
     "threat_models",
     "visualization",
 ]

@@ -100,12 +100,7 @@ def cache_adversarial_examples(
     Example:
         ```python
         import tempfile
-        import keras
-        import keras_trn
 
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
         train, validation, test = keras_trn.datasets.load("digits", shuffle=False)
         attacks = [
             keras_trn.attacks.FastGradientMethod(epsilon=(0.0, 0.2)),

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 
-def architecture_of(classifier):
+def architecture_config(classifier):
     """Describes a classifier without how it, or a model inside of it, was trained.
 
     A loss of the user's own, which a nested model was compiled with, would have to be there
@@ -18,18 +18,17 @@ def architecture_of(classifier):
 
     Example:
         ```python
-        import keras
-        from keras_trn.architecture import architecture_of
+        from keras_trn.architecture import architecture_config
 
         classifier = keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)])
         classifier.compile(loss="mse")
-        assert "compile_config" not in architecture_of(classifier)
+        assert "compile_config" not in architecture_config(classifier)
         ```
     """
     return _edited(keras.saving.serialize_keras_object(classifier), leave_out="compile_config")
 
 
-def made_anew(classifier):
+def clone_with_new_weights(classifier):
     """Makes a classifier of the same architecture, with fresh weights that can all be trained.
 
     Unlike `keras.models.clone_model` it copies subclassed models too, and what no training
@@ -47,17 +46,16 @@ def made_anew(classifier):
 
     Example:
         ```python
-        import keras
-        from keras_trn.architecture import made_anew
+        from keras_trn.architecture import clone_with_new_weights
 
         dense = keras.layers.Dense(10)
         classifier = keras.Sequential([keras.Input((4,)), dense])
-        other = made_anew(classifier)
+        other = clone_with_new_weights(classifier)
         assert keras.ops.any(other.layers[0].kernel != dense.kernel)
         ```
     """
     # A layer that is built frozen may stay so for good.
-    config = _edited(architecture_of(classifier), trainable=True)
+    config = _edited(architecture_config(classifier), trainable=True)
     fresh = keras.saving.deserialize_keras_object(config)
     given_states, fresh_states = _states(classifier), _states(fresh)
     if _shapes(given_states) != _shapes(fresh_states):

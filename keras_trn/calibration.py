@@ -36,8 +36,6 @@ class Calibration:
 
     Example:
         ```python
-        import keras_trn
-
         calibration = keras_trn.Calibration(
             benign_agreement=0.99,
             gate_threshold=1.5,

@@ -27,12 +27,8 @@ def describe_classifier(classifier):
 
     Example:
         ```python
-        import keras
         from keras_trn.classifier_interface import describe_classifier
 
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
         assert describe_classifier(classifier) == ((8, 8, 1), 10)
         ```
     """
@@ -97,7 +93,6 @@ def squashing_head(classifier):
 
     Example:
         ```python
-        import keras
         from keras_trn.classifier_interface import squashing_head
 
         sigmoids = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "sigmoid")])

@@ -44,8 +44,6 @@ def load(name, batch_size=128, data_dir=None, seed=0, shuffle=True):
 
     Example:
         ```python
-        import keras_trn
-
         train, validation, test = keras_trn.datasets.load("digits", batch_size=64)
         images, labels = next(iter(train))
         assert images.shape == (64, 8, 8, 1) and labels.shape == (64,)
@@ -80,8 +78,6 @@ def to_arrays(dataset):
 
     Example:
         ```python
-        import keras_trn
-
         train, validation, test = keras_trn.datasets.load("digits")
         images, labels = keras_trn.datasets.to_arrays(test)
         assert images.shape == (360, 8, 8, 1) and labels.shape == (360,)

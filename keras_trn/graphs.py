@@ -46,8 +46,6 @@ class GraphCache:
 
     Example:
         ```python
-        import keras
-        import tensorflow as tf
         from keras_trn.graphs import GraphCache
 
         dense = keras.layers.Dense(2, activation="relu", kernel_initializer="ones")

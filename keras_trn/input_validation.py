@@ -385,7 +385,6 @@ def as_dataset(data, batch_size=128):
 
     Example:
         ```python
-        import numpy as np
         from keras_trn.input_validation import as_dataset
 
         images, labels = np.zeros((3, 8, 8, 1), "float32"), np.array([0, 1, 2])
@@ -445,7 +444,6 @@ def first_elements(dataset, number):
 
     Example:
         ```python
-        import tensorflow as tf
         from keras_trn.input_validation import first_elements
 
         dataset = tf.data.Dataset.range(10).cache()

@@ -29,12 +29,8 @@ def logits_function(classifier):
 
     Example:
         ```python
-        import keras
         from keras_trn.logits import logits_function
 
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
         logits = logits_function(classifier)(keras.random.uniform((2, 8, 8, 1)))
         assert logits.shape == (2, 10)
         ```
@@ -66,7 +62,7 @@ class LogitsFunction:
             return self._eager_logits(images)
         return self._forward(images)
 
-    def with_pull_back(self, images):
+    def with_vjp(self, images):
         """Returns the logits, and a function that takes their gradients.
 
         Args:
@@ -77,17 +73,17 @@ class LogitsFunction:
             gradient of `sum(logits * direction)` in the images.
         """
         if self._is_layer and tf.executing_eagerly():
-            return self._eager_logits(images), functools.partial(self._eager_pull_back, images)
+            return self._eager_logits(images), functools.partial(self._eager_vjp, images)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(images)
             logits = self._forward(images)
 
-        def pull_back(direction):
+        def vjp(direction):
             return tape.gradient(
                 logits, images, direction, unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
 
-        return logits, pull_back
+        return logits, vjp
 
     def _forward(self, images):
         arguments = {"training": False} if self._is_layer else {}
@@ -97,26 +93,26 @@ class LogitsFunction:
         @tf.custom_gradient
         def logits(images):
             def gradient(upstream, variables=()):
-                return _without_weights([self._eager_pull_back(images, upstream)], variables)
+                return _without_weights([self._eager_vjp(images, upstream)], variables)
 
             return self._forward(images), gradient
 
         return logits(images)
 
-    def _eager_pull_back(self, images, direction):
+    def _eager_vjp(self, images, direction):
         @tf.custom_gradient
-        def pull_back(images, direction):
+        def vjp(images, direction):
             def gradient(upstream, variables=()):
                 second = self._compiled(self._second_order)(images, direction, upstream)
                 return _without_weights(second, variables)
 
             return self._compiled(self._first_order)(images, direction), gradient
 
-        return pull_back(images, direction)
+        return vjp(images, direction)
 
     def _first_order(self, images, direction):
-        _, pull_back = self.with_pull_back(images)
-        return pull_back(direction)
+        _, vjp = self.with_vjp(images)
+        return vjp(direction)
 
     def _second_order(self, images, direction, upstream):
         with tf.GradientTape() as tape:
@@ -173,7 +169,6 @@ def differentiable_logits_function(classifier):
 
     Example:
         ```python
-        import tensorflow as tf
         from keras_trn.logits import differentiable_logits_function
 
         logits = differentiable_logits_function(lambda images: tf.round(images[:, 0, :, 0]))
@@ -205,7 +200,6 @@ def predicted_labels(classifier, images):
 
     Example:
         ```python
-        import tensorflow as tf
         from keras_trn.logits import predicted_labels
 
         brightest_row = lambda images: tf.reduce_sum(images, axis=[2, 3])
@@ -272,7 +266,6 @@ def looks_like_probabilities(scores):
 
     Example:
         ```python
-        import numpy as np
         from keras_trn.logits import looks_like_probabilities
 
         assert looks_like_probabilities(np.array([[0.9, 0.1], [0.2, 0.8]]))

@@ -20,9 +20,6 @@ def peak_signal_to_noise_ratio(images, restored):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
         images = keras.ops.zeros((2, 8, 8, 1))
         ratio = keras_trn.metrics.peak_signal_to_noise_ratio(images, images + 0.1)
         assert keras.ops.all(keras.ops.abs(ratio - 20.0) < 1e-3)
@@ -50,10 +47,6 @@ def structural_similarity(images, restored):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        images = keras.random.uniform((2, 8, 8, 1))
         similarity = keras_trn.metrics.structural_similarity(images, images)
         assert keras.ops.all(keras.ops.abs(similarity - 1.0) < 1e-3)
         ```
@@ -89,7 +82,6 @@ class Accuracy(_NaNWithoutImages, keras.metrics.SparseCategoricalAccuracy):
     Example:
         ```python
         import math
-        import keras_trn
 
         metric = keras_trn.metrics.Accuracy()
         assert math.isnan(metric.result())
@@ -120,9 +112,6 @@ class PeakSignalToNoiseRatio(_NaNWithoutImages, keras.metrics.MeanMetricWrapper)
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
         metric = keras_trn.metrics.PeakSignalToNoiseRatio()
         images = keras.ops.zeros((2, 8, 8, 1))
         metric.update_state(images, images + 0.1)

@@ -22,12 +22,12 @@ from keras_trn.presets import CLASS_NAMES
 from keras_trn.presets import preset_path
 from keras_trn.restoration_network import TwoStreamRestorationNetwork
 from keras_trn.restored_classifier import RestoredClassifier
-from keras_trn.training import TrainedOnAttacks
-from keras_trn.training import attack_some
-from keras_trn.training import benign_number
-from keras_trn.training import brings_adversarial_examples
-from keras_trn.training import brought_along
-from keras_trn.training import loss_of_replica
+from keras_trn.training import AdversarialTrainer
+from keras_trn.training import cached_entry
+from keras_trn.training import count_benign
+from keras_trn.training import craft_training_images
+from keras_trn.training import is_cached_pipeline
+from keras_trn.training import per_replica_loss
 from keras_trn.training import refuse_unknown
 from keras_trn.training import unpack
 
@@ -36,7 +36,7 @@ _LOSS_TO_WARN_OF = 0.02
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
-class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
+class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
     """Restores images before an unchanged classifier sees them.
 
     Each image gets a gradient map, image and map go through the restorer, and
@@ -86,12 +86,6 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
         protected = keras_trn.ProtectedClassifier(
             classifier,
             restorer=keras_trn.TwoStreamRestorationNetwork(width=8, depth=1),
@@ -164,7 +158,7 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
             self._check_needs_no_labels()
         return super()._in_batches(method, images, labels, batch_size)
 
-    def restorations(self, images, labels=None, constant_maps=False):
+    def restore_batch(self, images, labels=None, constant_maps=False):
         """Restores a batch as a differentiable part of a larger computation.
 
         Args:
@@ -217,12 +211,6 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
 
         Example:
             ```python
-            import keras
-            import keras_trn
-
-            classifier = keras.Sequential(
-                [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-            )
             protected = keras_trn.ProtectedClassifier(classifier)
             _, validation, _ = keras_trn.datasets.load("digits")
             calibration = protected.calibrate(validation, benign_agreement=0.99)
@@ -372,24 +360,24 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
 
     def train_step(self, data):
         clean, labels, sample_weight = unpack(data)
-        predicted = self.labels_to_restore(clean, labels, brought_along(data, "predicted"))
-        benign_count = benign_number(
+        predicted = self.labels_to_restore(clean, labels, cached_entry(data, "predicted"))
+        benign_count = count_benign(
             self.benign_share, tf.shape(clean)[0], self.optimizer.iterations
         )
-        images = attack_some(
+        images = craft_training_images(
             self.attack,
             self.classifier,
             clean,
             predicted,
             benign_count,
-            brought_along(data, "adversarial"),
+            cached_entry(data, "adversarial"),
             self.fresh_share,
         )
         with tf.GradientTape() as tape:
             restored, logits, losses = self._restore_with_losses(
                 images, predicted, clean, training=True
             )
-            loss = loss_of_replica(losses, sample_weight)
+            loss = per_replica_loss(losses, sample_weight)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self.trainable_variables)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
@@ -434,7 +422,7 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
     def _checked(self, x, y=None, needs_labels=True, steps=None):
         if not needs_labels:
             self._check_needs_no_labels()
-        elif brings_adversarial_examples(x):
+        elif is_cached_pipeline(x):
             super()._checked(x.map(lambda inputs, *rest: (inputs["images"], *rest)), steps=steps)
             return x, y
         return super()._checked(x, y, needs_labels, steps)
@@ -536,9 +524,6 @@ class ProtectedClassifier(TrainedOnAttacks, RestoredClassifier):
 
         Example:
             ```python
-            import keras
-            import keras_trn
-
             protected = keras_trn.ProtectedClassifier.from_preset("trn_fashion_mnist")
             images = keras.random.uniform((2, 28, 28, 1))
             assert protected(images).shape == (2, 10)

@@ -36,8 +36,8 @@ class TwoStreamRestorationNetwork(keras.Model):
         block_size: The network works on images folded by `PixelUnshuffle` with
             blocks of this side. 1 works at full resolution; 2 costs a quarter.
         gradient_stream: Whether there is a second stream. Without it the network
-            is an ordinary residual network that takes images alone: the peer
-            that the second stream has to beat. `single_stream_peer` makes one
+            is an ordinary residual network that takes images alone: the baseline
+            that the second stream has to beat. `single_stream_baseline` makes one
             of equal size.
         gate_threshold: What is subtracted from the logit of the attack gate: the higher,
             the surer the network has to be before it changes an image.
@@ -63,9 +63,6 @@ class TwoStreamRestorationNetwork(keras.Model):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
         images = keras.random.uniform((2, 28, 28, 1))
         maps = keras.random.normal((2, 28, 28, 1))
         restorer = keras_trn.TwoStreamRestorationNetwork(width=16, depth=2)
@@ -166,10 +163,10 @@ class TwoStreamRestorationNetwork(keras.Model):
         return FusionBlock(**kwargs)
 
     def call(self, images, gradient_maps=None):
-        restored, _ = self.restore_and_judge(images, gradient_maps)
+        restored, _ = self.restore_with_gate(images, gradient_maps)
         return restored
 
-    def restore_and_judge(self, images, gradient_maps=None, gate_threshold=None):
+    def restore_with_gate(self, images, gradient_maps=None, gate_threshold=None):
         """Restores images, and tells how far the attack gate opened.
 
         The gate learns from the restoration alone, unless its logits get a loss of
@@ -236,7 +233,7 @@ class TwoStreamRestorationNetwork(keras.Model):
         self._check_streams(gradient_maps)
         return keras.KerasTensor(images.shape, dtype="float32")
 
-    def single_stream_peer(self, images_shape, parameters):
+    def single_stream_baseline(self, images_shape, parameters):
         """Makes the single-stream network of a given size, for fair comparisons.
 
         A second stream and a gradient map that learns bring parameters with them,
@@ -255,22 +252,22 @@ class TwoStreamRestorationNetwork(keras.Model):
 
         Example:
             ```python
-            import keras_trn
-
             two_streams = keras_trn.TwoStreamRestorationNetwork(width=16, depth=2)
             shape = (None, 28, 28, 1)
             two_streams.build(shape, shape)
-            peer = two_streams.single_stream_peer(shape, two_streams.count_params())
-            assert not peer.gradient_stream and peer.width > two_streams.width
+            baseline = two_streams.single_stream_baseline(shape, two_streams.count_params())
+            assert not baseline.gradient_stream and baseline.width > two_streams.width
             ```
         """
 
-        def peer(width):
+        def baseline(width):
             config = {**self.get_config(), "width": width, "gradient_stream": False}
-            return TwoStreamRestorationNetwork.from_config({**config, "name": f"{self.name}_peer"})
+            return TwoStreamRestorationNetwork.from_config(
+                {**config, "name": f"{self.name}_baseline"}
+            )
 
         def size(width):
-            network = peer(width)
+            network = baseline(width)
             network.build(images_shape)
             return network.count_params()
 
@@ -280,7 +277,7 @@ class TwoStreamRestorationNetwork(keras.Model):
             widest *= 2
         reached = bisect.bisect_left(range(widest), parameters, lo=1, key=size)
         nearest = min([max(reached - 1, 1), reached], key=lambda w: abs(size(w) - parameters))
-        return peer(nearest)
+        return baseline(nearest)
 
     def get_config(self):
         return {

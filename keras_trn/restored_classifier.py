@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_trn.architecture import architecture_of
+from keras_trn.architecture import architecture_config
 from keras_trn.checked_model import CheckedModel
 from keras_trn.classifier_interface import describe_classifier
 from keras_trn.graphs import GraphCache
@@ -18,10 +18,10 @@ from keras_trn.logits import logits_function
 class RestoredClassifier(CheckedModel):
     """A frozen classifier behind a restoration of its images.
 
-    The base of `ProtectedClassifier` and of its peers in `keras_trn.peers`: they
+    The base of `ProtectedClassifier` and of its baselines in `keras_trn.baselines`: they
     differ in how an image is restored, and everything that judges a defence
     treats them alike. The classifier is frozen: its weights and statistics stay
-    as they are, bit for bit. A subclass writes `restorations`.
+    as they are, bit for bit. A subclass writes `restore_batch`.
 
     Args:
         classifier: A built Keras model from images of shape `(batch, height,
@@ -45,19 +45,13 @@ class RestoredClassifier(CheckedModel):
         Your own defence, which leaves out the finest grey values:
 
         ```python
-        import keras
-        import keras_trn
-
         @keras.saving.register_keras_serializable(package="my_package")
         class Darkened(keras_trn.RestoredClassifier):
-            def restorations(self, images, labels=None):
+            def restore_batch(self, images, labels=None):
                 return keras.ops.maximum(images - 0.1, 0.0)
 
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
         darkened = Darkened(classifier)
-        assert darkened(keras.random.uniform((4, 8, 8, 1))).shape == (4, 10)
+        assert darkened(keras.random.uniform((4, 8, 8, 1))).shape == (8, 10)
         ```
     """
 
@@ -75,7 +69,7 @@ class RestoredClassifier(CheckedModel):
         self._logits = logits_function(classifier)
         self._graphs = GraphCache()
 
-    def restorations(self, images, labels=None):
+    def restore_batch(self, images, labels=None):
         """Restores a batch as a part of a larger computation: what a subclass must write.
 
         Args:
@@ -85,14 +79,14 @@ class RestoredClassifier(CheckedModel):
         Returns:
             A tensor of the shape of `images`.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not define `restorations`.")
+        raise NotImplementedError(f"{type(self).__name__} does not define `restore_batch`.")
 
     def build(self, images_shape):
         """Creates the weights, where the restoration has any."""
         self.built = True
 
     def call(self, images, labels=None):
-        return self._logits(self.restorations(images, labels))
+        return self._logits(self.restore_batch(images, labels))
 
     def compute_output_shape(self, images_shape):
         return (images_shape[0], self.num_classes)
@@ -112,7 +106,7 @@ class RestoredClassifier(CheckedModel):
         Raises:
             ValueError: If the images are malformed, or the pipeline has no end.
         """
-        return self._in_batches(self.restorations, images, labels, batch_size)
+        return self._in_batches(self.restore_batch, images, labels, batch_size)
 
     def export(
         self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **kwargs
@@ -120,7 +114,7 @@ class RestoredClassifier(CheckedModel):
         """Exports the model for serving, gradient maps and all; as `keras.Model.export`.
 
         What is exported needs TensorFlow alone: neither Keras nor this package. Filters
-        that run in NumPy, among the peers, cannot be exported.
+        that run in NumPy, among the baselines, cannot be exported.
 
         Args:
             filepath: Where to; a folder for a SavedModel.
@@ -133,9 +127,6 @@ class RestoredClassifier(CheckedModel):
         Example:
             ```python
             import tempfile
-            import keras
-            import keras_trn
-            import tensorflow as tf
 
             protected = keras_trn.ProtectedClassifier.from_preset("trn_fashion_mnist")
             images = keras.random.uniform((4, 28, 28, 1))
@@ -143,7 +134,7 @@ class RestoredClassifier(CheckedModel):
                 protected.export(folder, verbose=False)
                 served = tf.saved_model.load(folder)
                 logits = served.serve(images)
-            assert logits.shape == (4, 10)
+            assert logits.shape == (8, 10)
             ```
         """
         if input_signature is None:
@@ -177,7 +168,7 @@ class RestoredClassifier(CheckedModel):
             yield images[batch], None if labels is None else tf.constant(labels[batch])
 
     def get_config(self):
-        return {"name": self.name, "classifier": architecture_of(self.classifier)}
+        return {"name": self.name, "classifier": architecture_config(self.classifier)}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

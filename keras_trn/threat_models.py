@@ -52,18 +52,11 @@ class ThreatModel:
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
         protected = keras_trn.ProtectedClassifier(classifier)
-        images = keras.random.uniform((4, 8, 8, 1))
 
         target = keras_trn.threat_models.WhiteboxFull().target(protected)
         attack = keras_trn.attacks.FastGradientMethod(epsilon=0.1)
-        adversarial = attack(target, images, labels=[3, 1, 4, 1])
+        adversarial = attack(target, images, labels)
         ```
     """
 
@@ -170,12 +163,6 @@ class Oblivious(ThreatModel):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
         protected = keras_trn.ProtectedClassifier(classifier)
         assert keras_trn.threat_models.Oblivious().target(protected) is classifier
         ```
@@ -201,9 +188,6 @@ class Transfer(ThreatModel):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
         make = lambda: keras.Sequential(
             [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
         )
@@ -243,14 +227,7 @@ class BPDA(_Adaptive):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
-        rounded = keras_trn.peers.BitDepthReduction(classifier, bits=2)
+        rounded = keras_trn.baselines.BitDepthReduction(classifier, bits=2)
         target = keras_trn.threat_models.BPDA().target(rounded)
         assert keras.ops.all(target(images) == rounded(images))
         ```
@@ -265,7 +242,7 @@ class BPDA(_Adaptive):
         classify = logits_function(defence.classifier)
 
         def logits(images):
-            restored = tf.stop_gradient(defence.restorations(images))
+            restored = tf.stop_gradient(defence.restore_batch(images))
             return classify(restored + (images - tf.stop_gradient(images)))
 
         return logits
@@ -283,12 +260,6 @@ class WhiteboxStopgrad(_Adaptive):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
         threat_model = keras_trn.threat_models.WhiteboxStopgrad()
         assert threat_model.applies_to(keras_trn.ProtectedClassifier(classifier))
         assert not threat_model.applies_to(classifier)
@@ -303,7 +274,7 @@ class WhiteboxStopgrad(_Adaptive):
 
     def _logits(self, defence):
         classify = logits_function(defence.classifier)
-        return lambda images: classify(defence.restorations(images, constant_maps=True))
+        return lambda images: classify(defence.restore_batch(images, constant_maps=True))
 
 
 class WhiteboxFull(_Adaptive):
@@ -321,13 +292,6 @@ class WhiteboxFull(_Adaptive):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
         protected = keras_trn.ProtectedClassifier(classifier)
         target = keras_trn.threat_models.WhiteboxFull().target(protected)
         assert keras.ops.all(target(images) == protected(images))
@@ -380,20 +344,13 @@ class MapSlopes:
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
         protected = keras_trn.ProtectedClassifier(
             classifier,
             keras_trn.TwoStreamRestorationNetwork(width=4, depth=1),
             keras_trn.gradient_maps.UniformLabel(),
         )
         slopes = keras_trn.threat_models.WhiteboxFull().map_slopes(protected)
-        images = keras.random.uniform((2, 8, 8, 1))
-        assert slopes.maps(images).shape == (2, 8, 8, 1)
+        assert slopes.maps(images).shape == (8, 8, 8, 1)
         assert slopes.obstacle() is None
         ```
     """
@@ -488,8 +445,6 @@ class Blackbox(_Adaptive):
 
     Example:
         ```python
-        import keras_trn
-
         blackbox = keras_trn.threat_models.Blackbox()
         assert not blackbox.admits(keras_trn.attacks.FastGradientMethod(epsilon=0.1))
         assert blackbox.admits(keras_trn.attacks.Square(epsilon=0.1))
@@ -528,8 +483,6 @@ def get(threat_model):
 
     Example:
         ```python
-        import keras_trn
-
         assert keras_trn.threat_models.get("bpda").name == "bpda"
         ```
     """

@@ -11,7 +11,7 @@ from keras_trn.input_validation import check_range
 from keras_trn.keras_settings import float32_numbers
 
 
-class TrainedOnAttacks:
+class AdversarialTrainer:
     """Makes a Keras model be compiled, fitted and evaluated against attacks.
 
     To be inherited from before the Keras model. That one defines `train_step`,
@@ -52,7 +52,7 @@ class TrainedOnAttacks:
         for name, value in own_arguments.items():
             setattr(self, name, value)
         self.attack = attack
-        self.validation_attack = attack.at_full_strength()
+        self.validation_attack = attack.with_largest_epsilon()
         self.benign_share = benign_share
         super().compile(optimizer=optimizer, **keras_arguments)
         # Else the training step would be traced twice, the second time without creating them.
@@ -217,7 +217,7 @@ def checked_attack(attack):
     return attack
 
 
-def benign_number(share, size, step):
+def count_benign(share, size, step):
     """How many images of a batch are left benign, such that the share holds over all steps.
 
     A quarter of a batch of one is no image. So the number is rounded down or up, in turns:
@@ -236,7 +236,9 @@ def benign_number(share, size, step):
     return tf.cast(tf.floor(wanted * (step + 1)) - tf.floor(wanted * step), tf.int32)
 
 
-def attack_some(attack, classifier, clean, labels, benign_count, crafted=None, fresh_share=1.0):
+def craft_training_images(
+    attack, classifier, clean, labels, benign_count, crafted=None, fresh_share=1.0
+):
     """Leaves the first images of a batch benign, and makes the others adversarial.
 
     Args:
@@ -297,19 +299,19 @@ def _copied(images):
     return tf.ensure_shape(copied, images.shape)
 
 
-def brings_adversarial_examples(dataset):
+def is_cached_pipeline(dataset):
     """Tells whether a pipeline is one of `cache_adversarial_examples`."""
     spec = dataset.element_spec if isinstance(dataset, tf.data.Dataset) else None
     return isinstance(spec, tuple) and isinstance(spec[0], dict) and "adversarial" in spec[0]
 
 
-def brought_along(data, name):
+def cached_entry(data, name):
     """What a batch of `cache_adversarial_examples` holds under a name; None where it does not."""
     images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
     return images.get(name) if isinstance(images, dict) else None
 
 
-def loss_of_replica(losses, sample_weight=None):
+def per_replica_loss(losses, sample_weight=None):
     """The mean loss, such that the gradients of all replicas can be summed."""
     if sample_weight is not None:
         losses *= tf.cast(tf.reshape(sample_weight, [-1]), losses.dtype)

@@ -28,12 +28,6 @@ def plot_restorations(protected, images, labels, attack, class_names=None):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
         restorer = keras_trn.TwoStreamRestorationNetwork(width=8, depth=1)
         protected = keras_trn.ProtectedClassifier(classifier, restorer)
         train, validation, test = keras_trn.datasets.load("digits")
@@ -85,9 +79,6 @@ def show_image(axis, image, taken_for, label, name=None):
 
     Example:
         ```python
-        import numpy as np
-        import keras_trn
-
         axis = keras_trn.visualization.import_figure()().subplots()
         image = np.zeros((8, 8, 1), "float32")
         keras_trn.visualization.show_image(axis, image, taken_for=3, label=5)
@@ -124,9 +115,6 @@ def show_map(axis, gradient_map):
 
     Example:
         ```python
-        import numpy as np
-        import keras_trn
-
         axis = keras_trn.visualization.import_figure()().subplots()
         keras_trn.visualization.show_map(axis, np.eye(8)[..., None])
         ```
@@ -152,8 +140,6 @@ def import_figure():
 
     Example:
         ```python
-        import keras_trn
-
         figure = keras_trn.visualization.import_figure()(figsize=(4, 3))
         assert not figure.axes
         ```

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import keras_trn
 from keras_trn import attacks
-from keras_trn.training import attack_some
+from keras_trn.training import craft_training_images
 
 EPSILON = 0.2
 KILLED_SCRIPT = """
@@ -429,7 +429,7 @@ def test_fit_and_evaluate_take_examples_beside_fresh_ones(classifier, dataset, p
 )
 def test_batch_is_part_benign_part_fresh_part_from_examples(fresh_share, shares, classifier):
     clean = tf.fill([16, 8, 8, 1], 0.5)
-    images = attack_some(
+    images = craft_training_images(
         attacks.FastGradientMethod(0.1),
         classifier,
         clean,
@@ -447,7 +447,7 @@ def test_adversarial_training_refuses_examples_of_a_frozen_classifier(
     classifier, dataset, tmp_path
 ):
     pipeline = cache(classifier, dataset.take(1), tmp_path)
-    trained = keras_trn.peers.AdversariallyTrainedClassifier(classifier)
+    trained = keras_trn.baselines.AdversariallyTrainedClassifier(classifier)
     trained.compile(attack=attacks.FastGradientMethod(EPSILON))
     with pytest.raises(ValueError, match="dictionary"):
         trained.fit(pipeline, verbose=0)

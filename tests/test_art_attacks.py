@@ -13,7 +13,7 @@ from keras_trn.attacks import DeepFool
 from keras_trn.attacks import Mixture
 from keras_trn.attacks import ProjectedGradientDescent
 from keras_trn.attacks import Square
-from keras_trn.attacks import auto_attack
+from keras_trn.attacks import attack_ensemble
 from keras_trn.threat_models import Blackbox
 from keras_trn.threat_models import WhiteboxFull
 
@@ -317,11 +317,11 @@ def test_config_round_trip(attack):
     assert type(copy) is type(attack)
     assert copy.get_config() == attack.get_config()
     upper_end = attack.epsilon[1] if isinstance(attack.epsilon, tuple) else attack.epsilon
-    assert attack.at_full_strength().epsilon == upper_end
+    assert attack.with_largest_epsilon().epsilon == upper_end
 
 
 def test_attacks_in_the_manner_of_auto_attack():
-    attacks = auto_attack(0.5, norm="l2", steps=7, queries=9, seed=3)
+    attacks = attack_ensemble(0.5, norm="l2", steps=7, queries=9, seed=3)
     assert [attack.name for attack in attacks] == ["APGD-CE", "APGD-DLR", "Square"]
     assert {(attack.epsilon, attack.norm, attack.seed) for attack in attacks} == {(0.5, "l2", 3)}
     assert [attack.gradient_free for attack in attacks] == [False, False, True]

@@ -204,7 +204,7 @@ def test_epsilon_is_drawn_from_its_range_for_each_image(attack_class, config, no
 
 @every_attack
 def test_at_full_strength_takes_the_upper_end_of_the_range(attack_class, config):
-    strong = attack_class((0.1, 0.3), **config, seed=3).at_full_strength()
+    strong = attack_class((0.1, 0.3), **config, seed=3).with_largest_epsilon()
     assert type(strong) is attack_class
     assert strong.get_config() == attack_class(0.3, **config, seed=3).get_config()
 
@@ -451,7 +451,7 @@ def test_epsilon_of_a_call_overrides_those_of_a_mixture(linear, grey):
 
 def test_mixture_at_full_strength_takes_the_upper_ends(linear, grey):
     attack = Mixture([FastGradientMethod((0.0, 0.2)), FastGradientMethod((0.0, 0.4))])
-    adversarial = attack.at_full_strength()(linear, grey)
+    adversarial = attack.with_largest_epsilon()(linear, grey)
     np.testing.assert_allclose(
         distances(adversarial - grey, "linf"), [0.2] * 3 + [0.4] * 3, atol=1e-6
     )

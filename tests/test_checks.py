@@ -136,33 +136,33 @@ def test_l2_attack_passes(examine):
 class Rounded(keras_trn.RestoredClassifier):
     """Masks its gradient by rounding."""
 
-    def restorations(self, images, labels=None):
+    def restore_batch(self, images, labels=None):
         return tf.round(images * 7) / 7
 
 
 class Binary(keras_trn.RestoredClassifier):
     """Masks its gradient by taking signs."""
 
-    def restorations(self, images, labels=None):
+    def restore_batch(self, images, labels=None):
         return (tf.sign(images - 0.3) + 1) / 2
 
 
 class Noisy(keras_trn.RestoredClassifier):
-    def restorations(self, images, labels=None):
+    def restore_batch(self, images, labels=None):
         return images + 0.1 * tf.random.normal(tf.shape(images))
 
 
 class NoisyByNumpy(keras_trn.RestoredClassifier):
     """In a graph, the noise is that of its tracing for ever."""
 
-    def restorations(self, images, labels=None):
+    def restore_batch(self, images, labels=None):
         return images + 0.1 * np.random.default_rng().normal()
 
 
 class NanBeforeTheClassifier(keras_trn.RestoredClassifier):
     """In a graph, the classifier's ReLU makes zeros of it."""
 
-    def restorations(self, images, labels=None):
+    def restore_batch(self, images, labels=None):
         return tf.where(brightness(images)[:, None, None, None] > 0.35, np.nan, images)
 
 
@@ -170,7 +170,7 @@ class SometimesNan(keras_trn.RestoredClassifier):
     # Some clean images are brighter.
     brightest = 0.35
 
-    def restorations(self, images, labels=None):
+    def restore_batch(self, images, labels=None):
         return images
 
     def call(self, images, labels=None):
@@ -183,7 +183,7 @@ class NanUnderAttack(SometimesNan):
 
 
 class BatchMean(keras_trn.RestoredClassifier):
-    def restorations(self, images, labels=None):
+    def restore_batch(self, images, labels=None):
         return images - tf.reduce_mean(images, axis=0)
 
 
@@ -200,7 +200,7 @@ class ScaledProbabilities(keras_trn.RestoredClassifier):
 class OtherAnswer(keras_trn.RestoredClassifier):
     """Does more than to restore."""
 
-    def restorations(self, images, labels=None):
+    def restore_batch(self, images, labels=None):
         return images
 
     def call(self, images, labels=None):
@@ -208,7 +208,7 @@ class OtherAnswer(keras_trn.RestoredClassifier):
 
 
 for without_restoration in (Probabilities, ScaledProbabilities):
-    without_restoration.restorations = lambda self, images, labels=None: images
+    without_restoration.restore_batch = lambda self, images, labels=None: images
 
 
 def brightness(images):
@@ -251,7 +251,7 @@ def test_nan_counts_as_wrong(examine, classifier):
     examination = examine(SometimesNan(classifier))
     is_nan = np.isnan(examination.logits(examination.images)).any(axis=-1)
     assert is_nan.any() and not is_nan.all()
-    assert not examination.right_as_they_are[is_nan].any()
+    assert not examination.correct_without_attack[is_nan].any()
     assert checks.outputs_are_logits(examination).figure >= is_nan.mean() - 1e-6
 
 
@@ -467,7 +467,7 @@ def test_images_of_one_class_show_no_learning(examine, classifier, digits):
     images = digits[0][digits[1] == 4][:20]
     attack = ProjectedGradientDescent(epsilon=0.2, steps=2, seed=0)
     examination = checks.Examination(classifier, images, np.full(20, 4), attack)
-    assert examination.right_as_they_are.mean() >= 0.9
+    assert examination.correct_without_attack.mean() >= 0.9
     assert checks.classifier_beats_chance(examination).status == "WARN"
 
 
@@ -707,7 +707,7 @@ def test_guaranteed_adversarial_images_exist(plain):
 
 def test_images_that_cannot_be_told_apart_are_left_out(examine, classifier):
     class Grey(keras_trn.RestoredClassifier):
-        def restorations(self, images, labels=None):
+        def restore_batch(self, images, labels=None):
             return 0.5 * tf.ones_like(images)
 
     result = checks.binarization_test(examine(Grey(classifier), images=4))

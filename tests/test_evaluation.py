@@ -43,7 +43,7 @@ def test_untrained_protection_changes_nothing(classifier, dataset, fgsm, pgd, pr
         protected = cells["protected", threat_model, attack]
         assert bare["examples"] == 120
         assert bare["accuracy"] == protected["accuracy"]
-        assert bare["right"] == protected["right"]
+        assert bare["correct"] == protected["correct"]
         assert protected["attacked_psnr"] == protected["restored_psnr"]
         assert "restored_psnr" not in bare
     assert cells["protected", None, "benign"]["agreement"] == 1.0
@@ -107,16 +107,16 @@ def test_adaptive_attacks_are_on_each_defence_and_others_shared(classifier, data
 
 def test_curve_is_of_the_first_attack_at_each_epsilon(classifier, dataset, fgsm, pgd):
     cells = measure({"bare": classifier}, dataset, [pgd, fgsm], epsilons=[0.05, 0.2], verbose=0)
-    on_curve = [cell for cell in cells if cell.get("on_curve")]
-    assert [(cell["attack"], cell["epsilon"]) for cell in on_curve] == [("PGD-5", 0.05)]
+    in_epsilon_sweep = [cell for cell in cells if cell.get("in_epsilon_sweep")]
+    assert [(cell["attack"], cell["epsilon"]) for cell in in_epsilon_sweep] == [("PGD-5", 0.05)]
     at_full_epsilon = by_row(cells[:2])["bare", "oblivious", "PGD-5"]
-    assert on_curve[0]["accuracy"] > at_full_epsilon["accuracy"]
+    assert in_epsilon_sweep[0]["accuracy"] > at_full_epsilon["accuracy"]
 
 
 def test_answer_that_is_no_number_is_wrong(classifier, dataset):
     @keras.saving.register_keras_serializable(package="tests")
     class Broken(keras_trn.RestoredClassifier):
-        def restorations(self, images, labels=None):
+        def restore_batch(self, images, labels=None):
             return images * np.nan
 
     defences = {"bare": classifier, "broken": Broken(classifier)}
@@ -204,7 +204,7 @@ def test_the_same_data_in_any_form_give_the_same_results(classifier, digits, fgs
     images, labels = digits[0][:51], digits[1][:51]
     expected = measure({"bare": classifier}, in_batches(50, images, labels), fgsm, verbose=0)
     cells = measure({"bare": classifier}, make(images, labels), fgsm, "oblivious", verbose=0)
-    assert [cell["right"] for cell in cells] == [cell["right"] for cell in expected]
+    assert [cell["correct"] for cell in cells] == [cell["correct"] for cell in expected]
     assert cells[1]["examples"] == 51
 
 
@@ -319,7 +319,7 @@ def test_numbers_of_numpy_do_up_to_the_saved_report(classifier, digits, tmp_path
         epsilons=np.linspace(0.1, 0.2, 2, dtype="float32"),
         check_examples=np.int64(4),
         seed=np.int64(3),
-        backup=tmp_path / "backup.jsonl",
+        checkpoint=tmp_path / "checkpoint.jsonl",
         verbose=0,
     )
     report.to_json(tmp_path / "report.json")
@@ -327,8 +327,8 @@ def test_numbers_of_numpy_do_up_to_the_saved_report(classifier, digits, tmp_path
     assert loaded.settings["seed"] == 3 and loaded.settings["check_examples"] == 4
     assert loaded.cell("PGD-2", "whitebox_full")["examples"] == 8
     # The attack's own epsilon, rounded to float32 or not, is no further point of the curve.
-    on_curve = [cell["epsilon"] for cell in loaded.cells if cell.get("on_curve")]
-    assert on_curve == [pytest.approx(0.1)]
+    in_epsilon_sweep = [cell["epsilon"] for cell in loaded.cells if cell.get("in_epsilon_sweep")]
+    assert in_epsilon_sweep == [pytest.approx(0.1)]
 
 
 def test_setting_that_numpy_holds_is_the_same_for_a_backup(classifier, digits, tmp_path):
@@ -340,11 +340,13 @@ def test_setting_that_numpy_holds_is_the_same_for_a_backup(classifier, digits, t
         def get_config(self):
             return {**super().get_config(), "patience": self.patience}
 
-    backup = tmp_path / "backup.jsonl"
+    checkpoint = tmp_path / "checkpoint.jsonl"
     data = digits[0][:8], digits[1][:8]
     for patience in (3, np.int64(3)):
-        measure({"bare": classifier}, data, Patient(0.1, patience), backup=backup, verbose=0)
-        assert len(backup.read_text().splitlines()) == 2
+        measure(
+            {"bare": classifier}, data, Patient(0.1, patience), checkpoint=checkpoint, verbose=0
+        )
+        assert len(checkpoint.read_text().splitlines()) == 2
 
 
 # --- Attacks that do not keep their promises ----------------------------------------------
@@ -490,7 +492,7 @@ def test_hidden_gradient_is_measured_once_and_kept(protect, digits, fgsm, tmp_pa
     for _ in range(2):
         with pytest.warns(UserWarning, match="hides the gradient of its gradient"):
             cells = measure(
-                defences, data, fgsm, "whitebox_full", backup=tmp_path / "backup", verbose=0
+                defences, data, fgsm, "whitebox_full", checkpoint=tmp_path / "checkpoint", verbose=0
             )
         assert [cell["defence"] for cell in cells] == ["bare", "p", "bare"]
         monkeypatch.setattr("keras_trn.evaluation.map_gradient.measure_map_motion", None)
@@ -511,15 +513,17 @@ def test_backup_of_a_random_model_does_not_grow(digits, fgsm, tmp_path):
         model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
         data = digits[0][:8], digits[1][:8]
         with pytest.warns(UserWarning, match="'bare' answers one image at random") as warned:
-            cells = measure({"bare": model}, data, fgsm, backup=tmp_path / "backup", verbose=0)
+            cells = measure(
+                {"bare": model}, data, fgsm, checkpoint=tmp_path / "checkpoint", verbose=0
+            )
         assert len([w for w in warned if "at random" in str(w.message)]) == 1
         return without_seconds(cells)
 
     first = measured(0.3)
     assert measured(0.3) == first
-    assert len((tmp_path / "backup").read_text().splitlines()) == 2
+    assert len((tmp_path / "checkpoint").read_text().splitlines()) == 2
     measured(0.6)
-    assert len((tmp_path / "backup").read_text().splitlines()) == 4
+    assert len((tmp_path / "checkpoint").read_text().splitlines()) == 4
 
 
 # --- Interrupted and resumed ------------------------------------------------------------
@@ -544,7 +548,7 @@ def interrupted_after(calls, attack):
         def name(self):
             return attack.name
 
-    # A backup tells attacks apart by their classes.
+    # A checkpoint tells attacks apart by their classes.
     Interrupting.__module__ = type(attack).__module__
     Interrupting.__qualname__ = type(attack).__qualname__
     return Interrupting.from_config(attack.get_config())
@@ -555,17 +559,19 @@ def without_seconds(cells):
 
 
 def test_interrupted_evaluation_keeps_what_is_finished(classifier, dataset, fgsm, pgd, tmp_path):
-    backup = tmp_path / "backup.jsonl"
+    checkpoint = tmp_path / "checkpoint.jsonl"
     models = ["oblivious", "whitebox_full"]
     with pytest.raises(InterruptionError):
         # In the last of 3 batches of PGD under the second threat model.
         stopped = [fgsm, interrupted_after(5, pgd)]
-        measure({"bare": classifier}, dataset, stopped, models, backup=backup, verbose=0)
+        measure({"bare": classifier}, dataset, stopped, models, checkpoint=checkpoint, verbose=0)
     # Benign, FGSM, PGD, FGSM are finished.
-    assert len(backup.read_text().splitlines()) == 4
+    assert len(checkpoint.read_text().splitlines()) == 4
 
     never = [interrupted_after(0, fgsm), pgd]
-    resumed = measure({"bare": classifier}, dataset, never, models, backup=backup, verbose=0)
+    resumed = measure(
+        {"bare": classifier}, dataset, never, models, checkpoint=checkpoint, verbose=0
+    )
     afresh = measure({"bare": classifier}, dataset, [fgsm, pgd], models, verbose=0)
     assert without_seconds(resumed) == without_seconds(afresh)
 
@@ -573,11 +579,11 @@ def test_interrupted_evaluation_keeps_what_is_finished(classifier, dataset, fgsm
 def test_backup_is_not_taken_for_other_weights_data_or_settings(
     classifier, digits, dataset, fgsm, tmp_path
 ):
-    backup = tmp_path / "backup.jsonl"
+    checkpoint = tmp_path / "checkpoint.jsonl"
 
     def lines_after(model, data, attack):
-        measure({"bare": model}, data, [attack], backup=backup, verbose=0)
-        return len(backup.read_text().splitlines())
+        measure({"bare": model}, data, [attack], checkpoint=checkpoint, verbose=0)
+        return len(checkpoint.read_text().splitlines())
 
     assert lines_after(classifier, dataset, fgsm) == 2
     assert lines_after(classifier, dataset, fgsm) == 2
@@ -593,12 +599,14 @@ def test_backup_tells_names_and_attacks_apart(classifier, dataset, pgd, tmp_path
         def craft(self, logits, images, labels, epsilon, random_seed):
             return images
 
-    backup = tmp_path / "backup.jsonl"
+    checkpoint = tmp_path / "checkpoint.jsonl"
     harmless = Harmless.from_config(pgd.get_config())
 
     def cells(name, attack):
         models = {"bare": classifier, name: classifier}
-        return measure(models, dataset, [attack], ["whitebox_full"], backup=backup, verbose=0)
+        return measure(
+            models, dataset, [attack], ["whitebox_full"], checkpoint=checkpoint, verbose=0
+        )
 
     assert [cell["defence"] for cell in cells("copy", pgd)] == ["bare", "copy", "bare", "copy"]
     assert [cell["defence"] for cell in cells("other", pgd)] == ["bare", "other"] * 2
@@ -617,11 +625,11 @@ def test_backup_tells_threat_models_of_one_name_apart(classifier, dataset, fgsm,
         def get_config(self):
             return {**super().get_config(), "share": self.share}
 
-    backup = tmp_path / "backup.jsonl"
+    checkpoint = tmp_path / "checkpoint.jsonl"
     for lines, share in [(2, 1.0), (2, 1.0), (3, 0.0)]:
         model = Weakened(share)
-        measure({"bare": classifier}, dataset, [fgsm], [model], backup=backup, verbose=0)
-        assert len(backup.read_text().splitlines()) == lines
+        measure({"bare": classifier}, dataset, [fgsm], [model], checkpoint=checkpoint, verbose=0)
+        assert len(checkpoint.read_text().splitlines()) == lines
 
 
 def test_upper_bound_that_is_told_the_label_is_reported_without_checks(
@@ -633,7 +641,7 @@ def test_upper_bound_that_is_told_the_label_is_reported_without_checks(
     assert report.checks["protected"] == [] and report.checks["bare"]
     # Not yet trained, it changes nothing.
     bare = report.cell("FGSM", "oblivious", "bare")
-    assert report.cell("FGSM", "oblivious")["right"] == bare["right"]
+    assert report.cell("FGSM", "oblivious")["correct"] == bare["correct"]
     with pytest.raises(KeyError):
         report.cell("FGSM", "whitebox_full", "protected")
 
@@ -648,7 +656,7 @@ def test_attack_with_a_seed_does_not_keep_what_was_judged(classifier, dataset, p
 def test_defence_does_not_see_the_labels(classifier, dataset):
     @keras.saving.register_keras_serializable(package="tests")
     class Peeking(keras_trn.RestoredClassifier):
-        def restorations(self, images, labels=None):
+        def restore_batch(self, images, labels=None):
             return images if labels is None else images * np.nan
 
     cells = measure({"bare": classifier, "peeking": Peeking(classifier)}, dataset, [], verbose=0)
@@ -664,7 +672,7 @@ def test_study_of_the_true_label_is_told_the_label_that_the_attack_leads_away_fr
 
         needs_labels = True
 
-        def restorations(self, images, labels=None):
+        def restore_batch(self, images, labels=None):
             return images * 0 + tf.cast(labels, tf.float32)[:, None, None, None] / 10
 
     def revealed(images):
@@ -685,15 +693,15 @@ def test_study_of_the_true_label_is_told_the_label_that_the_attack_leads_away_fr
 
 
 def test_line_that_was_cut_off_is_not_read(tmp_path):
-    path = tmp_path / "backup.jsonl"
-    backup = keras_trn.evaluation.backup.Backup(path)
-    backup.get_or_compute("first", lambda: 1)
+    path = tmp_path / "checkpoint.jsonl"
+    checkpoint = keras_trn.evaluation.checkpoint.Checkpoint(path)
+    checkpoint.get_or_compute("first", lambda: 1)
     path.write_text(path.read_text() + '{"key": "half')
-    backup = keras_trn.evaluation.backup.Backup(path)
-    assert backup.get_or_compute("first", lambda: 2) == 1
-    assert backup.get_or_compute("second", lambda: 3) == 3
-    backup = keras_trn.evaluation.backup.Backup(path)
-    assert backup.get_or_compute("second", lambda: 4) == 3
+    checkpoint = keras_trn.evaluation.checkpoint.Checkpoint(path)
+    assert checkpoint.get_or_compute("first", lambda: 2) == 1
+    assert checkpoint.get_or_compute("second", lambda: 3) == 3
+    checkpoint = keras_trn.evaluation.checkpoint.Checkpoint(path)
+    assert checkpoint.get_or_compute("second", lambda: 4) == 3
 
 
 # --- What is refused --------------------------------------------------------------------
@@ -718,12 +726,12 @@ def test_bad_arguments_are_refused(classifier, digits, dataset, fgsm, protect):
     with pytest.raises(ValueError, match="2 runs on bare, protected would have the same row"):
         keras_trn.evaluate(protected, dataset, [fgsm, fgsm], verbose=0)
     with pytest.raises(ValueError, match="cannot be called 'bare'"):
-        keras_trn.evaluate(protected, dataset, [fgsm], peers={"bare": protected}, verbose=0)
+        keras_trn.evaluate(protected, dataset, [fgsm], baselines={"bare": protected}, verbose=0)
     other = keras.Sequential(
         [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(4)]
     )
     with pytest.raises(ValueError, match="'other' takes other images or knows other classes"):
-        keras_trn.evaluate(protected, dataset, [fgsm], peers={"other": other}, verbose=0)
+        keras_trn.evaluate(protected, dataset, [fgsm], baselines={"other": other}, verbose=0)
 
 
 # --- The whole ---------------------------------------------------------------------------
@@ -731,7 +739,7 @@ def test_bad_arguments_are_refused(classifier, digits, dataset, fgsm, protect):
 
 @pytest.fixture(scope="module")
 def evaluated(classifier, dataset):
-    """A report of a protected classifier and a peer under all threat models."""
+    """A report of a protected classifier and a baseline under all threat models."""
     restorer = keras_trn.TwoStreamRestorationNetwork(width=4, depth=1)
     gradient_map = keras_trn.gradient_maps.EstimatedLabel(width=4, depth=1)
     protected = keras_trn.ProtectedClassifier(classifier, restorer, gradient_map)
@@ -740,7 +748,7 @@ def evaluated(classifier, dataset):
             attacks.ProjectedGradientDescent(EPSILON, steps=5),
             attacks.Square(EPSILON, queries=20),
         ],
-        "peers": {"bit depth": keras_trn.peers.BitDepthReduction(classifier)},
+        "baselines": {"bit depth": keras_trn.baselines.BitDepthReduction(classifier)},
         "epsilons": [0.1],
         "check_examples": 24,
         "verbose": 0,

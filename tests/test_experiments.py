@@ -9,15 +9,15 @@ import pytest
 import tensorflow as tf
 
 import keras_trn
-from keras_trn.experiments import color_images
-from keras_trn.experiments import fusion_blocks
-from keras_trn.experiments import label_estimators
-from keras_trn.experiments import label_leak_fashion_mnist
-from keras_trn.experiments import trained_models
-from keras_trn.experiments.fused_batch_normalization import FusedBatchNormalization
-from keras_trn.experiments.gradient_maps_plots import attacks_table
-from keras_trn.experiments.gradient_maps_plots import plot_gradient_maps
-from keras_trn.experiments.gradient_maps_plots import variants_table
+from experiments import color_images
+from experiments import fusion_blocks
+from experiments import label_estimators
+from experiments import label_leak_fashion_mnist
+from experiments import trained_models
+from experiments.fused_batch_normalization import FusedBatchNormalization
+from experiments.gradient_maps_plots import attacks_table
+from experiments.gradient_maps_plots import plot_gradient_maps
+from experiments.gradient_maps_plots import variants_table
 
 RESULTS = Path(__file__).parent.parent / "results"
 FUSION_BLOCKS = [
@@ -118,7 +118,7 @@ def test_tables_of_the_comparison_are_those_of_its_results():
     assert len(right.lines) == 5
 
 
-def test_map_is_worth_more_than_its_peers():
+def test_map_is_worth_more_than_its_baselines():
     path = RESULTS / "gradient_maps_fashion_mnist.json"
     runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
 
@@ -133,8 +133,8 @@ def test_map_is_worth_more_than_its_peers():
         ]
 
     for attack in ("PGD-20", "BIM-20", "MIM-20"):
-        for peer in ("single stream", "EstimatedLabel, map zeroed"):
-            assert min(ratio("EstimatedLabel", attack)) > max(ratio(peer, attack)) + 1, peer
+        for baseline in ("single stream", "EstimatedLabel, map zeroed"):
+            assert min(ratio("EstimatedLabel", attack)) > max(ratio(baseline, attack)) + 1, baseline
 
 
 def test_table_of_the_label_leak_is_that_of_its_results():

@@ -557,7 +557,7 @@ def test_first_restoration_learns_to_be_classified_alike(weight, classifier, dig
     of_labels = -np.log(estimator.estimate_labels(images, classifier).numpy()[np.arange(8), labels])
     _, losses = estimator.call_with_loss(images, classifier, labels, restored)
     is_attacked_loss = losses - weight * of_restored - of_labels
-    _, attack_logits = estimator.first_restorer.restore_and_judge(images)
+    _, attack_logits = estimator.first_restorer.restore_with_gate(images)
     np.testing.assert_allclose(
         is_attacked_loss, tf.nn.softplus(-attack_logits[:, 0]), rtol=1e-3, atol=1e-4
     )

@@ -49,7 +49,7 @@ def test_attack_follows_a_changed_classifier(make, squashed, digits):
 
 def test_attack_on_a_threat_model_follows_a_changed_classifier(squashed, digits):
     images, labels = digits[0][:8], digits[1][:8]
-    rounded = keras_trn.peers.BitDepthReduction(squashed, bits=3)
+    rounded = keras_trn.baselines.BitDepthReduction(squashed, bits=3)
     target = keras_trn.threat_models.BPDA().target(rounded)
     attack = keras_trn.attacks.FastGradientMethod(epsilon=0.2)
     before = attack(target, images, labels).numpy()
@@ -87,7 +87,7 @@ def test_protected_classifier_follows_a_changed_classifier(call, squashed, digit
 
 
 def test_filter_follows_its_own_arguments(squashed, digits):
-    reduced = keras_trn.peers.BitDepthReduction(squashed, bits=8)
+    reduced = keras_trn.baselines.BitDepthReduction(squashed, bits=8)
     fine = reduced.restore(digits[0][:4] * 0.9)
     reduced.predict(digits[0][:4], verbose=0)
     reduced.bits = 1

@@ -13,12 +13,12 @@ from keras_trn.evaluation.report import Picture
 ATTACKS = keras_trn.attacks
 LAYERS = keras_trn.layers
 MAPS = keras_trn.gradient_maps
-PEERS = keras_trn.peers
+BASELINES = keras_trn.baselines
 FILTERS = [
-    PEERS.JpegCompression,
-    PEERS.BitDepthReduction,
-    PEERS.MedianSmoothing,
-    PEERS.TotalVariationMinimization,
+    BASELINES.JpegCompression,
+    BASELINES.BitDepthReduction,
+    BASELINES.MedianSmoothing,
+    BASELINES.TotalVariationMinimization,
 ]
 # Sizes that differ from batch to batch: oblong, odd, and smaller than a block of JPEG.
 SIZES = [(11, 14), (14, 11), (3, 5)]
@@ -73,16 +73,16 @@ def test_layers_keep_images_of_any_shape(channels, size):
 @every_number_of_channels
 @pytest.mark.parametrize("make_filter", FILTERS)
 def test_filter_treats_every_channel_of_every_size(make_filter, channels):
-    peer = make_filter(make_classifier(channels))
+    baseline = make_filter(make_classifier(channels))
     for size in SIZES:
         images = random_images(3, *size, channels)
-        restored = peer.restore(images)
+        restored = baseline.restore(images)
         assert restored.shape == images.shape
         assert restored.min() >= 0 and restored.max() <= 1
-        np.testing.assert_array_equal(restored[1:2], peer.restore(images[1:2]))
-        expected = peer.classifier(restored)
-        np.testing.assert_allclose(peer.predict(images, verbose=0), expected, atol=1e-5)
-    assert peer.predict(batches_of_every_size(channels), verbose=0).shape == (12, 10)
+        np.testing.assert_array_equal(restored[1:2], baseline.restore(images[1:2]))
+        expected = baseline.classifier(restored)
+        np.testing.assert_allclose(baseline.predict(images, verbose=0), expected, atol=1e-5)
+    assert baseline.predict(batches_of_every_size(channels), verbose=0).shape == (12, 10)
 
 
 def make_attack(name):
@@ -136,11 +136,11 @@ def single_stream():
 
 
 def guided_denoiser(classifier):
-    return PEERS.RepresentationGuidedDenoiser(classifier, single_stream())
+    return BASELINES.RepresentationGuidedDenoiser(classifier, single_stream())
 
 
 def eliminator(classifier):
-    return PEERS.AdversarialPerturbationElimination(classifier, single_stream())
+    return BASELINES.AdversarialPerturbationElimination(classifier, single_stream())
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ def eliminator(classifier):
         (protected_classifier, 13),
         (guided_denoiser, 4),
         (eliminator, 13),
-        (PEERS.AdversariallyTrainedClassifier, 2),
+        (BASELINES.AdversariallyTrainedClassifier, 2),
     ],
 )
 def test_training_takes_batches_of_different_sizes(make_learner, channels, tmp_path):
@@ -186,11 +186,11 @@ def test_maps_and_restorations_have_the_shape_of_the_images(channels):
 
 
 def test_restorations_of_different_sizes_do_not_fit_into_one_array():
-    peer = PEERS.BitDepthReduction(make_classifier(1))
+    baseline = BASELINES.BitDepthReduction(make_classifier(1))
     with pytest.raises(
         ValueError, match=r"sizes 3 x 5, 11 x 14 and 14 x 11 .* one batch at a time"
     ):
-        peer.restore(batches_of_every_size(1))
+        baseline.restore(batches_of_every_size(1))
 
 
 # --- Pictures -------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_report_shows_pictures_whatever_the_channels(axis, channels):
     states = ["attacked", "restored"]
     report = keras_trn.evaluation.Report(
         defences=["bare"],
-        judged="bare",
+        evaluated="bare",
         cells=[],
         checks={},
         settings={},

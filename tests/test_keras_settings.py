@@ -17,7 +17,7 @@ from keras_trn.keras_settings import float32_numbers
 ATTACKS = keras_trn.attacks
 LAYERS = keras_trn.layers
 MAPS = keras_trn.gradient_maps
-PEERS = keras_trn.peers
+BASELINES = keras_trn.baselines
 
 
 # --- Backend --------------------------------------------------------------------------
@@ -171,11 +171,11 @@ def protected_classifier(classifier):
 
 
 def guided_denoiser(classifier):
-    return PEERS.RepresentationGuidedDenoiser(classifier, single_stream())
+    return BASELINES.RepresentationGuidedDenoiser(classifier, single_stream())
 
 
 def eliminator(classifier):
-    return PEERS.AdversarialPerturbationElimination(classifier, single_stream())
+    return BASELINES.AdversarialPerturbationElimination(classifier, single_stream())
 
 
 @pytest.mark.slow
@@ -186,7 +186,7 @@ def eliminator(classifier):
         protected_classifier,
         guided_denoiser,
         eliminator,
-        PEERS.AdversariallyTrainedClassifier,
+        BASELINES.AdversariallyTrainedClassifier,
     ],
 )
 def test_training_leads_to_the_same_whatever_the_settings(make_learner, set_up, digits, tmp_path):
@@ -253,16 +253,19 @@ def test_gradient_maps_are_the_same_whatever_the_settings(set_up, digits):
 @every_setting
 def test_filters_are_the_same_whatever_the_settings(set_up, digits):
     filters = [
-        PEERS.JpegCompression,
-        PEERS.BitDepthReduction,
-        PEERS.MedianSmoothing,
-        PEERS.TotalVariationMinimization,
+        BASELINES.JpegCompression,
+        BASELINES.BitDepthReduction,
+        BASELINES.MedianSmoothing,
+        BASELINES.TotalVariationMinimization,
     ]
 
     def restore():
-        peers = [make_filter(make_classifier()) for make_filter in filters]
+        baselines = [make_filter(make_classifier()) for make_filter in filters]
         images = digits[0][:4]
-        results = [(peer.restore(images), peer.predict(images, verbose=0)) for peer in peers]
+        results = [
+            (baseline.restore(images), baseline.predict(images, verbose=0))
+            for baseline in baselines
+        ]
         return [result for pair in results for result in pair]
 
     check_same(set_up, "filters", restore)
@@ -293,7 +296,7 @@ def test_measurement_is_the_same_whatever_the_settings(set_up, digits):
 
     def measure():
         classifier = make_classifier()
-        defences = {"bare": classifier, "jpeg": PEERS.JpegCompression(classifier)}
+        defences = {"bare": classifier, "jpeg": BASELINES.JpegCompression(classifier)}
         cells = keras_trn.evaluation.measure(defences, data, [attack], verbose=0)
         return [np.array([cell.get(name, 0.0) for name in measures]) for cell in cells]
 

@@ -11,7 +11,7 @@ import keras_trn
 
 ATTACKS = keras_trn.attacks
 MAPS = keras_trn.gradient_maps
-PEERS = keras_trn.peers
+BASELINES = keras_trn.baselines
 LAYERS = keras_trn.layers
 
 
@@ -111,7 +111,7 @@ def test_range_of_epsilons_may_be_an_array(name, linear, digits):
     expected = getattr(ATTACKS, name)((0.0, 0.25), seed=3, **ATTACK_ARGUMENTS[name])
     images = digits[0][:4]
     np.testing.assert_array_equal(attack(linear, images), expected(linear, images))
-    assert attack.at_full_strength().epsilon == 0.25
+    assert attack.with_largest_epsilon().epsilon == 0.25
 
 
 def test_copies_of_an_attack_take_numpy_numbers():
@@ -132,14 +132,14 @@ def test_restarts_and_mixtures_take_numpy_numbers(number, linear, digits):
 
 
 def test_auto_attack_takes_numpy_numbers():
-    attacks = ATTACKS.auto_attack(
+    attacks = ATTACKS.attack_ensemble(
         np.float32(0.25), steps=np.int64(4), queries=np.int64(5), seed=np.int64(6)
     )
-    expected = ATTACKS.auto_attack(0.25, steps=4, queries=5, seed=6)
+    expected = ATTACKS.attack_ensemble(0.25, steps=4, queries=5, seed=6)
     assert list(map(repr, attacks)) == list(map(repr, expected))
 
 
-# --- Networks, layers, gradient maps and peers ----------------------------------------
+# --- Networks, layers, gradient maps and baselines ----------------------------------------
 
 # What is made, and its numbers.
 PARTS = {
@@ -175,19 +175,19 @@ def test_parts_keep_pythons_numbers(make, arguments, number):
 @pytest.mark.parametrize(
     ("make", "arguments"),
     [
-        (PEERS.JpegCompression, {"quality": 50}),
-        (PEERS.BitDepthReduction, {"bits": 2}),
-        (PEERS.MedianSmoothing, {"size": 5}),
-        (PEERS.TotalVariationMinimization, {"weight": 2.5}),
+        (BASELINES.JpegCompression, {"quality": 50}),
+        (BASELINES.BitDepthReduction, {"bits": 2}),
+        (BASELINES.MedianSmoothing, {"size": 5}),
+        (BASELINES.TotalVariationMinimization, {"weight": 2.5}),
     ],
 )
 def test_filters_keep_pythons_numbers(make, arguments, number, linear, digits):
     ((key, value),) = arguments.items()
-    peer, expected = make(linear, number(value)), make(linear, value)
-    assert peer.get_config()[key] == value and type(peer.get_config()[key]) is type(value)
-    json.dumps(peer.get_config())
+    baseline, expected = make(linear, number(value)), make(linear, value)
+    assert baseline.get_config()[key] == value and type(baseline.get_config()[key]) is type(value)
+    json.dumps(baseline.get_config())
     images = digits[0][:2]
-    np.testing.assert_array_equal(peer.restore(images), expected.restore(images))
+    np.testing.assert_array_equal(baseline.restore(images), expected.restore(images))
 
 
 def single_stream():
@@ -208,14 +208,16 @@ COMPILED = {
         {"fresh_share": 0.5, "pixel_loss_weight": 2.5, "classification_loss_weight": 0.5},
     ),
     "APE-GAN": (
-        lambda classifier: PEERS.AdversarialPerturbationElimination(classifier, single_stream()),
+        lambda classifier: BASELINES.AdversarialPerturbationElimination(
+            classifier, single_stream()
+        ),
         {"fresh_share": 0.5, "pixel_loss_weight": 2.5, "adversarial_loss_weight": 0.5},
     ),
     "HGD": (
-        lambda classifier: PEERS.RepresentationGuidedDenoiser(classifier, single_stream()),
+        lambda classifier: BASELINES.RepresentationGuidedDenoiser(classifier, single_stream()),
         {"fresh_share": 0.5},
     ),
-    "adversarial training": (PEERS.AdversariallyTrainedClassifier, {}),
+    "adversarial training": (BASELINES.AdversariallyTrainedClassifier, {}),
 }
 
 
@@ -265,12 +267,12 @@ def test_calibration_keeps_pythons_numbers(linear, digits):
     json.dumps(calibration)
 
 
-def test_peer_of_equal_size_takes_a_numpy_number():
+def test_baseline_of_equal_size_takes_a_numpy_number():
     network, shape = two_streams(), (None, np.int64(8), np.int64(8), np.int64(1))
     network.build(shape, shape)
-    peer = network.single_stream_peer(shape, np.int64(network.count_params()))
-    assert peer.width == network.single_stream_peer(shape, network.count_params()).width
-    json.dumps(peer.get_config())
+    baseline = network.single_stream_baseline(shape, np.int64(network.count_params()))
+    assert baseline.width == network.single_stream_baseline(shape, network.count_params()).width
+    json.dumps(baseline.get_config())
 
 
 # --- Data, threat models and reports --------------------------------------------------
@@ -324,7 +326,7 @@ def test_cached_examples_take_numpy_numbers(linear, tmp_path):
 def test_measurement_with_numpy_numbers_is_that_with_pythons(linear, test_data):
     def measured(number, epsilons):
         cells = keras_trn.evaluation.measure(
-            {"bare": linear, "rounded": PEERS.BitDepthReduction(linear, number(2))},
+            {"bare": linear, "rounded": BASELINES.BitDepthReduction(linear, number(2))},
             test_data,
             [make_attack("ProjectedGradientDescent", number), make_attack("Square", number)],
             threat_models=["oblivious", keras_trn.threat_models.BPDA(samples=number(1))],

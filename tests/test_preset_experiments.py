@@ -11,19 +11,19 @@ import pytest
 import tensorflow as tf
 
 import keras_trn
+from experiments import baselines
+from experiments import classifiers_color_images
+from experiments import color_images
+from experiments import cost_color_images
+from experiments import fashion_mnist
+from experiments import filter_strengths
+from experiments import preset
+from experiments import preset_color_images
+from experiments import preset_fashion_mnist
+from experiments import tutorials
+from experiments.common_setting import count_parameters
+from experiments.fused_batch_normalization import FusedBatchNormalization
 from keras_trn.evaluation import Report
-from keras_trn.experiments import classifiers_color_images
-from keras_trn.experiments import color_images
-from keras_trn.experiments import cost_color_images
-from keras_trn.experiments import fashion_mnist
-from keras_trn.experiments import filter_strengths
-from keras_trn.experiments import peers
-from keras_trn.experiments import preset
-from keras_trn.experiments import preset_color_images
-from keras_trn.experiments import preset_fashion_mnist
-from keras_trn.experiments import tutorials
-from keras_trn.experiments.common_setting import count_parameters
-from keras_trn.experiments.fused_batch_normalization import FusedBatchNormalization
 from keras_trn.presets import FOLDER
 
 FAST = keras_trn.attacks.FastGradientMethod(epsilon=0.2)
@@ -48,7 +48,7 @@ def test_restorers_are_trained_once_and_have_as_many_parameters(
         return "adam"
 
     epochs = {"single stream": 2, "HGD": 1, "APE-GAN": 1}
-    restorers = peers.train_restorers(protected, train, epochs, make_optimizer, FAST, tmp_path)
+    restorers = baselines.train_restorers(protected, train, epochs, make_optimizer, FAST, tmp_path)
     assert list(restorers) == list(epochs)
     assert asked == [2, 1, 1]
     for restorer in restorers.values():
@@ -56,7 +56,7 @@ def test_restorers_are_trained_once_and_have_as_many_parameters(
         parameters = sum(np.prod(weight.shape) for weight in restorer.restorer.trainable_weights)
         assert parameters == pytest.approx(count_parameters(protected), rel=0.25)
     # Whoever had to train again would stumble over the missing images.
-    again = peers.train_restorers(protected, None, epochs, make_optimizer, FAST, tmp_path)
+    again = baselines.train_restorers(protected, None, epochs, make_optimizer, FAST, tmp_path)
     for name, restorer in restorers.items():
         for one, other in zip(restorer.get_weights(), again[name].get_weights(), strict=True):
             np.testing.assert_array_equal(one, other)
@@ -95,8 +95,8 @@ def test_training_of_a_restorer_goes_on_with_the_epoch_it_had_reached(
 @pytest.mark.slow
 def test_adversarial_training_leaves_the_classifier_and_is_done_once(classifier, train, tmp_path):
     before = classifier.get_weights()
-    trained = peers.train_adversarially(classifier, train, 1, "adam", FAST, tmp_path)
-    again = peers.train_adversarially(classifier, None, 1, None, None, tmp_path)
+    trained = baselines.train_adversarially(classifier, train, 1, "adam", FAST, tmp_path)
+    again = baselines.train_adversarially(classifier, None, 1, None, None, tmp_path)
     for one, other in zip(trained.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     for one, other in zip(before, classifier.get_weights(), strict=True):
@@ -104,8 +104,10 @@ def test_adversarial_training_leaves_the_classifier_and_is_done_once(classifier,
 
 
 @pytest.mark.slow
-def test_judgement_reports_on_all_attackers_and_all_peers(classifier, protect, digits, tmp_path):
-    judgement = preset.Judgement(
+def test_judgement_reports_on_all_attackers_and_all_baselines(
+    classifier, protect, digits, tmp_path
+):
+    judgement = preset.TestEvaluation(
         epsilon=0.2,
         epsilons=(0.1,),
         class_names=tuple("0123456789"),
@@ -115,7 +117,7 @@ def test_judgement_reports_on_all_attackers_and_all_peers(classifier, protect, d
     )
     images, labels = (part[:30] for part in digits)
     path = tmp_path / "digits.json"
-    filters = {"JPEG": keras_trn.peers.JpegCompression(classifier)}
+    filters = {"JPEG": keras_trn.baselines.JpegCompression(classifier)}
     judgement.run(protect(classifier), classifier, filters, (images, labels), path, tmp_path)
     plt.close("all")
     for picture in ("digits.png", "digits_accuracy.png"):
@@ -239,8 +241,8 @@ def test_filters_are_as_strong_as_is_best_for_validation_images(
     classifier, digits, tmp_path, monkeypatch
 ):
     candidates = {
-        "JPEG": (keras_trn.peers.JpegCompression, "quality", (90, 5)),
-        "bit depth": (keras_trn.peers.BitDepthReduction, "bits", (8, 1)),
+        "JPEG": (keras_trn.baselines.JpegCompression, "quality", (90, 5)),
+        "bit depth": (keras_trn.baselines.BitDepthReduction, "bits", (8, 1)),
     }
     monkeypatch.setattr(filter_strengths, "CANDIDATES", candidates)
     images, labels = validation = [part[:100] for part in digits]
@@ -258,7 +260,7 @@ def test_filters_are_as_strong_as_is_best_for_validation_images(
     for title, accuracies in measured.items():
         assert list(accuracies) == ["benign", "PGD-20", "FGSM"], title
     for quality in (90, 5):
-        jpeg = keras_trn.peers.JpegCompression(classifier, quality=quality)
+        jpeg = keras_trn.baselines.JpegCompression(classifier, quality=quality)
         predicted = jpeg.predict(images, verbose=0).argmax(-1)
         assert measured[f"JPEG, quality {quality}"]["benign"] == np.mean(predicted == labels)
     best = max((90, 5), key=lambda quality: sum(measured[f"JPEG, quality {quality}"].values()))
@@ -304,14 +306,14 @@ def test_command_for_few_colour_images_trains_and_judges_all_defences(
         monkeypatch.setattr(module, "BATCH_SIZE", 16)
     for name in ("EPOCHS", "ADVERSARIAL_EPOCHS"):
         monkeypatch.setattr(preset_color_images, name, 1)
-    epochs = dict.fromkeys(preset_color_images.PEER_EPOCHS, 1)
-    monkeypatch.setattr(preset_color_images, "PEER_EPOCHS", epochs)
+    epochs = dict.fromkeys(preset_color_images.BASELINE_EPOCHS, 1)
+    monkeypatch.setattr(preset_color_images, "BASELINE_EPOCHS", epochs)
     judged = {}
 
     def judge(self, protected, other, others, test, path, folder):
         judged.update(protected=protected, other=other, **others)
 
-    monkeypatch.setattr(preset.Judgement, "run", judge)
+    monkeypatch.setattr(preset.TestEvaluation, "run", judge)
     shipped = (FOLDER / f"{color_images.PRESET}.keras").read_bytes()
     preset_color_images.main("svhn_cropped", tmp_path / "svhn.json")
     filters = ["JPEG", "bit depth", "median", "total variation"]
@@ -359,8 +361,8 @@ def test_command_for_fashion_mnist_chooses_filters_by_images_that_were_not_train
         assert test is arrays[2]
 
     monkeypatch.setattr(fashion_mnist, "train_classifier", train)
-    monkeypatch.setattr(preset.Judgement, "choose_strengths", choose)
-    monkeypatch.setattr(preset.Judgement, "run", judge)
+    monkeypatch.setattr(preset.TestEvaluation, "choose_strengths", choose)
+    monkeypatch.setattr(preset.TestEvaluation, "run", judge)
     preset_fashion_mnist.main(tmp_path / "fashion.json")
     assert [number for _, number in trained_on] == [96, 96, 64]
     classifier = trained_on[0][0]

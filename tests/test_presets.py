@@ -87,14 +87,14 @@ def test_report_of_the_preset_for_cifar10_says_what_it_promises():
 
 
 @pytest.mark.parametrize("name", keras_trn.list_presets())
-def test_final_tables_have_every_peer_and_every_threat_model(name):
-    peers = ["JPEG", "bit depth", "median", "total variation"]
-    peers += ["single stream", "HGD", "APE-GAN", "adversarial training"]
+def test_final_tables_have_every_baseline_and_every_threat_model(name):
+    baselines = ["JPEG", "bit depth", "median", "total variation"]
+    baselines += ["single stream", "HGD", "APE-GAN", "adversarial training"]
     examples = {"": 1000, "_worst": 1000, "_all": 10_000}
     threat_models = set()
     for suffix, number in examples.items():
         report = Report.from_json(RESULTS / f"{name}{suffix}.json")
-        assert report.defences == ["bare", "protected", *peers]
+        assert report.defences == ["bare", "protected", *baselines]
         assert min(cell["examples"] for cell in report.cells) >= number
         threat_models.update(cell["threat_model"] for cell in report.cells)
     whitebox = {"whitebox_stopgrad", "whitebox_full"}

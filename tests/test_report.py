@@ -24,7 +24,7 @@ def make_cell(attack, right, defence="protected", threat_model="oblivious", **ch
         "labels": "true",
         "norm": "linf",
         "epsilon": 0.2,
-        "on_curve": False,
+        "in_epsilon_sweep": False,
         "examples": len(right),
         "accuracy": float(right.mean()),
         "agreement": 0.5,
@@ -32,7 +32,7 @@ def make_cell(attack, right, defence="protected", threat_model="oblivious", **ch
         "attacked_ssim": 0.7,
         "restored_psnr": 20.0,
         "restored_ssim": 0.9,
-        "right": pack(right),
+        "correct": pack(right),
         "seconds": 1.0,
     }
     if attack == "benign":
@@ -45,7 +45,7 @@ def report():
     cells = [
         make_cell("benign", [1, 1, 1, 0], attacked_psnr=100.0),
         make_cell("PGD-5", [1, 1, 0, 1]),
-        make_cell("PGD-5", [1, 1, 1, 1], epsilon=0.1, on_curve=True),
+        make_cell("PGD-5", [1, 1, 1, 1], epsilon=0.1, in_epsilon_sweep=True),
         make_cell("PGD-5", [0, 1, 1, 1], threat_model="whitebox_full"),
         make_cell("PGD-5", [1, 1, 1, 1], labels="predicted"),
         make_cell("DeepFool", [0, 0, 1, 1], norm="l2", epsilon=1.0),
@@ -54,7 +54,7 @@ def report():
     ]
     return keras_trn.evaluation.Report(
         defences=["bare", "protected"],
-        judged="protected",
+        evaluated="protected",
         cells=cells,
         checks={
             "bare": [],
@@ -92,9 +92,9 @@ def test_defence_that_was_not_attacked_has_no_worst_case(report):
 def test_cells_are_found_by_what_they_are(report):
     assert report.cell("benign")["accuracy"] == 0.75
     assert report.cell("benign", defence="bare")["accuracy"] == 1.0
-    assert report.cell("PGD-5", "whitebox_full")["right"] == pack([0, 1, 1, 1])
+    assert report.cell("PGD-5", "whitebox_full")["correct"] == pack([0, 1, 1, 1])
     assert report.cell("PGD-5", labels="predicted")["accuracy"] == 1.0
-    assert report.cell("PGD-5", epsilon=0.1)["on_curve"]
+    assert report.cell("PGD-5", epsilon=0.1)["in_epsilon_sweep"]
     with pytest.raises(KeyError, match=r"Defences: bare, protected; attacks: .*'DeepFool' under"):
         report.cell("MIM-20")
 
@@ -245,7 +245,7 @@ def test_table_goes_to_its_place_and_nowhere_else(report, tmp_path):
         "README.md",
         "docs/index.md",
         "docs/method.md",
-        "docs/judging.md",
+        "docs/evaluating.md",
         "docs/results.md",
         "docs/sharp-bits.md",
         "keras_trn/presets/trn_cifar10.md",

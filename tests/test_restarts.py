@@ -109,7 +109,7 @@ def test_restarts_are_what_the_attack_is(classifier):
     assert attack.gradient_free
     assert (attack.epsilon, attack.norm, attack.seed) == ((0.1, 0.2), "linf", 3)
     assert not Restarts(ProjectedGradientDescent(1.0, norm="l2")).gradient_free
-    assert attack.at_full_strength().attack.epsilon == 0.2
+    assert attack.with_largest_epsilon().attack.epsilon == 0.2
     assert Restarts(SPSA(0.1)).with_seed(4).attack.seed == 4
 
 

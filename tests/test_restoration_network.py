@@ -116,17 +116,17 @@ def test_sizes_must_be_positive_whole_numbers(argument, value):
         TwoStreamRestorationNetwork(**{argument: value})
 
 
-def test_peer_is_a_single_stream_of_the_same_size():
+def test_baseline_is_a_single_stream_of_the_same_size():
     # Wide enough that one filter more or less is a small part of the whole.
     network = TwoStreamRestorationNetwork(width=32, depth=1)
     images_shape, maps_shape = (None, 8, 8, 1), (None, 8, 8, 3)
     network.build(images_shape, maps_shape)
-    peer = network.single_stream_peer(images_shape, network.count_params())
-    assert not peer.gradient_stream
-    assert (peer.depth, peer.block_size) == (network.depth, network.block_size)
+    baseline = network.single_stream_baseline(images_shape, network.count_params())
+    assert not baseline.gradient_stream
+    assert (baseline.depth, baseline.block_size) == (network.depth, network.block_size)
 
-    peer.build(images_shape)
-    assert peer.count_params() == pytest.approx(network.count_params(), rel=0.03)
+    baseline.build(images_shape)
+    assert baseline.count_params() == pytest.approx(network.count_params(), rel=0.03)
 
 
 @pytest.mark.parametrize("gradient_stream", [True, False], ids=["two_streams", "one_stream"])

@@ -61,8 +61,8 @@ def test_derivative_of_the_gradient_is_that_of_finite_differences(operation, mod
     logits = logits_function(Scores(operation))
 
     def weighted_gradient(images):
-        _, pull_back = logits.with_pull_back(images)
-        return tf.reduce_sum(pull_back(direction) * weights)
+        _, vjp = logits.with_vjp(images)
+        return tf.reduce_sum(vjp(direction) * weights)
 
     def derivative(images):
         with tf.GradientTape() as tape:

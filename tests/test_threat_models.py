@@ -18,7 +18,7 @@ EPSILON = 0.2
 class Rounded(keras_trn.RestoredClassifier):
     """Restores by rounding, whose gradient is zero."""
 
-    def restorations(self, images, labels=None):
+    def restore_batch(self, images, labels=None):
         return tf.round(images * 3) / 3
 
 
@@ -26,7 +26,7 @@ class Rounded(keras_trn.RestoredClassifier):
 class Noisy(keras_trn.RestoredClassifier):
     """Adds noise that is drawn anew each time."""
 
-    def restorations(self, images, labels=None):
+    def restore_batch(self, images, labels=None):
         return tf.clip_by_value(images + tf.random.normal(tf.shape(images), stddev=0.2), 0.0, 1.0)
 
 
@@ -124,7 +124,7 @@ def test_bpda_is_the_classifiers_gradient_at_the_restored_image(classifier, some
     rounded = Rounded(classifier)
     assert gradient(rounded, images, labels) is None
     target = threat_models.BPDA().target(rounded)
-    at_restored = gradient(classifier, rounded.restorations(images), labels)
+    at_restored = gradient(classifier, rounded.restore_batch(images), labels)
     np.testing.assert_allclose(gradient(target, images, labels), at_restored, atol=1e-5)
 
 
@@ -142,21 +142,23 @@ def test_attack_on_what_has_no_gradient_does_nothing_and_bpda_breaks_it(classifi
 
 
 @pytest.mark.parametrize(
-    "make_peer",
+    "make_baseline",
     [
-        lambda classifier: keras_trn.peers.JpegCompression(classifier, quality=75),
-        lambda classifier: keras_trn.peers.BitDepthReduction(classifier, bits=4),
+        lambda classifier: keras_trn.baselines.JpegCompression(classifier, quality=75),
+        lambda classifier: keras_trn.baselines.BitDepthReduction(classifier, bits=4),
     ],
     ids=["JPEG", "bit depth"],
 )
-def test_bpda_leaves_no_more_of_a_filter_than_of_the_bare_classifier(make_peer, classifier, digits):
+def test_bpda_leaves_no_more_of_a_filter_than_of_the_bare_classifier(
+    make_baseline, classifier, digits
+):
     images, labels = digits
-    peer = make_peer(classifier)
+    baseline = make_baseline(classifier)
     attack = keras_trn.attacks.ProjectedGradientDescent(EPSILON, seed=0)
-    adversarial = attack(threat_models.BPDA().target(peer), images, labels)
-    of_peer = np.mean(np.argmax(peer(adversarial), -1) == labels)
+    adversarial = attack(threat_models.BPDA().target(baseline), images, labels)
+    of_baseline = np.mean(np.argmax(baseline(adversarial), -1) == labels)
     of_bare = np.mean(np.argmax(classifier(attack(classifier, images, labels)), -1) == labels)
-    assert of_peer <= of_bare + 0.03
+    assert of_baseline <= of_bare + 0.03
 
 
 def test_blackbox_has_no_gradient(protected, some):
@@ -221,7 +223,7 @@ def test_transfer_attacks_the_other_model(classifier, some):
 def test_threat_models_apply_where_they_differ(classifier, protect):
     protected = protect(classifier)
     single_stream = protect(classifier, gradient_stream=False)
-    jpeg = keras_trn.peers.JpegCompression(classifier)
+    jpeg = keras_trn.baselines.JpegCompression(classifier)
     applies = {
         name: [
             threat_models.get(name).applies_to(model)

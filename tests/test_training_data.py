@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_trn
-from keras_trn.training import benign_number
+from keras_trn.training import count_benign
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_the_benign_share_holds_over_an_epoch_whatever_the_batch_size(
 def test_benign_numbers_add_up_to_the_share():
     for share in (0.0, 0.1, 0.25, 1 / 3, 0.5, 1.0):
         for size in (1, 2, 7, 64):
-            numbers = [int(benign_number(share, size, step)) for step in range(100)]
+            numbers = [int(count_benign(share, size, step)) for step in range(100)]
             assert sum(numbers) == pytest.approx(100 * share * size, abs=1)
             assert max(numbers) - min(numbers) <= 1 and max(numbers) <= size
 
@@ -104,7 +104,7 @@ def test_single_batches_are_checked(method, spoil, small, some):
 
 
 def test_single_batches_are_checked_in_adversarial_training(classifier, some):
-    trained = keras_trn.peers.AdversariallyTrainedClassifier(classifier)
+    trained = keras_trn.baselines.AdversariallyTrainedClassifier(classifier)
     trained.compile(attack=keras_trn.attacks.FastGradientMethod(0.1))
     images, labels = some
     for call in (

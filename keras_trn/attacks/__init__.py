@@ -1,7 +1,7 @@
 """Attacks with one signature, from CleverHans, from ART and our own."""
 
 from keras_trn.attacks.attack import Attack as Attack
-from keras_trn.attacks.auto_attack import auto_attack as auto_attack
+from keras_trn.attacks.attack_ensemble import attack_ensemble as attack_ensemble
 from keras_trn.attacks.auto_projected_gradient_descent import (
     AutoProjectedGradientDescent as AutoProjectedGradientDescent,
 )
@@ -35,5 +35,5 @@ __all__ = [
     "RandomNoise",
     "Restarts",
     "Square",
-    "auto_attack",
+    "attack_ensemble",
 ]

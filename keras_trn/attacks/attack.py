@@ -61,13 +61,6 @@ class Attack:
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
         attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.1, steps=5)
         adversarial = attack(classifier, images)
         assert keras.ops.max(keras.ops.abs(adversarial - images)) <= 0.1 + 1e-6
@@ -222,7 +215,7 @@ class Attack:
             f"epsilon of an {self.norm} attack", epsilon, 0, _LARGEST_EPSILON[self.norm]
         )
 
-    def at_full_strength(self):
+    def with_largest_epsilon(self):
         """Returns the same attack with the upper end of its range as epsilon."""
         epsilon = self.epsilon[1] if isinstance(self.epsilon, tuple) else self.epsilon
         return self._copy(epsilon=epsilon)

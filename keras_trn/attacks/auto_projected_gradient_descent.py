@@ -63,13 +63,6 @@ class AutoProjectedGradientDescent(ArtAttack):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
         attack = keras_trn.attacks.AutoProjectedGradientDescent(
             epsilon=0.1, loss="difference_of_logits_ratio", steps=20, seed=0
         )

@@ -6,7 +6,7 @@ from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from keras_trn.attacks.iterative_attack import IterativeAttack
 from keras_trn.attacks.norms import as_cleverhans_norm
 from keras_trn.attacks.norms import project
-from keras_trn.attacks.steady_cross_entropy import steady_cross_entropy
+from keras_trn.attacks.unsaturated_cross_entropy import unsaturated_cross_entropy
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -44,13 +44,6 @@ class BasicIterativeMethod(IterativeAttack):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
         attack = keras_trn.attacks.BasicIterativeMethod(epsilon=0.1, steps=10)
         assert attack(classifier, images).shape == images.shape
         ```
@@ -72,7 +65,7 @@ class BasicIterativeMethod(IterativeAttack):
                 clip_min=0.0,
                 clip_max=1.0,
                 y=labels,
-                loss_fn=steady_cross_entropy,
+                loss_fn=unsaturated_cross_entropy,
             )
             return (project(adversarial, images, epsilon, self.norm),)
 

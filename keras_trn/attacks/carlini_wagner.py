@@ -61,13 +61,6 @@ class CarliniWagner(Attack):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
         attack = keras_trn.attacks.CarliniWagner(epsilon=1.0, steps=20)
         assert attack(classifier, images).shape == images.shape
         ```

@@ -48,13 +48,6 @@ class DeepFool(ArtAttack):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
         attack = keras_trn.attacks.DeepFool(epsilon=1.0, steps=10)
         assert attack(classifier, images).shape == images.shape
         ```

@@ -5,7 +5,7 @@ from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.norms import as_cleverhans_norm
-from keras_trn.attacks.steady_cross_entropy import steady_cross_entropy
+from keras_trn.attacks.unsaturated_cross_entropy import unsaturated_cross_entropy
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -35,15 +35,8 @@ class FastGradientMethod(Attack):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
         attack = keras_trn.attacks.FastGradientMethod(epsilon=0.1)
-        adversarial = attack(classifier, images, labels=[3, 1, 4, 1])
+        adversarial = attack(classifier, images, labels)
         assert adversarial.shape == images.shape
         ```
     """
@@ -57,7 +50,7 @@ class FastGradientMethod(Attack):
             clip_min=0.0,
             clip_max=1.0,
             y=labels,
-            loss_fn=steady_cross_entropy,
+            loss_fn=unsaturated_cross_entropy,
         )
 
     @property

@@ -34,13 +34,6 @@ class Mixture(Attack):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
         attack = keras_trn.attacks.Mixture(
             [
                 keras_trn.attacks.FastGradientMethod(epsilon=(0.0, 0.2)),
@@ -108,9 +101,9 @@ class Mixture(Attack):
         checked, *_ = [attack._checked_epsilon(epsilon) for attack in self.attacks]
         return checked
 
-    def at_full_strength(self):
+    def with_largest_epsilon(self):
         """Returns the mixture of its attacks at full strength."""
-        return Mixture([attack.at_full_strength() for attack in self.attacks])
+        return Mixture([attack.with_largest_epsilon() for attack in self.attacks])
 
     def with_seed(self, seed):
         """Returns the mixture of its attacks, each with a seed."""

@@ -8,7 +8,7 @@ from cleverhans.tf2.utils import optimize_linear
 from keras_trn.attacks.iterative_attack import IterativeAttack
 from keras_trn.attacks.norms import as_cleverhans_norm
 from keras_trn.attacks.norms import project
-from keras_trn.attacks.steady_cross_entropy import steady_cross_entropy
+from keras_trn.attacks.unsaturated_cross_entropy import unsaturated_cross_entropy
 from keras_trn.input_validation import check_range
 
 
@@ -44,13 +44,6 @@ class MomentumIterativeMethod(IterativeAttack):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
         attack = keras_trn.attacks.MomentumIterativeMethod(epsilon=0.5, norm="l2")
         assert attack(classifier, images).shape == images.shape
         ```
@@ -70,7 +63,9 @@ class MomentumIterativeMethod(IterativeAttack):
         step_size = self.step_size(epsilon)
 
         def step(adversarial, momentum):
-            gradient = compute_gradient(logits, steady_cross_entropy, adversarial, labels, False)
+            gradient = compute_gradient(
+                logits, unsaturated_cross_entropy, adversarial, labels, False
+            )
             length = tf.reduce_mean(tf.abs(gradient), axis=[1, 2, 3], keepdims=True)
             momentum = self.decay * momentum + tf.math.divide_no_nan(gradient, length)
             adversarial = adversarial + optimize_linear(momentum, step_size, norm)

@@ -38,13 +38,6 @@ class ProjectedGradientDescent(BasicIterativeMethod):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
         attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=(0.05, 0.2), seed=0)
         adversarial = attack(classifier, images)
         assert keras.ops.all(adversarial == attack(classifier, images))

@@ -39,12 +39,6 @@ class RandomNoise(Attack):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
         images = keras.ops.full((4, 8, 8, 1), 0.5)
         noisy = keras_trn.attacks.RandomNoise(epsilon=0.1)(classifier, images)
         assert keras.ops.all(keras.ops.abs(keras.ops.abs(noisy - images) - 0.1) < 1e-6)

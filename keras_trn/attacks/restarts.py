@@ -40,13 +40,6 @@ class Restarts(Attack):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
         attack = keras_trn.attacks.Restarts(
             keras_trn.attacks.ProjectedGradientDescent(epsilon=0.1), restarts=3
         )
@@ -91,9 +84,9 @@ class Restarts(Attack):
             highest = tf.maximum(scores, highest)
         return best
 
-    def at_full_strength(self):
+    def with_largest_epsilon(self):
         """Returns the restarts of its attack at full strength."""
-        return Restarts(self.attack.at_full_strength(), self.restarts)
+        return Restarts(self.attack.with_largest_epsilon(), self.restarts)
 
     def with_seed(self, seed):
         """Returns the restarts of its attack with a seed, unless that has one of its own.

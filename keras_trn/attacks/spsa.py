@@ -55,13 +55,6 @@ class SPSA(IterativeAttack):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
         attack = keras_trn.attacks.SPSA(epsilon=0.2, steps=10, samples=16)
         assert attack.gradient_free
         assert attack(classifier, images).shape == images.shape

@@ -37,7 +37,7 @@ def checked_attacks(attacks):
         if isinstance(attack.epsilon, tuple):
             raise ValueError(
                 f"{attack.name} draws its epsilon from {attack.epsilon}, and a result needs one "
-                "epsilon that it is for. Use `attack.at_full_strength()`."
+                "epsilon that it is for. Use `attack.with_largest_epsilon()`."
             )
         # Fails where `get_config` does not tell all that a result depends on.
         attack.with_seed(attack.seed)

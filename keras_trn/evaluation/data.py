@@ -29,7 +29,6 @@ class CheckedData:
 
     Example:
         ```python
-        import numpy as np
         from keras_trn.evaluation.data import CheckedData
 
         images, labels = np.zeros((3, 8, 8, 1), "float32"), np.array([0, 1, 2])

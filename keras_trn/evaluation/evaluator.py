@@ -15,8 +15,8 @@ from keras_trn.attacks.iterative_attack import IterativeAttack
 from keras_trn.evaluation.arguments import as_threat_models
 from keras_trn.evaluation.arguments import checked_attacks
 from keras_trn.evaluation.arguments import checked_epsilons
-from keras_trn.evaluation.backup import Backup
-from keras_trn.evaluation.backup import Fingerprints
+from keras_trn.evaluation.checkpoint import Checkpoint
+from keras_trn.evaluation.checkpoint import Fingerprints
 from keras_trn.evaluation.checks import ALL_CHECKS
 from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.checks import Examination
@@ -40,10 +40,10 @@ def evaluate(
     dataset,
     attacks,
     threat_models=None,
-    peers=None,
+    baselines=None,
     epsilons=(),
     check_examples=100,
-    backup=None,
+    checkpoint=None,
     seed=0,
     verbose=1,
 ):
@@ -75,14 +75,14 @@ def evaluate(
         threat_models: List of `keras_trn.threat_models`, or their names, or one of
             them; by default all that need nothing further, and `blackbox` where an
             attack only queries.
-        peers: Dictionary of other models to measure in the same run, on the same
+        baselines: Dictionary of other models to measure in the same run, on the same
             images and, where they do not depend on the defence, on the same
-            adversarial images; such as `keras_trn.peers.JpegCompression(classifier)`.
+            adversarial images; such as `keras_trn.baselines.JpegCompression(classifier)`.
         epsilons: Further epsilons at which the first attack is run, for accuracy
             against epsilon. A threat model that does not admit it has no curve.
         check_examples: Number of images, from the start of the data, on which the
             sanity checks are run.
-        backup: Path of a file that keeps what is finished. Where the evaluation is
+        checkpoint: Path of a file that keeps what is finished. Where the evaluation is
             interrupted, the same call continues where it stopped; results of other
             weights, data or settings are not taken for these.
         seed: Fixes what is random in attacks that have no seed of their own.
@@ -94,22 +94,16 @@ def evaluate(
         of the table and named below it.
 
     Raises:
-        ValueError: If data, attacks, threat models or peers are malformed, the
+        ValueError: If data, attacks, threat models or baselines are malformed, the
             dataset does not keep its order, or an attack leaves the ball of its
             epsilon.
         TypeError: If an attack does not tell all of its settings.
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
         train, validation, test = keras_trn.datasets.load("digits")
         attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=5)
-        jpeg = keras_trn.peers.JpegCompression(classifier)
+        jpeg = keras_trn.baselines.JpegCompression(classifier)
         report = keras_trn.evaluate(
             jpeg, test.take(1), [attack], ["oblivious", "bpda"], check_examples=8, verbose=0
         )
@@ -128,13 +122,15 @@ def evaluate(
     attacks = [attack.with_seed(seed) for attack in attacks]
     epsilons = checked_epsilons(epsilons, attacks)
     threat_models = _threat_models(threat_models, attacks)
-    defences, evaluated = _defences(defence, peers or {})
-    backup = Backup(backup)
-    measured = measure_all(defences, dataset, attacks, threat_models, epsilons, backup, verbose)
+    defences, evaluated = _defences(defence, baselines or {})
+    checkpoint = Checkpoint(checkpoint)
+    measured = measure_all(defences, dataset, attacks, threat_models, epsilons, checkpoint, verbose)
     measured.warn_of_randomness(stacklevel=3)
     images, labels = measured.data.first(check_examples)
     checked_attack = _checked_attack(attacks, seed)
-    checks = _checks(defences, images, labels, checked_attack, threat_models, backup, seed, verbose)
+    checks = _checks(
+        defences, images, labels, checked_attack, threat_models, checkpoint, seed, verbose
+    )
     pictures = _pictures(
         defences[evaluated],
         images,
@@ -144,7 +140,7 @@ def evaluate(
     )
     return Report(
         defences=list(defences),
-        judged=evaluated,
+        evaluated=evaluated,
         cells=measured.cells,
         checks=checks,
         settings={
@@ -185,14 +181,14 @@ def _threat_models(threat_models, attacks):
     return [model for model in every if any(model.admits(attack) for attack in attacks)]
 
 
-def _defences(defence, peers):
+def _defences(defence, baselines):
     """All models by their names, the bare classifier first; and the name of the evaluated one."""
     for name in (BARE, PROTECTED):
-        if name in peers:
-            raise ValueError(f"A peer cannot be called {name!r}, which is a column of its own.")
+        if name in baselines:
+            raise ValueError(f"A baseline cannot be called {name!r}, which is a column of its own.")
     if isinstance(defence, RestoredClassifier):
-        return {BARE: defence.classifier, PROTECTED: defence, **peers}, PROTECTED
-    return {BARE: defence, **peers}, BARE
+        return {BARE: defence.classifier, PROTECTED: defence, **baselines}, PROTECTED
+    return {BARE: defence, **baselines}, BARE
 
 
 def _run_on(name, threat_models, not_run):
@@ -201,7 +197,7 @@ def _run_on(name, threat_models, not_run):
     return [threat_model for threat_model in threat_models if threat_model.name not in left_out]
 
 
-def _checks(defences, images, labels, attack, threat_models, backup, seed, verbose):
+def _checks(defences, images, labels, attack, threat_models, checkpoint, seed, verbose):
     """The results of the sanity checks of each defence."""
     results, fingerprints = {}, Fingerprints(tf.constant(images))
     with tqdm(total=len(defences), disable=not verbose, unit="defence") as progress:
@@ -223,7 +219,7 @@ def _checks(defences, images, labels, attack, threat_models, backup, seed, verbo
                 "versions": describe_environment()["versions"],
             }
             examination = Examination(defence, images, labels, attack, threat_models, seed=seed)
-            saved = backup.get_or_compute(
+            saved = checkpoint.get_or_compute(
                 description,
                 lambda examination=examination: [
                     vars(result) for result in run_checks(examination)
@@ -262,7 +258,7 @@ def _picture(title, defence, attacked, labels):
     images, classifier = [attacked], defence
     if isinstance(defence, RestoredClassifier):
         known_labels = tf.constant(labels) if defence.needs_labels else None
-        restored = defence.restorations(tf.constant(attacked), known_labels)
+        restored = defence.restore_batch(tf.constant(attacked), known_labels)
         images, classifier = [attacked, np.asarray(restored)], defence.classifier
     columns = [predicted_labels(classifier, shown).numpy() for shown in images]
     return Picture(

@@ -14,7 +14,6 @@ def pack(right):
 
     Example:
         ```python
-        import numpy as np
         from keras_trn.evaluation.examples import pack, unpack
 
         right = np.array([True, False, True])

@@ -79,11 +79,11 @@ def measure_map_motion(defence, map_slopes, images, seed=0):
     """
     generator = np.random.default_rng(seed)
     images = _generic(images[:PROBED_IMAGES], generator)
-    pull_back = compile_function(_pull_back(defence.classifier))
+    vjp = compile_function(_vjp(defence.classifier))
 
     def random_gradients():
         directions = generator.normal(size=(len(images), defence.num_classes))
-        return _normalized(pull_back(images, directions.astype("float32")).numpy())
+        return _normalized(vjp(images, directions.astype("float32")).numpy())
 
     probes = [
         _Probe(map_slopes, images, random_gradients(), random_gradients())
@@ -183,12 +183,12 @@ def _have_settled(differences):
     return any(np.median(change) <= _SETTLED for change in changes)
 
 
-def _pull_back(classifier):
+def _vjp(classifier):
     logits = logits_function(classifier)
 
     def gradient(images, direction):
-        _, pull_back = logits.with_pull_back(images)
-        return pull_back(direction)
+        _, vjp = logits.with_vjp(images)
+        return vjp(direction)
 
     return gradient
 

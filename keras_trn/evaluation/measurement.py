@@ -18,8 +18,8 @@ from keras_trn.evaluation.arguments import check_image_shape
 from keras_trn.evaluation.arguments import checked_attacks
 from keras_trn.evaluation.arguments import checked_epsilons
 from keras_trn.evaluation.arguments import describe_all
-from keras_trn.evaluation.backup import Backup
-from keras_trn.evaluation.backup import Fingerprints
+from keras_trn.evaluation.checkpoint import Checkpoint
+from keras_trn.evaluation.checkpoint import Fingerprints
 from keras_trn.evaluation.data import CheckedData
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.examples import pack
@@ -42,7 +42,13 @@ BARE = "bare"
 
 
 def measure(
-    defences, dataset, attacks, threat_models=("oblivious",), epsilons=(), backup=None, verbose=1
+    defences,
+    dataset,
+    attacks,
+    threat_models=("oblivious",),
+    epsilons=(),
+    checkpoint=None,
+    verbose=1,
 ):
     """Measures defences under attacks, cell by cell of a large table.
 
@@ -64,7 +70,7 @@ def measure(
         attacks: List of attacks of `keras_trn.attacks`, or one of them.
         threat_models: List of `keras_trn.threat_models`, or their names, or one of them.
         epsilons: Further epsilons at which the first attack is run.
-        backup: Path of a file that keeps finished cells, see `keras_trn.evaluate`.
+        checkpoint: Path of a file that keeps finished cells, see `keras_trn.evaluate`.
         verbose: 1 for a progress bar, 0 for none.
 
     Returns:
@@ -78,12 +84,6 @@ def measure(
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
         train, validation, test = keras_trn.datasets.load("digits")
         attack = keras_trn.attacks.FastGradientMethod(epsilon=0.2)
         cells = keras_trn.evaluation.measure(
@@ -92,7 +92,7 @@ def measure(
         assert [cell["attack"] for cell in cells] == ["benign", "FGSM"]
         ```
     """
-    measured = measure_all(defences, dataset, attacks, threat_models, epsilons, backup, verbose)
+    measured = measure_all(defences, dataset, attacks, threat_models, epsilons, checkpoint, verbose)
     for missing in measured.not_run:
         warnings.warn(f"Not run: {not_run_text(missing)}", UserWarning, stacklevel=2)
     measured.warn_of_randomness(stacklevel=3)
@@ -117,7 +117,7 @@ class Measured:
     random_defences: list
 
     def warn_of_randomness(self, stacklevel):
-        """Warns where results of a random model may come out of a backup.
+        """Warns where results of a random model may come out of a checkpoint.
 
         Args:
             stacklevel: As of `warnings.warn`.
@@ -125,14 +125,14 @@ class Measured:
         if self.random_defences:
             warnings.warn(
                 f"{', '.join(map(repr, self.random_defences))} answers one image at random, now "
-                "this way and now that. The backup knows such a model by its weights and "
+                "this way and now that. The checkpoint knows such a model by its weights and "
                 "configuration alone, and gives back what one run of it was.",
                 UserWarning,
                 stacklevel=stacklevel,
             )
 
 
-def measure_all(defences, dataset, attacks, threat_models, epsilons, backup, verbose):
+def measure_all(defences, dataset, attacks, threat_models, epsilons, checkpoint, verbose):
     """Measures as `measure` does, and tells what could not be measured.
 
     Args:
@@ -141,7 +141,7 @@ def measure_all(defences, dataset, attacks, threat_models, epsilons, backup, ver
         attacks: As of `measure`.
         threat_models: As of `measure`.
         epsilons: As of `measure`.
-        backup: Path of a file, or a `Backup`.
+        checkpoint: Path of a file, or a `Checkpoint`.
         verbose: As of `measure`.
 
     Returns:
@@ -157,26 +157,26 @@ def measure_all(defences, dataset, attacks, threat_models, epsilons, backup, ver
     data = CheckedData(dataset, image_shape, num_classes)
     check_image_shape(attacks, data.image_shape)
     images, _ = data.first(data.batch_size)
-    backup = backup if isinstance(backup, Backup) else Backup(backup)
+    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
     fingerprints = Fingerprints(tf.constant(images))
-    not_run = _not_run(runs, data, backup, fingerprints)
+    not_run = _not_run(runs, data, checkpoint, fingerprints)
     left_out = {(missing["defence"], missing["threat_model"]) for missing in not_run}
     runs = [run for run in runs if run.place not in left_out]
-    cells = _measure_runs(runs, defences, data, backup, fingerprints, verbose)
+    cells = _measure_runs(runs, defences, data, checkpoint, fingerprints, verbose)
     random_defences = [
         name for name, defence in defences.items() if defence in fingerprints.random_models
     ]
-    return Measured(cells, not_run, data, random_defences if backup.path is not None else [])
+    return Measured(cells, not_run, data, random_defences if checkpoint.path is not None else [])
 
 
-def _not_run(runs, data, backup, fingerprints):
+def _not_run(runs, data, checkpoint, fingerprints):
     """Lists which threat models cannot be run in full, on which defences and why."""
     images, _ = data.first(PROBED_IMAGES)
     versions = describe_environment()["versions"]
     not_run = []
     for run in {run.place: run for run in runs[1:] if run.threat_model.is_adaptive}.values():
         motion = {"map motion": fingerprints.of(run.attacked), "versions": versions}
-        remember = functools.partial(backup.get_or_compute, motion)
+        remember = functools.partial(checkpoint.get_or_compute, motion)
         reason = obstacle(run.threat_model, run.attacked, images, remember)
         if reason is not None:
             defence, threat_model = run.place
@@ -191,7 +191,7 @@ class Run:
     attack: object
     threat_model: object
     epsilon: float | None
-    on_curve: bool
+    in_epsilon_sweep: bool
     defences: list
     attacked: object
 
@@ -225,7 +225,7 @@ class Run:
             "labels": self.threat_model.labels,
             "norm": self.attack.norm,
             "epsilon": epsilon,
-            "on_curve": self.on_curve,
+            "in_epsilon_sweep": self.in_epsilon_sweep,
             "settings": {**config, "epsilon": epsilon},
             "samples": getattr(self.threat_model, "samples", 1),
         }
@@ -320,8 +320,8 @@ def _attacked(threat_model, defences):
 # --- Measuring ----------------------------------------------------------------------------
 
 
-def _measure_runs(runs, defences, data, backup, fingerprints, verbose):
-    """The cells of all runs, as far as the backup does not hold them."""
+def _measure_runs(runs, defences, data, checkpoint, fingerprints, verbose):
+    """The cells of all runs, as far as the checkpoint does not hold them."""
     common = {"versions": describe_environment()["versions"], "data": data.digest}
     meters = {name: _Meter(model, data.image_shape) for name, model in defences.items()}
     bare = next(iter(meters.values()))
@@ -330,9 +330,9 @@ def _measure_runs(runs, defences, data, backup, fingerprints, verbose):
         for run in runs:
             progress.set_description(run.title)
             description = {**run.describe(defences, fingerprints), **common}
-            if backup.holds(description):
+            if checkpoint.holds(description):
                 progress.update(data.batches)
-            cells += backup.get_or_compute(
+            cells += checkpoint.get_or_compute(
                 description, lambda run=run: _measure_run(run, meters, bare, data, progress)
             )
     return cells
@@ -344,15 +344,15 @@ def _measure_run(run, meters, bare, data, progress):
     measured = {name: [] for name in run.defences}
     for images, labels in data:
         benign_predictions = bare.predict(images)
-        attacked, left_labels = images, benign_predictions
+        attacked, source_labels = images, benign_predictions
         if run.attack is not None:
             is_told = run.threat_model.labels == "true"
-            left_labels = labels if is_told else predicted_labels(run.target, images)
-            attacked = run.attack(run.target, images, left_labels, run.epsilon)
+            source_labels = labels if is_told else predicted_labels(run.target, images)
+            attacked = run.attack(run.target, images, source_labels, run.epsilon)
             _check_adversarial(run, images, attacked)
         for name in run.defences:
             measured[name].append(
-                meters[name].measure(images, attacked, labels, benign_predictions, left_labels)
+                meters[name].measure(images, attacked, labels, benign_predictions, source_labels)
             )
         progress.update()
     seconds = round(time.perf_counter() - started, 2)
@@ -394,12 +394,12 @@ def _check_adversarial(run, images, attacked):
 def _summary(measured):
     """Means over the images of all batches; and for each image whether it was right."""
     columns = {name: np.concatenate([batch[name] for batch in measured]) for name in measured[0]}
-    right = columns.pop("right")
+    right = columns.pop("correct")
     return {
         "examples": len(right),
         "accuracy": float(right.mean()),
         **{name: _mean(values) for name, values in columns.items()},
-        "right": pack(right),
+        "correct": pack(right),
     }
 
 
@@ -421,23 +421,23 @@ class _Meter:
             self._measure, [images, images, labels, labels, labels]
         )
 
-    def measure(self, images, attacked, labels, benign_predictions, left_labels):
+    def measure(self, images, attacked, labels, benign_predictions, source_labels):
         """Returns a dictionary of NumPy arrays, one number for each image."""
-        measured = self._measure_graph(images, attacked, labels, benign_predictions, left_labels)
+        measured = self._measure_graph(images, attacked, labels, benign_predictions, source_labels)
         return {name: values.numpy() for name, values in measured.items()}
 
     def _predict(self, images):
         return _predictions(logits_function(self.defence)(images), images)
 
-    def _measure(self, images, attacked, labels, benign_predictions, left_labels):
+    def _measure(self, images, attacked, labels, benign_predictions, source_labels):
         measured = {
             "attacked_psnr": peak_signal_to_noise_ratio(images, attacked),
             "attacked_ssim": structural_similarity(images, attacked),
         }
         if isinstance(self.defence, RestoredClassifier):
             # Only a study of an upper bound sees the labels that the attack leads away from.
-            known_labels = left_labels if self.defence.needs_labels else None
-            restored = self.defence.restorations(attacked, known_labels)
+            known_labels = source_labels if self.defence.needs_labels else None
+            restored = self.defence.restore_batch(attacked, known_labels)
             logits = logits_function(self.defence.classifier)(restored)
             measured["restored_psnr"] = peak_signal_to_noise_ratio(images, restored)
             measured["restored_ssim"] = structural_similarity(images, restored)
@@ -446,7 +446,7 @@ class _Meter:
             logits = logits_function(self.defence)(attacked)
         predictions = _predictions(logits, restored)
         return {
-            "right": predictions == tf.cast(labels, tf.int64),
+            "correct": predictions == tf.cast(labels, tf.int64),
             "agreement": predictions == benign_predictions,
             **measured,
         }

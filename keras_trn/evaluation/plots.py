@@ -32,7 +32,7 @@ def plot_accuracy(report):
     figure = import_figure()(figsize=(7, 4.2), layout="constrained")
     axis = figure.subplots()
     benign = report.cell("benign")["accuracy"]
-    for (threat_model, labels, _), cells in _curves(report, report.judged).items():
+    for (threat_model, labels, _), cells in _curves(report, report.evaluated).items():
         epsilons = [cell["epsilon"] for cell in cells]
         accuracies = [cell["accuracy"] for cell in cells]
         # One point says nothing of the way there.
@@ -51,7 +51,7 @@ def plot_accuracy(report):
     _plot_bare(axis, report)
     _plot_worst(axis, report)
     axis.set_xlabel("epsilon")
-    axis.set_ylabel(f"accuracy of {report.judged} (%)")
+    axis.set_ylabel(f"accuracy of {report.evaluated} (%)")
     axis.set_ylim(-2, 102)
     axis.grid(alpha=0.3)
     axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
@@ -60,7 +60,7 @@ def plot_accuracy(report):
 
 def _plot_bare(axis, report):
     bare = report.defences[0]
-    if bare == report.judged:
+    if bare == report.evaluated:
         return
     for (threat_model, labels, _), cells in _curves(report, bare).items():
         if threat_model == "oblivious" and labels == "true":
@@ -116,7 +116,7 @@ def plot_quality(report):
     cells = [
         cell
         for cell in report.cells
-        if cell["defence"] == report.judged and not cell.get("on_curve")
+        if cell["defence"] == report.evaluated and not cell.get("in_epsilon_sweep")
     ]
     figure = import_figure()(figsize=(8, 1 + 0.3 * len(cells)), layout="constrained")
     measures = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
@@ -169,5 +169,5 @@ def plot_pictures(report):
             row, picture.images, picture.taken_for, picture.labels, strict=True
         ):
             show_image(axis, *shown)
-        row[0].text(-0.2, 0.5, picture.title, transform=row[0].transAxes, ha="right", va="center")
+        row[0].text(-0.2, 0.5, picture.title, transform=row[0].transAxes, ha="correct", va="center")
     return figure

@@ -50,7 +50,6 @@ def largest_distance(runs):
 
     Example:
         ```python
-        import numpy as np
         from keras_trn.evaluation.randomness import largest_distance
 
         once, again = np.array([[3.0, 4.0]]), np.array([[6.0, 8.0]])

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_trn.evaluation import plots
 from keras_trn.evaluation import tables
-from keras_trn.evaluation.backup import plain
+from keras_trn.evaluation.checkpoint import plain
 from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.examples import unpack
 
@@ -67,19 +67,19 @@ class Report:
 
     - `defence`, `threat_model`, `labels`, `attack`, `norm`, `epsilon`,
       `settings` of the attack, `samples` of a random defence per gradient;
-      `on_curve` for one that is only there for accuracy against epsilon;
+      `in_epsilon_sweep` for one that is only there for accuracy against epsilon;
     - `examples`, `accuracy`, and `agreement`, the share of images that are
       classified as the bare classifier classifies the clean image, from 0 to 1;
     - `attacked_psnr` and `attacked_ssim`, how close the adversarial images are to the
       clean ones; `restored_psnr` and `restored_ssim`, how close the restored ones are;
       PSNR in decibels;
-    - `right`, one bit for each image, packed to hexadecimal digits;
+    - `correct`, one bit for each image, packed to hexadecimal digits;
     - `seconds` that its run took.
 
     Args:
         defences: Names of the defences, the bare classifier first. The tables of
             quality and of checks are about the one that was to be judged.
-        judged: Name of the defence that was to be judged.
+        evaluated: Name of the defence that was to be judged.
         cells: List of cells.
         checks: Dictionary from the names of defences to the results of their
             sanity checks.
@@ -93,12 +93,6 @@ class Report:
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
         train, validation, test = keras_trn.datasets.load("digits")
         attack = keras_trn.attacks.FastGradientMethod(epsilon=0.2)
         report = keras_trn.evaluate(
@@ -111,7 +105,7 @@ class Report:
     """
 
     defences: list
-    judged: str
+    evaluated: str
     cells: list
     checks: dict
     settings: dict
@@ -140,10 +134,10 @@ class Report:
         Raises:
             KeyError: If there is no such cell.
         """
-        wanted = {"attack": attack, "defence": defence or self.judged}
-        wanted["on_curve"] = epsilon is not None
+        wanted = {"attack": attack, "defence": defence or self.evaluated}
+        wanted["in_epsilon_sweep"] = epsilon is not None
         if attack == "benign":
-            wanted.pop("on_curve")
+            wanted.pop("in_epsilon_sweep")
         else:
             wanted["labels"] = labels
         if threat_model is not None:
@@ -159,7 +153,7 @@ class Report:
             f"attacks: {', '.join(rows)}. {' '.join(self._notes('accuracy'))}"
         )
 
-    def right(self, cell):
+    def correct(self, cell):
         """Returns which images a cell's defence got right.
 
         Args:
@@ -168,7 +162,7 @@ class Report:
         Returns:
             A boolean array of shape `(examples,)`.
         """
-        return unpack(cell["right"], cell["examples"])
+        return unpack(cell["correct"], cell["examples"])
 
     @property
     def budgets(self):
@@ -176,7 +170,7 @@ class Report:
         budgets = {
             (cell["norm"], cell["epsilon"])
             for cell in self.cells
-            if cell["attack"] != "benign" and not cell["on_curve"]
+            if cell["attack"] != "benign" and not cell["in_epsilon_sweep"]
         }
         return sorted(budgets, key=lambda budget: (budget[0] != "linf", -budget[1]))
 
@@ -214,7 +208,7 @@ class Report:
         Raises:
             KeyError: If there is no such defence, or nothing was run with the norm.
         """
-        defence = self.judged if defence is None else defence
+        defence = self.evaluated if defence is None else defence
         if defence not in self.defences:
             raise KeyError(f"No defence {defence!r} in this report, only {self.defences}.")
         budgets = [budget for budget in self.budgets if norm in (None, budget[0])]
@@ -235,12 +229,12 @@ class Report:
         if not attacked:
             return None
         benign = [cell for cell in of_defence if cell["attack"] == "benign"]
-        return float(np.all([self.right(cell) for cell in benign + attacked], axis=0).mean())
+        return float(np.all([self.correct(cell) for cell in benign + attacked], axis=0).mean())
 
     @property
     def warnings(self):
         """The checks of the judged defence that did not pass."""
-        return [check for check in self.checks[self.judged] if check.status == "WARN"]
+        return [check for check in self.checks[self.evaluated] if check.status == "WARN"]
 
     # --- Saving --------------------------------------------------------------
 
@@ -251,7 +245,7 @@ class Report:
         under their names and in percent, where it fits: `external` is `worst`.
         """
         return {
-            "judged": self.judged,
+            "evaluated": self.evaluated,
             "defences": self.defences,
             "robustbench": {name: self._as_robustbench(name) for name in self.defences},
             "worst": [
@@ -354,8 +348,10 @@ class Report:
 
     def _captions(self):
         examples = self.cells[0]["examples"]
-        attackers = {cell["threat_model"] for cell in self.cells if cell["defence"] == self.judged}
-        unknown = "" if attackers & _WHO_KNOW else f" No attacker here knows `{self.judged}`."
+        attackers = {
+            cell["threat_model"] for cell in self.cells if cell["defence"] == self.evaluated
+        }
+        unknown = "" if attackers & _WHO_KNOW else f" No attacker here knows `{self.evaluated}`."
         norm, epsilon = self.budgets[0]
         summary = {
             "summary": f"Accuracy in percent of {examples} images: the worst case for each image "
@@ -366,11 +362,11 @@ class Report:
         return (summary if len(self.defences) > 2 else {}) | {
             "accuracy": f"Accuracy in percent of {examples} images. `worst`: images that stay "
             f"right under all of it.{unknown}",
-            "quality": f"Images of `{self.judged}` against the clean ones, before and after "
+            "quality": f"Images of `{self.evaluated}` against the clean ones, before and after "
             "restoration: PSNR in decibels, SSIM; agreement with the bare classifier's benign "
             "prediction in percent.",
-            "checks": f"Sanity checks of `{self.judged}` under {self.settings['checked_attack']}, "
-            f"on {self.settings['check_examples']} images.",
+            "checks": f"Sanity checks of `{self.evaluated}` under "
+            f"{self.settings['checked_attack']}, on {self.settings['check_examples']} images.",
         }
 
     def _repr_markdown_(self):
@@ -380,7 +376,7 @@ class Report:
 
     def __repr__(self):
         return (
-            f"Report(defences={self.defences!r}, judged={self.judged!r}, "
+            f"Report(defences={self.defences!r}, evaluated={self.evaluated!r}, "
             f"cells=[{len(self.cells)} of them])"
         )
 
@@ -426,6 +422,6 @@ class Report:
         if self.pictures is None:
             raise ValueError(
                 "This report was read from a JSON file, which holds no images. Run "
-                "`keras_trn.evaluate` again; with its `backup` that takes seconds."
+                "`keras_trn.evaluate` again; with its `checkpoint` that takes seconds."
             )
         return plots.plot_pictures(self)

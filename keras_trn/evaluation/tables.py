@@ -66,7 +66,7 @@ def quality_table(report):
     headings = ["agreement", "PSNR attacked", "PSNR restored", "SSIM attacked", "SSIM restored"]
     rows = [["threat model", "attack", "epsilon", *headings]]
     for key, by_defence in _rows(report).items():
-        cell = by_defence.get(report.judged)
+        cell = by_defence.get(report.evaluated)
         if cell is not None:
             ratios = [_ratio(cell.get(f"{state}_psnr")) for state in ("attacked", "restored")]
             shares = [_share(cell.get(f"{state}_ssim")) for state in ("attacked", "restored")]
@@ -83,7 +83,7 @@ def checks_table(report):
     Returns:
         A list of rows, the first of them the headings; a row is a list of strings.
     """
-    checks = report.checks[report.judged]
+    checks = report.checks[report.evaluated]
     return [
         ["check", "result", "finding"],
         *([check.name, check.status, check.finding] for check in checks),
@@ -142,7 +142,7 @@ def _rows(report):
     """The cells by what stands at the start of their row, then by their defence."""
     rows = {}
     for cell in report.cells:
-        if not cell.get("on_curve"):
+        if not cell.get("in_epsilon_sweep"):
             rows.setdefault(row_key(cell), {})[cell["defence"]] = cell
     return rows
 

@@ -34,7 +34,7 @@ class _FirstPass(NamedTuple):
     label_logits: tf.Tensor
     # The logits where the gradient is taken, and what takes it.
     logits: tf.Tensor
-    pull_back: Callable
+    vjp: Callable
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -102,17 +102,10 @@ class EstimatedLabel(GradientMap):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
         estimator = keras_trn.gradient_maps.EstimatedLabel(width=8, depth=1)
         estimator.build_for((8, 8, 1), num_classes=10)
         maps = estimator(images, classifier=classifier)
-        assert maps.shape == (4, 8, 8, 3)
+        assert maps.shape == (8, 8, 8, 3)
         ```
     """
 
@@ -226,16 +219,16 @@ class EstimatedLabel(GradientMap):
         """Restores the images for a first time, and estimates their labels."""
         logits_of = self.logits_function(classifier)
         threshold = 0.0 if training else self.gate_threshold + self._prior_threshold()
-        restored, attack_logits = self.first_restorer.restore_and_judge(
+        restored, attack_logits = self.first_restorer.restore_with_gate(
             images, gate_threshold=threshold
         )
         taken_at = images + self.position * (restored - images)
-        logits, pull_back = logits_of.with_pull_back(taken_at)
+        logits, vjp = logits_of.with_vjp(taken_at)
         before = logits if self.position == 0 else logits_of(images)
         after = logits if self.position == 1 else logits_of(restored)
         gate = tf.sigmoid(attack_logits - threshold)
         label_logits = (1 - gate) * before + gate * after + self._score(before, after)
-        return _FirstPass(images, restored, attack_logits, after, label_logits, logits, pull_back)
+        return _FirstPass(images, restored, attack_logits, after, label_logits, logits, vjp)
 
     def _prior_threshold(self):
         """By how much the logit of an attack is too high, as there are more in training."""
@@ -265,7 +258,7 @@ class EstimatedLabel(GradientMap):
             The map, a squashed copy of it, and the noise estimate, side by side.
         """
         direction = cross_entropy_direction(first.logits, label_distribution)
-        gradient_map = normalize(first.pull_back(direction))
+        gradient_map = normalize(first.vjp(direction))
         squashed = gradient_map / (tf.abs(gradient_map) + _KNEE)
         return tf.concat([gradient_map, squashed, first.images - first.restored], axis=-1)
 

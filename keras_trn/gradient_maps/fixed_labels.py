@@ -36,15 +36,8 @@ class PredictedLabel(GradientMap):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
         maps = keras_trn.gradient_maps.PredictedLabel()(images, classifier=classifier)
-        assert maps.shape == (4, 8, 8, 1)
+        assert maps.shape == (8, 8, 8, 1)
         ```
     """
 
@@ -77,15 +70,8 @@ class UniformLabel(GradientMap):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
         maps = keras_trn.gradient_maps.UniformLabel()(images, classifier=classifier)
-        assert maps.shape == (4, 8, 8, 1)
+        assert maps.shape == (8, 8, 8, 1)
         ```
     """
 
@@ -121,13 +107,6 @@ class TrueLabel(GradientMap):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((2, 8, 8, 1))
         labels = keras.ops.convert_to_tensor([3, 7])
         maps = keras_trn.gradient_maps.TrueLabel()(images, classifier=classifier, labels=labels)
         assert maps.shape == (2, 8, 8, 1)

@@ -51,21 +51,13 @@ class GradientMap(keras.layers.Layer):
         Your own estimator, for the class that is second most likely:
 
         ```python
-        import keras
-        import tensorflow as tf
-        import keras_trn
-
         @keras.saving.register_keras_serializable(package="my_package")
         class RunnerUp(keras_trn.gradient_maps.GradientMap):
             def directions(self, logits, labels=None):
                 runner_up = tf.math.top_k(logits, 2).indices[:, 1]
                 return [tf.nn.softmax(logits) - tf.one_hot(runner_up, logits.shape[-1])]
 
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images = keras.random.uniform((4, 8, 8, 1))
-        assert RunnerUp()(images, classifier=classifier).shape == (4, 8, 8, 1)
+        assert RunnerUp()(images, classifier=classifier).shape == (8, 8, 8, 1)
         ```
     """
 
@@ -123,9 +115,9 @@ class GradientMap(keras.layers.Layer):
     def call(self, images, classifier, labels=None):
         """Estimates the gradient maps."""
         self._check_call(images, labels)
-        logits, pull_back = self.logits_function(classifier).with_pull_back(images)
+        logits, vjp = self.logits_function(classifier).with_vjp(images)
         directions = self.directions(logits, labels)
-        return tf.concat([normalize(pull_back(d)) for d in directions], axis=-1)
+        return tf.concat([normalize(vjp(d)) for d in directions], axis=-1)
 
     def call_with_loss(self, images, classifier, labels, clean_images, training=True):
         """Estimates the maps where the labels are known, and the estimator's own loss.
@@ -176,7 +168,6 @@ def normalize(gradient):
 
     Example:
         ```python
-        import numpy as np
         from keras_trn.gradient_maps.gradient_map import normalize
 
         maps = normalize(np.zeros((1, 8, 8, 1), "float32"))

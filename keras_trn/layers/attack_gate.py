@@ -31,9 +31,6 @@ class AttackGate(keras.layers.Layer):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
         features = keras.random.normal((2, 8, 8, 16))
         logits = keras_trn.layers.AttackGate()(features)
         assert logits.shape == (2, 1)

@@ -33,9 +33,6 @@ class FusionBlock(keras.layers.Layer):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
         image_features = keras.random.normal((2, 8, 8, 16))
         gradient_features = keras.random.normal((2, 8, 8, 16))
         fuse = keras_trn.layers.FusionBlock()

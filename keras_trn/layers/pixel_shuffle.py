@@ -53,9 +53,6 @@ class PixelUnshuffle(_PixelRearrangement):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
         images = keras.random.uniform((2, 9, 9, 1))
         folded = keras_trn.layers.PixelUnshuffle(2)(images)
         assert folded.shape == (2, 5, 5, 4)
@@ -106,9 +103,6 @@ class PixelShuffle(_PixelRearrangement):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
         images = keras.random.uniform((2, 8, 8, 3))
         folded = keras_trn.layers.PixelUnshuffle(2)(images)
         unfolded = keras_trn.layers.PixelShuffle(2)(folded)

@@ -34,9 +34,6 @@ class ResidualBlock(keras.layers.Layer):
 
     Example:
         ```python
-        import keras
-        import keras_trn
-
         features = keras.random.normal((2, 8, 8, 16))
         block = keras_trn.layers.ResidualBlock()
         assert block(features).shape == (2, 8, 8, 16)

@@ -40,8 +40,6 @@ def list_presets():
 
     Example:
         ```python
-        import keras_trn
-
         cards = keras_trn.list_presets()
         print(cards["trn_fashion_mnist"])
         ```

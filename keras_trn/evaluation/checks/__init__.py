@@ -2,52 +2,52 @@
 
 from keras_trn.evaluation.checks.all_checks import ALL_CHECKS as ALL_CHECKS
 from keras_trn.evaluation.checks.all_checks import run_checks as run_checks
-from keras_trn.evaluation.checks.between_attacks import (
-    blackbox_not_stronger as blackbox_not_stronger,
+from keras_trn.evaluation.checks.attack_checks import (
+    attack_breaks_known_weak_defence as attack_breaks_known_weak_defence,
 )
-from keras_trn.evaluation.checks.between_attacks import bpda_not_stronger as bpda_not_stronger
-from keras_trn.evaluation.checks.between_attacks import (
-    random_noise_is_weaker as random_noise_is_weaker,
+from keras_trn.evaluation.checks.attack_checks import bare_classifier_falls as bare_classifier_falls
+from keras_trn.evaluation.checks.attack_checks import best_iterate_is_kept as best_iterate_is_kept
+from keras_trn.evaluation.checks.attack_checks import (
+    iterative_beats_single_step as iterative_beats_single_step,
 )
-from keras_trn.evaluation.checks.between_attacks import (
-    whitebox_covers_blackbox as whitebox_covers_blackbox,
+from keras_trn.evaluation.checks.attack_checks import (
+    loss_rises_along_the_attack as loss_rises_along_the_attack,
+)
+from keras_trn.evaluation.checks.attack_checks import monotone_in_epsilon as monotone_in_epsilon
+from keras_trn.evaluation.checks.attack_checks import (
+    more_steps_never_weaker as more_steps_never_weaker,
+)
+from keras_trn.evaluation.checks.attack_checks import (
+    perturbations_are_valid as perturbations_are_valid,
+)
+from keras_trn.evaluation.checks.attack_checks import (
+    unbounded_attack_succeeds as unbounded_attack_succeeds,
 )
 from keras_trn.evaluation.checks.binarization import binarization_test as binarization_test
 from keras_trn.evaluation.checks.check_result import CheckResult as CheckResult
+from keras_trn.evaluation.checks.cross_attack_checks import (
+    blackbox_not_stronger as blackbox_not_stronger,
+)
+from keras_trn.evaluation.checks.cross_attack_checks import bpda_not_stronger as bpda_not_stronger
+from keras_trn.evaluation.checks.cross_attack_checks import (
+    random_noise_is_weaker as random_noise_is_weaker,
+)
+from keras_trn.evaluation.checks.cross_attack_checks import (
+    whitebox_covers_blackbox as whitebox_covers_blackbox,
+)
 from keras_trn.evaluation.checks.examination import Examination as Examination
-from keras_trn.evaluation.checks.of_the_attack import (
-    attack_breaks_known_weak_defence as attack_breaks_known_weak_defence,
-)
-from keras_trn.evaluation.checks.of_the_attack import bare_classifier_falls as bare_classifier_falls
-from keras_trn.evaluation.checks.of_the_attack import best_iterate_is_kept as best_iterate_is_kept
-from keras_trn.evaluation.checks.of_the_attack import (
-    iterative_beats_single_step as iterative_beats_single_step,
-)
-from keras_trn.evaluation.checks.of_the_attack import (
-    loss_rises_along_the_attack as loss_rises_along_the_attack,
-)
-from keras_trn.evaluation.checks.of_the_attack import monotone_in_epsilon as monotone_in_epsilon
-from keras_trn.evaluation.checks.of_the_attack import (
-    more_steps_never_weaker as more_steps_never_weaker,
-)
-from keras_trn.evaluation.checks.of_the_attack import (
-    perturbations_are_valid as perturbations_are_valid,
-)
-from keras_trn.evaluation.checks.of_the_attack import (
-    unbounded_attack_succeeds as unbounded_attack_succeeds,
-)
-from keras_trn.evaluation.checks.of_the_model import batch_invariance as batch_invariance
-from keras_trn.evaluation.checks.of_the_model import (
+from keras_trn.evaluation.checks.model_checks import batch_invariance as batch_invariance
+from keras_trn.evaluation.checks.model_checks import (
     classifier_beats_chance as classifier_beats_chance,
 )
-from keras_trn.evaluation.checks.of_the_model import deterministic as deterministic
-from keras_trn.evaluation.checks.of_the_model import dynamic_defence as dynamic_defence
-from keras_trn.evaluation.checks.of_the_model import input_gradients as input_gradients
-from keras_trn.evaluation.checks.of_the_model import (
+from keras_trn.evaluation.checks.model_checks import deterministic as deterministic
+from keras_trn.evaluation.checks.model_checks import dynamic_defence as dynamic_defence
+from keras_trn.evaluation.checks.model_checks import input_gradients as input_gradients
+from keras_trn.evaluation.checks.model_checks import (
     map_gradient_is_complete as map_gradient_is_complete,
 )
-from keras_trn.evaluation.checks.of_the_model import outputs_are_logits as outputs_are_logits
-from keras_trn.evaluation.checks.of_the_model import (
+from keras_trn.evaluation.checks.model_checks import outputs_are_logits as outputs_are_logits
+from keras_trn.evaluation.checks.model_checks import (
     restoration_switched_off as restoration_switched_off,
 )
 

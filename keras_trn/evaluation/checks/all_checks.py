@@ -1,16 +1,16 @@
 """All checks in one run."""
 
-from keras_trn.evaluation.checks import between_attacks
+from keras_trn.evaluation.checks import attack_checks
 from keras_trn.evaluation.checks import binarization
-from keras_trn.evaluation.checks import of_the_attack
-from keras_trn.evaluation.checks import of_the_model
+from keras_trn.evaluation.checks import cross_attack_checks
+from keras_trn.evaluation.checks import model_checks
 from keras_trn.evaluation.checks.check_result import CheckResult
-from keras_trn.evaluation.checks.examination import ObstacleError
+from keras_trn.evaluation.checks.examination import UnsupportedThreatModelError
 from keras_trn.evaluation.checks.registry import checks_of
 from keras_trn.threat_models import short_message
 
 # In the order in which they are made and reported.
-_PARTS = (of_the_model, of_the_attack, binarization, between_attacks)
+_PARTS = (model_checks, attack_checks, binarization, cross_attack_checks)
 ALL_CHECKS = tuple(check for part in _PARTS for check in checks_of(part))
 
 
@@ -30,13 +30,8 @@ def run_checks(examination, progress=None):
 
     Example:
         ```python
-        import keras
-        import keras_trn
         from keras_trn.evaluation import checks
 
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
         images, labels = keras.random.uniform((4, 8, 8, 1)), [3, 1, 4, 1]
         attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=2)
         examination = checks.Examination(classifier, images, labels, attack, queries=4)
@@ -55,7 +50,7 @@ def run_checks(examination, progress=None):
 def _attempt(check, examination):
     try:
         return check(examination)
-    except ObstacleError as error:
+    except UnsupportedThreatModelError as error:
         return CheckResult(check.__name__, "WARN", None, f"The check could not be made: {error}")
     except Exception as error:
         finding = f"The check could not be made: {short_message(error)}."

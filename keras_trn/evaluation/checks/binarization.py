@@ -56,14 +56,8 @@ def binarization_test(examination):
 
     Example:
         ```python
-        import keras
-        import keras_trn
         from keras_trn.evaluation import checks
 
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images, labels = keras.random.uniform((8, 8, 8, 1)), [3, 1, 4, 1, 5, 9, 2, 6]
         attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=10)
         examination = checks.Examination(classifier, images, labels, attack)
         assert checks.binarization_test(examination).status == "PASS"
@@ -156,7 +150,7 @@ def _features(examination):
     defence = examination.defence
 
     def of_restored(images):
-        features = defence.restorations(images) if examination.is_restored else images
+        features = defence.restore_batch(images) if examination.is_restored else images
         for part in parts:
             features = part(features)
         return tf.reshape(features, [tf.shape(features)[0], -1])
@@ -179,7 +173,6 @@ def without_last_dense(classifier):
 
     Example:
         ```python
-        import keras
         from keras_trn.evaluation.checks.binarization import without_last_dense
 
         backbone = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])

@@ -36,7 +36,7 @@ _SAMPLES = 4
 _ROUNDING_OF_SHARES = 1e-9
 
 
-class ObstacleError(ValueError):
+class UnsupportedThreatModelError(ValueError):
     """Says why a check that attacks through everything cannot be made."""
 
 
@@ -73,17 +73,11 @@ class Examination:
 
     Example:
         ```python
-        import keras
-        import keras_trn
         from keras_trn.evaluation import checks
 
-        classifier = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        images, labels = keras.random.uniform((8, 8, 8, 1)), [3, 1, 4, 1, 5, 9, 2, 6]
         attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=4)
         examination = checks.Examination(classifier, images, labels, attack)
-        assert examination.right("whitebox_full").shape == (8,)
+        assert examination.correct("whitebox_full").shape == (8,)
         ```
     """
 
@@ -201,7 +195,7 @@ class Examination:
             A function from images to logits, or a Keras model.
 
         Raises:
-            ObstacleError: If it is `whitebox_full`, and cannot be run in full.
+            UnsupportedThreatModelError: If it is `whitebox_full`, and cannot be run in full.
         """
         if threat_model == "whitebox_full":
             self.check_obstacle()
@@ -236,10 +230,10 @@ class Examination:
         """Checks that the defence can be differentiated in full.
 
         Raises:
-            ObstacleError: If it cannot.
+            UnsupportedThreatModelError: If it cannot.
         """
         if self.obstacle is not None:
-            raise ObstacleError(
+            raise UnsupportedThreatModelError(
                 f"`whitebox_full` cannot be run on this defence, as {self.obstacle}."
             )
 
@@ -261,7 +255,7 @@ class Examination:
             lambda: attack(self.target(threat_model), self.images, self.labels, epsilon),
         )
 
-    def right(self, threat_model, attack=None, epsilon=None):
+    def correct(self, threat_model, attack=None, epsilon=None):
         """Tells which images the defence gets right, as they are and under the attack.
 
         Args:
@@ -273,9 +267,9 @@ class Examination:
             A boolean array of shape `(number of images,)`.
         """
         adversarial = self.adversarial(threat_model, attack, epsilon)
-        return self.right_as_they_are & self.answers_right(adversarial)
+        return self.correct_without_attack & self.classified_correctly(adversarial)
 
-    def right_under_gradients(self, epsilon=None):
+    def correct_under_gradients(self, epsilon=None):
         """Tells which images withstand all attackers who differentiate the defence.
 
         This is the attacker's best with gradients: per image the worse for the
@@ -287,10 +281,10 @@ class Examination:
         Returns:
             A boolean array of shape `(number of images,)`.
         """
-        right = self.right("whitebox_full", epsilon=epsilon)
-        return right & self.right("bpda", epsilon=epsilon) if self.is_restored else right
+        right = self.correct("whitebox_full", epsilon=epsilon)
+        return right & self.correct("bpda", epsilon=epsilon) if self.is_restored else right
 
-    def right_under_noise(self):
+    def correct_under_noise(self):
         """Tells which images withstand the worst of many random perturbations.
 
         Half of them are drawn from the whole ball, and half as far from the image
@@ -313,19 +307,19 @@ class Examination:
         return largest_distance(self.runs) > ROUNDING_OF_LOGITS or len(right) > 1
 
     @property
-    def right_as_they_are(self):
+    def correct_without_attack(self):
         """Which images the defence gets right without any attack."""
-        return self._remembered("as they are", lambda: self.answers_right(self.images))
+        return self._remembered("as they are", lambda: self.classified_correctly(self.images))
 
     @property
-    def right_of_the_bare_classifier(self):
+    def bare_correct(self):
         """Which images the bare classifier gets right, as they are and under the attack."""
         threat_model = "oblivious" if self.is_restored else "whitebox_full"
         adversarial = self.adversarial(threat_model)
-        as_they_are = self.answers_right(self.images, self.classifier)
-        return as_they_are & self.answers_right(adversarial, self.classifier)
+        as_they_are = self.classified_correctly(self.images, self.classifier)
+        return as_they_are & self.classified_correctly(adversarial, self.classifier)
 
-    def answers_right(self, images, model=None):
+    def classified_correctly(self, images, model=None):
         """Tells which answers are right.
 
         Args:
@@ -335,9 +329,9 @@ class Examination:
         Returns:
             A boolean array of shape `(number of images,)`.
         """
-        return self._are_right(self.logits(images, model))
+        return self._are_correct(self.logits(images, model))
 
-    def _are_right(self, logits):
+    def _are_correct(self, logits):
         return np.isfinite(logits).all(axis=-1) & (logits.argmax(axis=-1) == self.labels)
 
     def losses(self, images):
@@ -364,12 +358,12 @@ class Examination:
         return max(share, 1 / len(self.labels)) + _ROUNDING_OF_SHARES
 
     def _search_at_random(self):
-        right, epsilon = self.right_as_they_are, tf.constant(self.attack.epsilon, tf.float32)
+        right, epsilon = self.correct_without_attack, tf.constant(self.attack.epsilon, tf.float32)
         answer = self.graph(self.defence)
         for query in range(self.queries):
             draw = random_inside if query % 2 else random_corners
             noisy = draw(self.images, epsilon, self.attack.norm, tf.constant([self.seed, query]))
-            right = right & self._are_right(answer(noisy).numpy())
+            right = right & self._are_correct(answer(noisy).numpy())
         return right
 
     def _remembered(self, key, compute):

@@ -17,7 +17,7 @@ class Finding:
     """What a check measured, before it is put into a sentence.
 
     Args:
-        is_well: Whether the check passes.
+        passed: Whether the check passes.
         figure: The number that decided, or `None`.
         measured: What was measured: a sentence without its full stop.
         warning: What it means where the check does not pass, and how to fix it.
@@ -25,7 +25,7 @@ class Finding:
             check of randomness itself.
     """
 
-    is_well: bool
+    passed: bool
     figure: float | None
     measured: str
     warning: str = ""
@@ -86,7 +86,7 @@ def checks_of(module):
 
 def _result(name, finding, examination):
     figure = None if finding.figure is None else float(f"{finding.figure:.6g}")
-    if finding.is_well:
+    if finding.passed:
         return CheckResult(name, "PASS", figure, f"{finding.measured}.")
     warning = _warning(finding, examination)
     return CheckResult(name, "WARN", figure, f"{finding.measured}: {warning}.")
