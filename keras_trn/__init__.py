@@ -12,6 +12,7 @@ from keras_trn import datasets as datasets
 from keras_trn import evaluation as evaluation
 from keras_trn import gradient_maps as gradient_maps
 from keras_trn import layers as layers
+from keras_trn import losses as losses
 from keras_trn import metrics as metrics
 from keras_trn import threat_models as threat_models
 from keras_trn import visualization as visualization
@@ -20,6 +21,9 @@ from keras_trn.calibration import Calibration as Calibration
 from keras_trn.evaluation import evaluate as evaluate
 from keras_trn.presets import list_presets as list_presets
 from keras_trn.protected_classifier import ProtectedClassifier as ProtectedClassifier
+from keras_trn.restoration_network import (
+    SingleStreamRestorationNetwork as SingleStreamRestorationNetwork,
+)
 from keras_trn.restoration_network import TwoStreamRestorationNetwork as TwoStreamRestorationNetwork
 from keras_trn.restored_classifier import RestoredClassifier as RestoredClassifier
 from keras_trn.version import __version__ as __version__
@@ -28,6 +32,7 @@ __all__ = [
     "Calibration",
     "ProtectedClassifier",
     "RestoredClassifier",
+    "SingleStreamRestorationNetwork",
     "TwoStreamRestorationNetwork",
     "__version__",
     "attacks",
@@ -39,6 +44,7 @@ __all__ = [
     "gradient_maps",
     "layers",
     "list_presets",
+    "losses",
     "metrics",
     "threat_models",
     "visualization",

@@ -20,7 +20,7 @@ from keras_trn.evaluation.randomness import repeated_logits
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_whole_number
 from keras_trn.logits import predicted_labels
-from keras_trn.training import checked_attack
+from keras_trn.training import as_attack
 
 _SETTINGS = "settings.json"
 # Perturbations are small: float16 keeps them to a thousandth of their size.
@@ -118,7 +118,7 @@ def cache_adversarial_examples(
     rounds = check_count("rounds", rounds)
     shard_size = check_count("shard_size", shard_size)
     seed = check_whole_number("seed", seed, 0, np.iinfo(np.int32).max)
-    attacks = _single_attacks(checked_attack(attack))
+    attacks = _single_attacks(as_attack(attack))
     for single in attacks:
         # Fails where `get_config` does not tell all that the examples depend on.
         single.with_seed(single.seed)

@@ -3,11 +3,14 @@
 import dataclasses
 import math
 import warnings
+from typing import Any
+from typing import Self
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_trn.attacks import Attack
 from keras_trn.calibration import Calibration
 from keras_trn.calibration import calibrate_gates
 from keras_trn.gradient_maps import EstimatedLabel
@@ -16,6 +19,10 @@ from keras_trn.input_validation import check_image_type
 from keras_trn.input_validation import check_range
 from keras_trn.input_validation import with_known_shape
 from keras_trn.logits import predicted_labels
+from keras_trn.losses import RestorationLoss
+from keras_trn.losses import RestoredBatch
+from keras_trn.losses import RestorerLoss
+from keras_trn.losses import as_restorer_loss
 from keras_trn.metrics import Accuracy
 from keras_trn.metrics import PeakSignalToNoiseRatio
 from keras_trn.presets import CLASS_NAMES
@@ -26,63 +33,56 @@ from keras_trn.training import AdversarialTrainer
 from keras_trn.training import cached_entry
 from keras_trn.training import count_benign
 from keras_trn.training import craft_training_images
-from keras_trn.training import is_cached_pipeline
+from keras_trn.training import is_dictionary_pipeline
 from keras_trn.training import per_replica_loss
-from keras_trn.training import refuse_unknown
 from keras_trn.training import unpack
+from keras_trn.types import ArrayLike
+from keras_trn.types import Config
 
-# So many points of benign accuracy may protection cost before `fit` says so.
-_LOSS_TO_WARN_OF = 0.02
+# `fit` warns if protection costs more benign accuracy than this.
+_TOLERATED_ACCURACY_LOSS = 0.02
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
-    """Restores images before an unchanged classifier sees them.
+    """Restores images before a frozen classifier sees them.
 
-    Each image gets a gradient map, image and map go through the restorer, and
-    the classifier classifies the restored image. Training attacks the classifier
-    batch by batch and teaches the restorer, and the gradient map where it learns
-    too, to undo the attacks. The classifier is frozen: its weights and
-    statistics stay as they are, bit for bit.
+    An estimator computes the gradient map of each image, the restorer turns image and map
+    into the restored image, and the classifier classifies it. Training attacks the
+    classifier batch by batch. It teaches the restorer, and a gradient map that has weights,
+    to undo the attacks. The weights and statistics of the classifier never change.
 
-    What training restores is the classifier's own view of the clean image: attacks
-    lead away from the label that the classifier predicts for it, and the restored
-    image is to be classified alike. The true labels are for the metrics alone. A
-    perturbation that was crafted with them would carry them, and the restorer
-    would learn to read them there.
+    The restored image should get the class that the classifier predicts for the clean image.
+    Attacks in training start from that class too. The true labels serve the metrics alone,
+    because a perturbation that was crafted with them would leak them to the restorer.
 
-    It is trained against attacks on the classifier alone. An attacker who knows
-    of the restorer can attack both together.
+    Training attacks the classifier alone. An attacker who knows the restorer can attack
+    both together.
 
-    Source: Hong et al., "An Eye for an Eye: Defending against Gradient-based
-    Attacks with Gradients", arXiv 2202.01117.
+    Source: Hong et al., "An Eye for an Eye: Defending against Gradient-based Attacks with
+    Gradients", arXiv 2202.01117.
 
     Args:
-        classifier: A built Keras model from images of shape `(batch, height,
-            width, channels)` in [0, 1] to logits of shape `(batch, num_classes)`:
-            Sequential, functional or subclassed. It is frozen, and always run in
-            inference mode.
-        restorer: The restoration network; by default a
-            `TwoStreamRestorationNetwork()`. One with `gradient_stream=False`
-            takes no gradient map.
+        classifier: A built Keras model from images of shape `(batch, height, width,
+            channels)` in [0, 1] to logits of shape `(batch, num_classes)`: Sequential,
+            functional or subclassed. It always runs in inference mode.
+        restorer: The restoration network; by default `TwoStreamRestorationNetwork()`.
         gradient_map: The estimator from `keras_trn.gradient_maps`; by default
-            `EstimatedLabel()`.
+            `EstimatedLabel()` for a restorer that takes gradient maps.
         class_names: Names of the classes, for pictures and reports; optional.
         **kwargs: The usual arguments of a Keras model (`name`).
 
     Call arguments:
-        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
-        labels: Class indices of shape `(batch,)`; only for a gradient map that
-            needs them (`TrueLabel`).
+        images: Shape `(batch, height, width, channels)`, in [0, 1].
+        labels: Class indices of shape `(batch,)`; only for `TrueLabel`.
 
     Returns:
-        The classifier's logits for the restored images: a float32 tensor of shape
-        `(batch, num_classes)`.
+        The logits for the restored images: float32, of shape `(batch, num_classes)`.
 
     Raises:
-        ValueError: If the classifier is not built, returns probabilities instead
-            of logits, or does not map images to at least two classes; or if
-            restorer and gradient map do not fit each other.
+        ValueError: If the classifier is not built, returns probabilities instead of logits,
+            or does not map images to at least two classes; or if restorer and gradient map
+            do not fit each other.
 
     Example:
         ```python
@@ -91,32 +91,29 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             restorer=keras_trn.TwoStreamRestorationNetwork(width=8, depth=1),
             gradient_map=keras_trn.gradient_maps.UniformLabel(),
         )
-        protected.compile(
-            optimizer="adam", attack=keras_trn.attacks.FastGradientMethod(epsilon=0.2)
-        )
+        protected.compile("adam", attack=keras_trn.attacks.FastGradientMethod(epsilon=0.2))
         train, validation, test = keras_trn.datasets.load("digits")
         history = protected.fit(train.take(2), validation_data=validation.take(1), verbose=0)
         assert "val_adversarial_accuracy" in history.history
         ```
     """
 
-    def __init__(self, classifier, restorer=None, gradient_map=None, class_names=None, **kwargs):
+    def __init__(
+        self,
+        classifier: keras.Model,
+        restorer: keras.Model | None = None,
+        gradient_map: GradientMap | None = None,
+        class_names: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(classifier, **kwargs)
-        if restorer is None:
-            restorer = TwoStreamRestorationNetwork()
-        if not hasattr(restorer, "gradient_stream"):
-            raise ValueError(
-                "restorer must be a `keras_trn.TwoStreamRestorationNetwork`, or a Keras model with "
-                f"an attribute `gradient_stream`; received {restorer!r}."
-            )
-        if gradient_map is None and restorer.gradient_stream:
+        self.restorer = TwoStreamRestorationNetwork() if restorer is None else restorer
+        if gradient_map is None and getattr(self.restorer, "takes_gradient_maps", False):
             gradient_map = EstimatedLabel()
-        _check_parts(restorer, gradient_map)
-
-        self.restorer = restorer
-        self.gradient_map = gradient_map
+        _check_parts(self.restorer, gradient_map)
+        self.gradient_map: Any = gradient_map
         self.class_names = _checked_names(class_names, self.num_classes)
-        self.calibration = None
+        self.calibration: Calibration | None = None
 
         self.loss_metric = keras.metrics.Mean(name="loss", dtype="float32")
         self.benign_accuracy = Accuracy(name="benign_accuracy")
@@ -125,48 +122,59 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         self._bare_accuracy = keras.metrics.Mean(name="bare_accuracy", dtype="float32")
         self.build((None, *self.image_shape))
 
-    def build(self, images_shape):
-        """Creates the weights of restorer and gradient map; called with the model's creation."""
+    def build(self, images_shape: tuple) -> None:
+        """Creates the weights of restorer and gradient map; the constructor calls it."""
         shapes = [images_shape]
         if self.gradient_map is not None:
             self.gradient_map.build_for(self.image_shape, self.num_classes)
             map_channels = self.gradient_map.map_channels(self.image_shape[-1], self.num_classes)
             shapes.append((*images_shape[:-1], map_channels))
-        # Keras has built the restorer already where it loads a saved model.
+        # Keras has built the restorer already if it loads a saved model.
         if not self.restorer.built:
             self.restorer.build(*shapes)
 
     # --- Inference -----------------------------------------------------------
 
-    def estimate_gradient_maps(self, images, labels=None, batch_size=128):
-        """Estimates the gradient maps that the restorer is given.
+    def estimate_gradient_maps(
+        self, images: ArrayLike, labels: ArrayLike | None = None, batch_size: int = 128
+    ) -> np.ndarray:
+        """Estimates the gradient maps that the restorer uses.
 
         Args:
-            images: Array of shape `(number, height, width, channels)` in [0, 1].
+            images: Shape `(number, height, width, channels)`, in [0, 1].
             labels: Class indices; only for a gradient map that needs them.
-            batch_size: Number of images to take at a time.
+            batch_size: Number of images to process at a time.
 
         Returns:
             An array of shape `(number, height, width, map_channels)`.
+
+        Raises:
+            ValueError: If the restorer takes no gradient maps, or the images are malformed.
         """
         if self.gradient_map is None:
-            raise ValueError("This restorer has no gradient stream, and so there are no maps.")
+            raise ValueError("This restorer takes no gradient maps, so there are none to estimate.")
         return self._in_batches(self._estimate_maps, images, labels, batch_size)
 
-    def _in_batches(self, method, images, labels, batch_size):
+    def _in_batches(
+        self, method: Any, images: Any, labels: ArrayLike | None, batch_size: int
+    ) -> np.ndarray:
         if labels is None:
             self._check_needs_no_labels()
         return super()._in_batches(method, images, labels, batch_size)
 
-    def restore_batch(self, images, labels=None, constant_maps=False):
-        """Restores a batch as a differentiable part of a larger computation.
+    def restore_batch(
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor | None = None,
+        constant_maps: bool = False,
+    ) -> tf.Tensor:
+        """Restores a batch inside a larger, differentiable computation.
 
         Args:
-            images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
-            labels: Class indices; only used by a gradient map that needs them.
-            constant_maps: Whether the gradient maps count as constants when the
-                result is differentiated. Otherwise its gradient is of second
-                order in the classifier.
+            images: Shape `(batch, height, width, channels)`, in [0, 1].
+            labels: Class indices; only for a gradient map that needs them.
+            constant_maps: Whether differentiation treats the gradient maps as constants.
+                Otherwise the gradient is of second order in the classifier.
 
         Returns:
             A tensor of the shape of `images`.
@@ -178,30 +186,32 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         maps = self._estimate_maps(images, labels)
         return self.restorer(images, tf.stop_gradient(maps) if constant_maps else maps)
 
-    def _estimate_maps(self, images, labels=None):
+    def _estimate_maps(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         return self.gradient_map(images, classifier=self.classifier, labels=labels)
 
     # --- Calibration ---------------------------------------------------------
 
-    def calibrate(self, images, benign_agreement=0.99, attack=None):
-        """Sets how readily images are changed, by how many benign ones may lose their class.
+    def calibrate(
+        self,
+        images: ArrayLike | tf.data.Dataset,
+        benign_agreement: float = 0.99,
+        attack: Attack | None = None,
+    ) -> Calibration:
+        """Limits how many benign images may lose their class.
 
-        Restorer and gradient map decide by a gate whether an image was attacked. Here the
-        gates are closed until the wanted share of clean images keeps the class that the bare
-        classifier predicts for them. Closed gates restore fewer adversarial images too: the
-        result says how many. Training opens the gates again.
-
-        The calibration is saved with the model, and shown in the report of
-        `keras_trn.evaluate`.
+        The gates of restorer and gradient map decide whether an image was attacked. This method
+        closes them until the requested share of clean images keeps the class that the
+        bare classifier predicts. Closed gates restore fewer adversarial images too, and the
+        result says how many. `fit` opens the gates again. The calibration is saved with the
+        model, and reports of `keras_trn.evaluate` show it.
 
         Args:
-            images: Clean images in [0, 1] that nothing was trained on, such as those for
-                validation: an array of shape `(number, height, width, channels)`, or a
-                `tf.data.Dataset` of batches, whose labels are left out. A few hundred tell
-                shares of one percent apart.
-            benign_agreement: Share of them that has to keep its class, from 0 to 1.
-            attack: Attack on the bare classifier to measure the costs with; by default the
-                one of `compile`, at full strength, if there was one.
+            images: Clean images in [0, 1] that nothing was trained on: an array of shape
+                `(number, height, width, channels)`, or a `tf.data.Dataset` of batches, whose
+                labels are ignored. A share of one percent needs a few hundred images.
+            benign_agreement: Share of the images that must keep their class, from 0 to 1.
+            attack: Attack on the bare classifier to measure the cost with; by default the
+                attack of `compile` with its largest epsilon, if there was one.
 
         Returns:
             A `keras_trn.Calibration`.
@@ -223,8 +233,8 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         self.calibration = calibrate_gates(self, images, benign_agreement, attack)
         return self.calibration
 
-    def _open_gates(self):
-        """Undoes a calibration, which is for the weights that it was made with."""
+    def _open_gates(self) -> None:
+        """Undoes a calibration, which is only valid for the weights it was measured with."""
         if self.calibration is not None:
             self.calibration = None
             for part in self.trained_parts:
@@ -233,134 +243,138 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
 
     # --- Training ------------------------------------------------------------
 
-    def fit(self, x=None, y=None, *args, **kwargs):
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        loss: RestorerLoss | keras.losses.Loss | str | None = None,
+        attack: Attack | list[Attack] | None = None,
+        metrics: list | None = None,
+        benign_share: float = 0.25,
+        fresh_share: float = 0.25,
+        jit_compile: bool | str = "auto",
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+    ) -> None:
+        """Configures training.
+
+        `EstimatedLabel` gives the restorer the map for the known label during training, so
+        the figures of training are optimistic. The figures of validation are not.
+
+        Args:
+            optimizer: A Keras optimizer, or its name.
+            loss: A loss of `keras_trn.losses`, by default `RestorationLoss()`; or a Keras loss
+                of clean and restored images, or its name. A gradient map with weights
+                adds its own loss.
+            attack: An attack of `keras_trn.attacks`, or a list of attacks, which share every
+                batch equally. Training draws epsilon from the range of the attack, if it has
+                one; validation uses the upper end.
+            metrics: Keras metrics of labels and logits, measured on adversarial images.
+            benign_share: Share of each batch that stays benign, from 0 to 1.
+            fresh_share: Share of the adversarial images that each step crafts anew, from 0
+                to 1, if the data come from `cache_adversarial_examples`. With other data,
+                each step crafts all of them.
+            jit_compile: Whether to compile the steps with XLA; `"auto"` lets Keras decide.
+            run_eagerly: Whether to run steps without a graph, to debug them.
+            steps_per_execution: Number of batches for each call of the graph.
+
+        Raises:
+            ValueError: If there is no attack, or a share is out of range.
+
+        Example:
+            ```python
+            protected = keras_trn.ProtectedClassifier(classifier)
+            protected.compile(
+                keras.optimizers.Adam(3e-3),
+                loss=keras_trn.losses.RestorationLoss(pixel=30.0),
+                attack=keras_trn.attacks.ProjectedGradientDescent(epsilon=(0.0, 0.2)),
+                metrics=["accuracy"],
+            )
+            ```
+        """
+        loss = as_restorer_loss(loss)
+        loss.build(self.image_shape)
+        self.restoration_loss = loss
+        self.fresh_share = check_range("fresh_share", fresh_share, 0, 1)
+        self.compile_training(
+            optimizer,
+            attack,
+            metrics,
+            benign_share,
+            own_arguments={"loss": loss, "fresh_share": self.fresh_share},
+            jit_compile=jit_compile,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+        )
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains against the attack of `compile`; as `keras.Model.fit`.
 
-        Opens the gates that `calibrate` has closed. Warns where the benign accuracy of the
-        last validation is more than two points below that of the bare classifier.
+        Opens the gates that `calibrate` has closed. Warns if the last validation shows a
+        benign accuracy more than two points below that of the bare classifier.
 
         Args:
             x: Clean images in [0, 1]: an array, a list, a tensor, or a `tf.data.Dataset`
-                of pairs of images and labels.
-            y: Class indices; left out where `x` holds them.
+                of pairs of images and labels. Instead of images, a pipeline may hold a
+                dictionary of `images` and, optionally, of their `adversarial` examples and
+                of the classes to restore (`predicted`), as `cache_adversarial_examples` makes
+                it.
+            y: Class indices; omit them if `x` contains them.
             *args: The arguments of `keras.Model.fit`.
             **kwargs: The arguments of `keras.Model.fit`.
 
         Returns:
-            A `keras.callbacks.History` of `loss`, `benign_accuracy`,
-            `adversarial_accuracy` and `psnr`, and with validation data the same with
-            `val_` before them. A figure of which nothing was measured is NaN.
+            A `keras.callbacks.History` of `loss`, `benign_accuracy`, `adversarial_accuracy`,
+            `psnr` and your metrics. With validation data it has the same with the prefix
+            `val_`. A figure without any images is NaN.
 
         Raises:
-            ValueError: If images or labels are malformed, or all of a pipeline without
-                end is asked for. Arrays are checked whole, pipelines by their first batch.
+            ValueError: If images or labels are malformed, or a pipeline is endless and
+                `steps_per_epoch` is missing. Arrays are checked as a whole, pipelines by
+                their first batch.
         """
         self._open_gates()
         history = super().fit(x, y, *args, **kwargs)
         self._warn_of_lost_accuracy(history.history)
         return history
 
-    def _warn_of_lost_accuracy(self, history):
-        """Warns where the last validation shows that protection costs benign accuracy."""
+    def _warn_of_lost_accuracy(self, history: dict[str, list[float]]) -> None:
+        """Warns if the last validation shows that protection costs benign accuracy."""
         benign = (history.get("val_benign_accuracy") or [math.nan])[-1]
         bare = float(self._bare_accuracy.result())
-        if bare - benign > _LOSS_TO_WARN_OF:
+        if bare - benign > _TOLERATED_ACCURACY_LOSS:
             warnings.warn(
                 f"The protected classifier has a benign validation accuracy of {benign:.1%}, and "
-                f"the bare classifier {bare:.1%}: protection costs more than it should. Train on "
-                "more images or for longer, raise `benign_share` in `compile`, or limit the costs "
-                "with `protected.calibrate(validation_images, benign_agreement=0.99)`.",
+                f"the bare classifier {bare:.1%}: protection costs too much. Train on more images "
+                "or for longer, raise `benign_share` in `compile`, or limit the cost with "
+                "`protected.calibrate(validation_images, benign_agreement=0.99)`.",
                 stacklevel=3,
             )
 
-    def compile(
-        self,
-        optimizer="adam",
-        attack=None,
-        benign_share=0.25,
-        pixel_loss_weight=10.0,
-        classification_loss_weight=1.0,
-        fresh_share=0.25,
-        jit_compile="auto",
-        run_eagerly=False,
-        steps_per_execution=1,
-        **unknown,
-    ):
-        """Configures training.
-
-        The loss of an image is the mean absolute difference of its pixels from
-        those of the clean image, times `pixel_loss_weight`, plus the frozen
-        classifier's cross-entropy on the restored image for the class that it
-        predicts for the clean one, times `classification_loss_weight`, plus the
-        gradient map's own loss where it learns.
-
-        `EstimatedLabel` gives the restorer the map for the known label while it
-        learns, so the figures of training flatter. Those of validation do not.
-
-        Args:
-            optimizer: A Keras optimizer, or its name.
-            attack: An attack of `keras_trn.attacks`, or a list of them, of which
-                each gets an equal share of every batch. An attack whose epsilon
-                is a range draws one for each image while training; validation
-                attacks with the upper end of the range.
-            benign_share: Share of each batch that is left benign, from 0 to 1.
-            pixel_loss_weight: Weight of the pixels in the loss.
-            classification_loss_weight: Weight of the classifier's cross-entropy.
-            fresh_share: Share of the adversarial images that is crafted anew in each step,
-                from 0 to 1, where the data come from `cache_adversarial_examples`.
-                Of other data, all are.
-            jit_compile: Whether to compile the steps with XLA; `"auto"` leaves it
-                to Keras.
-            run_eagerly: Whether to run steps without a graph, to debug them.
-            steps_per_execution: Number of batches for each call of the graph.
-            **unknown: Not taken: arguments of `keras.Model.compile` such as `loss` are
-                refused with what to use instead.
-
-        Raises:
-            ValueError: If there is no attack, a share or weight is out of range, or an
-                argument is not known.
-        """
-        refuse_unknown(unknown)
-        own_arguments = {
-            "fresh_share": check_range("fresh_share", fresh_share, 0, 1),
-            "pixel_loss_weight": check_range("pixel_loss_weight", pixel_loss_weight, 0, np.inf),
-            "classification_loss_weight": check_range(
-                "classification_loss_weight", classification_loss_weight, 0, np.inf
-            ),
-        }
-        self.compile_training(
-            optimizer,
-            attack,
-            benign_share,
-            own_arguments,
-            jit_compile=jit_compile,
-            run_eagerly=run_eagerly,
-            steps_per_execution=steps_per_execution,
-        )
-
     @property
-    def trained_parts(self):
-        """The restorer, and the gradient map where there is one."""
+    def trained_parts(self) -> list[keras.Layer]:
+        """The restorer, and the gradient map if there is one."""
         return [part for part in (self.restorer, self.gradient_map) if part is not None]
 
     @property
-    def trained_part(self):
-        """The restorer, whose numbers decide how it is trained."""
+    def trained_part(self) -> keras.Model:
+        """The restorer."""
         return self.restorer
 
     @property
-    def trainable_variables(self):
-        """What is trained of restorer and gradient map; nothing of the classifier, ever."""
-        return [variable for part in self.trained_parts for variable in part.trainable_variables]
+    def trainable_variables(self) -> list[keras.Variable]:
+        """The weights of restorer, gradient map and loss; never those of the classifier."""
+        trained = [variable for part in self.trained_parts for variable in part.trainable_variables]
+        loss = getattr(self, "restoration_loss", None)
+        return trained + (loss.variables if loss is not None else [])
 
     @property
-    def trainable_weights(self):
-        """As `trainable_variables`; Keras averages these, and asks for them under both names."""
+    def trainable_weights(self) -> list[keras.Variable]:
+        """The same as `trainable_variables`; Keras asks for both names."""
         return self.trainable_variables
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         clean, labels, sample_weight = unpack(data)
-        predicted = self.labels_to_restore(clean, labels, cached_entry(data, "predicted"))
+        predicted = self._labels_to_restore(clean, data)
         benign_count = count_benign(
             self.benign_share, tf.shape(clean)[0], self.optimizer.iterations
         )
@@ -379,115 +393,86 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             )
             loss = per_replica_loss(losses, sample_weight)
             scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        self.judge_restorations(restored, clean, training=True)
-
+        self.apply_gradients(tape, scaled_loss)
         self.loss_metric.update_state(losses, sample_weight)
         self.benign_accuracy.update_state(labels[:benign_count], logits[:benign_count])
-        self.adversarial_accuracy.update_state(labels[benign_count:], logits[benign_count:])
+        self.update_adversarial_metrics(labels[benign_count:], logits[benign_count:])
         self.psnr.update_state(clean[benign_count:], restored[benign_count:])
         return self.get_metrics_result()
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         clean, labels, sample_weight = unpack(data)
         bare = predicted_labels(self.classifier, clean)
-        predicted = self.labels_to_restore(clean, labels, bare)
+        self._bare_accuracy.update_state(tf.cast(bare == labels, tf.float32), sample_weight)
+        predicted = self._labels_to_restore(clean, data)
         attacked = self.validation_attack(self.classifier, clean, predicted)
         _, logits, benign_losses = self._restore_with_losses(
             clean, predicted, clean, training=False
         )
         self.benign_accuracy.update_state(labels, logits, sample_weight)
-        self._bare_accuracy.update_state(tf.cast(bare == labels, tf.float32), sample_weight)
         restored, logits, losses = self._restore_with_losses(
             attacked, predicted, clean, training=False
         )
-        self.judge_restorations(restored, clean, training=False)
-        self.adversarial_accuracy.update_state(labels, logits, sample_weight)
+        self.update_adversarial_metrics(labels, logits, sample_weight)
         self.psnr.update_state(clean, restored)
         losses = self.benign_share * benign_losses + (1 - self.benign_share) * losses
         self.loss_metric.update_state(losses, sample_weight)
         return self.get_metrics_result()
 
-    @property
-    def metrics(self):
-        """The metrics of the history; the bare classifier's accuracy is only for a warning."""
-        return [metric for metric in super().metrics if metric is not self._bare_accuracy]
+    def _labels_to_restore(self, clean: tf.Tensor, data: Any) -> tf.Tensor:
+        """Returns the predictions for the clean images, from the data if they contain them."""
+        known = cached_entry(data, "predicted")
+        return predicted_labels(self.classifier, clean) if known is None else known
 
-    def reset_metrics(self):
-        """Resets all metrics; as `keras.Model.reset_metrics`."""
-        super().reset_metrics()
-        self._bare_accuracy.reset_state()
-
-    def _checked(self, x, y=None, needs_labels=True, steps=None):
-        if not needs_labels:
-            self._check_needs_no_labels()
-        elif is_cached_pipeline(x):
-            super()._checked(x.map(lambda inputs, *rest: (inputs["images"], *rest)), steps=steps)
-            return x, y
-        return super()._checked(x, y, needs_labels, steps)
-
-    def labels_to_restore(self, clean, labels, predicted=None):
-        """The classes that restored images are to get back; a study may take others.
-
-        Args:
-            clean: The clean images.
-            labels: Their true labels.
-            predicted: What the classifier predicts for them, where that is known already.
-
-        Returns:
-            Class indices of shape `(batch,)`: those that the classifier predicts.
-        """
-        return predicted_labels(self.classifier, clean) if predicted is None else predicted
-
-    def _restore_with_losses(self, images, predicted, clean, training):
-        """Restored images, their logits, and the loss of each image."""
+    def _restore_with_losses(
+        self, images: tf.Tensor, predicted: tf.Tensor, clean: tf.Tensor, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns the restored images, their logits, and the loss of each image."""
+        loss = self.restoration_loss
         if self.gradient_map is None:
             restored, map_losses = self.restorer(images), 0.0
         else:
             maps, map_losses = self.gradient_map.call_with_loss(
-                images, self.classifier, predicted, clean, training=training
+                images,
+                self.classifier,
+                predicted,
+                clean,
+                training=training,
+                pixel_weight=loss.pixel,
             )
             restored = self.restorer(images, gradient_maps=maps)
         logits = self._logits(restored)
-        losses = self.restoration_losses(restored, logits, predicted, clean)
-        return restored, logits, losses + map_losses
+        batch = RestoredBatch(clean, restored, predicted, logits, self.classifier)
+        return restored, logits, loss.call(batch) + map_losses
 
-    def restoration_losses(self, restored, logits, predicted, clean):
-        """The loss of each restored image; another restorer may learn from another one.
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The metrics of the history, without the bare accuracy, which only serves a warning."""
+        return [metric for metric in super().metrics if metric is not self._bare_accuracy]
 
-        Args:
-            restored: Restored images of shape `(batch, height, width, channels)`.
-            logits: The classifier's logits for them.
-            predicted: The classes that the classifier predicts for the clean images.
-            clean: The clean images.
-
-        Returns:
-            A tensor of shape `(batch,)`.
-        """
-        pixel_losses = tf.reduce_mean(tf.abs(restored - clean), axis=[1, 2, 3])
-        class_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(predicted, logits)
-        return (
-            self.pixel_loss_weight * pixel_losses + self.classification_loss_weight * class_losses
-        )
-
-    def judge_restorations(self, restored, clean, training):
-        """Where something else learns from the restored images of a batch; here nothing does.
-
-        Args:
-            restored: Restored images of shape `(batch, height, width, channels)`.
-            clean: The clean images.
-            training: Whether it may learn; otherwise it is only measured.
-        """
+    def reset_metrics(self) -> None:
+        """Resets all metrics; as `keras.Model.reset_metrics`."""
+        super().reset_metrics()
+        self._bare_accuracy.reset_state()
 
     # --- Checks --------------------------------------------------------------
 
+    def _checked(
+        self, x: Any, y: Any = None, needs_labels: bool = True, steps: int | None = None
+    ) -> tuple[Any, Any]:
+        if not needs_labels:
+            self._check_needs_no_labels()
+        elif is_dictionary_pipeline(x):
+            super()._checked(x.map(lambda inputs, *rest: (inputs["images"], *rest)), steps=steps)
+            return x, y
+        return super()._checked(x, y, needs_labels, steps)
+
     @property
-    def needs_labels(self):
+    def needs_labels(self) -> bool:  # type: ignore[override]
         """Whether the gradient map needs the true labels, which only a study can give it."""
         return self.gradient_map is not None and self.gradient_map.needs_labels
 
-    def _check_needs_no_labels(self):
+    def _check_needs_no_labels(self) -> None:
         if self.needs_labels:
             raise ValueError(
                 f"The gradient map {type(self.gradient_map).__name__} needs the true labels, which "
@@ -497,45 +482,19 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
 
     # --- Saving --------------------------------------------------------------
 
-    def get_config(self):
+    def get_config(self) -> Config:
         serialize = keras.saving.serialize_keras_object
-        calibration = self.calibration and dataclasses.asdict(self.calibration)
         return {
             **super().get_config(),
             "restorer": serialize(self.restorer),
             "gradient_map": serialize(self.gradient_map),
             "class_names": self.class_names,
-            "calibration": calibration,
+            "calibration": self.calibration and dataclasses.asdict(self.calibration),
         }
 
     @classmethod
-    def from_preset(cls, name):
-        """Loads a trained classifier and its trained restorer, which come with the package.
-
-        Args:
-            name: Name of a preset; `keras_trn.list_presets()` has them all, with
-                what each was trained on and what it is worth.
-
-        Returns:
-            A `ProtectedClassifier`, not compiled.
-
-        Raises:
-            ValueError: If there is no such preset.
-
-        Example:
-            ```python
-            protected = keras_trn.ProtectedClassifier.from_preset("trn_fashion_mnist")
-            images = keras.random.uniform((2, 28, 28, 1))
-            assert protected(images).shape == (2, 10)
-            ```
-        """
-        protected = keras.saving.load_model(preset_path(name), compile=False)
-        protected.class_names = CLASS_NAMES[name]
-        return protected
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        parts = {
+    def from_config(cls, config: Config, custom_objects: Config | None = None) -> Self:
+        parts: Config = {
             part: keras.saving.deserialize_keras_object(config[part], custom_objects)
             for part in ("restorer", "gradient_map")
             if part in config
@@ -546,8 +505,59 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         protected.calibration = calibration and Calibration(**calibration)
         return protected
 
+    def compile_from_config(self, config: Config) -> None:
+        """Compiles with the result of `get_compile_config`."""
+        config = keras.saving.deserialize_keras_object(config)
+        # Models that version 0.1 saved have weights of the loss as arguments.
+        old = {
+            name: config.pop(f"{name}_loss_weight", None) for name in ("pixel", "classification")
+        }
+        if None not in old.values():
+            config["loss"] = RestorationLoss(**old)
+        self.compile(**config)
 
-def _checked_names(class_names, num_classes):
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the weights of the loss, so that interrupted training can continue."""
+        loss = getattr(self, "restoration_loss", None)
+        for index, variable in enumerate(loss.variables if loss is not None else []):
+            store[f"loss_{index}"] = np.asarray(variable)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads the weights of the loss, if there are any."""
+        loss = getattr(self, "restoration_loss", None)
+        for index, variable in enumerate(loss.variables if loss is not None else []):
+            if f"loss_{index}" in store:
+                variable.assign(store[f"loss_{index}"])
+
+    @classmethod
+    def from_preset(cls, name: str) -> Self:
+        """Loads a trained classifier and its trained restorer, which ship with the package.
+
+        Args:
+            name: Name of a preset. `keras_trn.list_presets()` returns all names with their
+                model cards.
+
+        Returns:
+            A model of the class that this method is called on, not compiled.
+
+        Raises:
+            ValueError: If there is no such preset.
+
+        Example:
+            ```python
+            protected = keras_trn.ProtectedClassifier.from_preset("trn_fashion_mnist")
+            assert protected(keras.random.uniform((2, 28, 28, 1))).shape == (2, 10)
+            ```
+        """
+        preset = keras.saving.load_model(preset_path(name), compile=False)
+        if type(preset) is not cls:
+            trained, preset = preset, cls.from_config(preset.get_config())
+            preset.set_weights(trained.get_weights())
+        preset.class_names = CLASS_NAMES[name]
+        return preset
+
+
+def _checked_names(class_names: list[str] | None, num_classes: int) -> list[str] | None:
     if class_names is None:
         return None
     names = [str(name) for name in class_names]
@@ -556,16 +566,22 @@ def _checked_names(class_names, num_classes):
     return names
 
 
-def _check_parts(restorer, gradient_map):
-    """Checks that the restorer takes a gradient map exactly when there is one."""
+def _check_parts(restorer: Any, gradient_map: Any) -> None:
+    """Checks that the restorer takes gradient maps exactly if there are any."""
+    if not hasattr(restorer, "takes_gradient_maps"):
+        raise ValueError(
+            "restorer must be a `keras_trn.TwoStreamRestorationNetwork`, a "
+            "`keras_trn.SingleStreamRestorationNetwork`, or a Keras model with an attribute "
+            f"`takes_gradient_maps`; received {restorer!r}."
+        )
     if gradient_map is not None and not isinstance(gradient_map, GradientMap):
         raise ValueError(
             "gradient_map must be an estimator of `keras_trn.gradient_maps`, such as "
-            f"`keras_trn.gradient_maps.UniformLabel()`, received {gradient_map!r}."
+            f"`keras_trn.gradient_maps.UniformLabel()`; received {gradient_map!r}."
         )
-    if gradient_map is not None and not restorer.gradient_stream:
+    if gradient_map is not None and not restorer.takes_gradient_maps:
         raise ValueError(
-            "This restorer was built with `gradient_stream=False` and has no use for the gradient "
-            f"map {type(gradient_map).__name__}. Leave out `gradient_map`, or give the restorer a "
-            "gradient stream."
+            f"{type(restorer).__name__} does not use the gradient map "
+            f"{type(gradient_map).__name__}. Leave out `gradient_map`, or use a "
+            "`keras_trn.TwoStreamRestorationNetwork`."
         )

@@ -1,9 +1,12 @@
-"""The Two-stream Restoration Network: image and gradient map in, image out."""
+"""The restoration networks: an image, or an image and its gradient map, to a restored image."""
 
 import bisect
 import math
+from typing import Any
+from typing import Self
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_trn.input_validation import check_count
@@ -13,181 +16,122 @@ from keras_trn.layers import FusionBlock
 from keras_trn.layers import PixelShuffle
 from keras_trn.layers import PixelUnshuffle
 from keras_trn.layers import ResidualBlock
+from keras_trn.types import Config
 
 
-@keras.saving.register_keras_serializable(package="keras_trn")
-class TwoStreamRestorationNetwork(keras.Model):
-    """Restores images from the images themselves and their gradient maps.
+class RestorationNetwork(keras.Model):
+    """Adds a gated correction to images; the base of both restoration networks.
 
-    One stream reads the image, the other its gradient map. After each stage of
-    residual blocks a `FusionBlock` lets the streams enrich each other. What
-    they find in the end is multiplied by an `AttackGate`, which learns to close where
-    nothing is to be restored, added to the image, and the sum clipped to [0, 1].
-    The last convolution starts at zero, so an untrained network returns its
-    input unchanged: protection can only be learned, never lost at the start.
-
-    Source: the two streams and the Fusion Block of Hong et al., arXiv
-    2202.01117. Sizes, blocks and the residual output are this project's own.
+    A subclass defines `build_streams` and `stream_features`. The last convolution starts
+    at zero, so an untrained network returns its input unchanged.
 
     Args:
-        width: Number of filters in each stream.
-        depth: Number of stages: one residual block in each stream, then one
-            `FusionBlock`.
-        block_size: The network works on images folded by `PixelUnshuffle` with
-            blocks of this side. 1 works at full resolution; 2 costs a quarter.
-        gradient_stream: Whether there is a second stream. Without it the network
-            is an ordinary residual network that takes images alone: the baseline
-            that the second stream has to beat. `single_stream_baseline` makes one
-            of equal size.
-        gate_threshold: What is subtracted from the logit of the attack gate: the higher,
-            the surer the network has to be before it changes an image.
-            `ProtectedClassifier.calibrate` sets it.
-        **kwargs: The usual arguments of a Keras model (`name`, `dtype`). With
-            `dtype="mixed_float16"` the streams run in float16; the restored
-            images are float32 all the same.
-
-    Call arguments:
-        images: Tensor of shape `(batch, height, width, channels)` in [0, 1]. Any
-            size and number of channels.
-        gradient_maps: Tensor of shape `(batch, height, width, map_channels)`, as
-            an estimator of `keras_trn.gradient_maps` returns. Left out exactly
-            when `gradient_stream=False`.
-
-    Returns:
-        The restored images: a float32 tensor of the shape of `images`, in [0, 1].
-
-    Raises:
-        ValueError: If width, depth or block size is not a positive whole number,
-            the weights would be float16 or bfloat16, or a gradient map is missing or not
-            wanted.
-
-    Example:
-        ```python
-        images = keras.random.uniform((2, 28, 28, 1))
-        maps = keras.random.normal((2, 28, 28, 1))
-        restorer = keras_trn.TwoStreamRestorationNetwork(width=16, depth=2)
-        restored = restorer(images, gradient_maps=maps)
-        assert restored.shape == images.shape
-        ```
+        width: Number of filters in each stream; at least 1.
+        depth: Number of residual blocks in each stream; at least 1.
+        block_size: Side of the blocks that `PixelUnshuffle` folds into the channels. 1 works
+            at full resolution; 2 costs a quarter.
+        gate_threshold: Amount to subtract from the logit of the attack gate. A higher value
+            changes fewer images. `ProtectedClassifier.calibrate` sets it.
+        **kwargs: The usual arguments of a Keras model (`name`, `dtype`).
     """
+
+    takes_gradient_maps = False
+    streams = 1
 
     def __init__(
         self,
-        width=32,
-        depth=4,
-        block_size=2,
-        gradient_stream=True,
-        gate_threshold=0.0,
-        **kwargs,
-    ):
+        width: int = 32,
+        depth: int = 4,
+        block_size: int = 2,
+        gate_threshold: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         _check_precision(self.dtype_policy)
-        # The inputs stay float32 whatever the streams compute in: the output is
-        # the image plus a correction, and float16 would round the image.
+        # The output is the image plus a correction, and float16 would round the image.
         self.autocast = False
         self.width = check_count("width", width)
         self.depth = check_count("depth", depth)
         self.block_size = check_count("block_size", block_size)
-        self.gradient_stream = gradient_stream
         self.gate_threshold = check_range("gate_threshold", gate_threshold, -math.inf, math.inf)
 
-    def build(self, images_shape, gradient_maps_shape=None):
-        self._check_streams(gradient_maps_shape)
-        policy = self.dtype_policy
-        self.unshuffle = PixelUnshuffle(self.block_size, dtype=policy, name="unshuffle")
+    def build(self, images_shape: tuple, gradient_maps_shape: tuple | None = None) -> None:
+        self._check_maps(gradient_maps_shape)
+        self.unshuffle = PixelUnshuffle(self.block_size, dtype=self.dtype_policy, name="unshuffle")
         self.unshuffle.build(images_shape)
+        self.build_streams(images_shape, gradient_maps_shape)
+
         folded_shape = self.unshuffle.compute_output_shape(images_shape)
-        features_shape = (*folded_shape[:-1], self.width)
-
-        self.image_stem = self._stem("image_stem", folded_shape)
-        self.image_blocks = self._blocks("image_block", features_shape)
-        if self.gradient_stream:
-            folded_maps_shape = self.unshuffle.compute_output_shape(gradient_maps_shape)
-            self.gradient_stem = self._stem("gradient_stem", folded_maps_shape)
-            self.gradient_blocks = self._blocks("gradient_block", features_shape)
-            self.fusion_blocks = [
-                self.make_fusion_block(dtype=policy, name=f"fusion_block_{stage}")
-                for stage in range(self.depth)
-            ]
-            for fusion_block in self.fusion_blocks:
-                fusion_block.build([features_shape, features_shape])
-
-        streams = 2 if self.gradient_stream else 1
-        self.correction = keras.layers.Conv2D(
-            folded_shape[-1],
-            3,
-            padding="same",
-            data_format="channels_last",
-            kernel_initializer="zeros",
-            dtype=policy,
-            name="correction",
-        )
-        all_features_shape = (*features_shape[:-1], streams * self.width)
-        self.correction.build(all_features_shape)
-        self.attack_gate = AttackGate(dtype=policy, name="attack_gate")
-        self.attack_gate.build(all_features_shape)
-        self.shuffle = PixelShuffle(self.block_size, dtype=policy, name="shuffle")
+        features_shape = (*folded_shape[:-1], self.streams * self.width)
+        self.correction = self._convolution("correction", folded_shape[-1], "zeros")
+        self.correction.build(features_shape)
+        self.attack_gate = AttackGate(dtype=self.dtype_policy, name="attack_gate")
+        self.attack_gate.build(features_shape)
+        self.shuffle = PixelShuffle(self.block_size, dtype=self.dtype_policy, name="shuffle")
         self.shuffle.build(folded_shape)
         self.built = True
 
-    def _stem(self, name, folded_shape):
-        stem = keras.layers.Conv2D(
-            self.width,
-            3,
-            padding="same",
-            data_format="channels_last",
-            dtype=self.dtype_policy,
-            name=name,
-        )
-        stem.build(folded_shape)
-        return stem
+    def build_streams(self, images_shape: tuple, gradient_maps_shape: tuple | None) -> None:
+        """Creates the layers of the streams."""
+        raise NotImplementedError
 
-    def _blocks(self, name, features_shape):
+    def stream_features(self, images: tf.Tensor, gradient_maps: tf.Tensor | None) -> tf.Tensor:
+        """Computes the features of all streams, concatenated along the channels."""
+        raise NotImplementedError
+
+    def _stream(
+        self, name: str, inputs_shape: tuple | None
+    ) -> tuple[keras.Layer, list[keras.Layer]]:
+        """Builds the stem and the residual blocks of one stream."""
+        folded_shape = self.unshuffle.compute_output_shape(inputs_shape)
+        stem = self._convolution(f"{name}_stem", self.width, "glorot_uniform")
+        stem.build(folded_shape)
         blocks = [
-            ResidualBlock(dtype=self.dtype_policy, name=f"{name}_{stage}")
+            ResidualBlock(dtype=self.dtype_policy, name=f"{name}_block_{stage}")
             for stage in range(self.depth)
         ]
         for block in blocks:
-            block.build(features_shape)
-        return blocks
+            block.build((*folded_shape[:-1], self.width))
+        return stem, blocks
 
-    def make_fusion_block(self, **kwargs):
-        """Makes the layer that joins the streams of one stage; a subclass may make another.
+    def _convolution(self, name: str, filters: int, kernel_initializer: str) -> keras.Layer:
+        return keras.layers.Conv2D(
+            filters,
+            3,
+            padding="same",
+            data_format="channels_last",
+            kernel_initializer=kernel_initializer,
+            dtype=self.dtype_policy,
+            name=name,
+        )
 
-        Args:
-            **kwargs: The usual arguments of a Keras layer (`name`, `dtype`).
-
-        Returns:
-            A Keras layer from a pair of feature tensors to a pair of the same shape.
-        """
-        return FusionBlock(**kwargs)
-
-    def call(self, images, gradient_maps=None):
+    def call(self, images: tf.Tensor, gradient_maps: tf.Tensor | None = None) -> tf.Tensor:
         restored, _ = self.restore_with_gate(images, gradient_maps)
         return restored
 
-    def restore_with_gate(self, images, gradient_maps=None, gate_threshold=None):
-        """Restores images, and tells how far the attack gate opened.
+    def restore_with_gate(
+        self,
+        images: tf.Tensor,
+        gradient_maps: tf.Tensor | None = None,
+        gate_threshold: float | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Restores images, and returns the logits of the attack gate too.
 
-        The gate learns from the restoration alone, unless its logits get a loss of
-        their own, as in `keras_trn.gradient_maps.EstimatedLabel`.
+        The gate learns from the restoration alone, unless its logits get their own loss, as
+        in `keras_trn.gradient_maps.EstimatedLabel`.
 
         Args:
-            images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+            images: Shape `(batch, height, width, channels)`, in [0, 1].
             gradient_maps: As in a call.
-            gate_threshold: Overrides the network's own.
+            gate_threshold: Overrides the threshold of the network.
 
         Returns:
             The restored images, and the logits of the gate before the threshold, of
-            shape `(batch, 1)`, both float32.
+            shape `(batch, 1)`. Both are float32.
         """
-        self._check_streams(gradient_maps)
+        self._check_maps(gradient_maps)
         images = ops.cast(images, "float32")
-        if self.gradient_stream:
-            features = self._two_stream_features(images, gradient_maps)
-        else:
-            features = self._single_stream_features(images)
-        features = ops.relu(features)
+        features = ops.relu(self.stream_features(images, gradient_maps))
         attack_logits = ops.cast(self.attack_gate(features), images.dtype)
         correction = ops.cast(self.shuffle(self.correction(features)), images.dtype)
         height, width = ops.shape(images)[1], ops.shape(images)[2]
@@ -196,13 +140,206 @@ class TwoStreamRestorationNetwork(keras.Model):
         gate = ops.sigmoid(attack_logits - threshold)[:, :, None, None]
         return ops.clip(images + gate * correction, 0.0, 1.0), attack_logits
 
-    def _single_stream_features(self, images):
+    def _check_maps(self, gradient_maps: Any) -> None:
+        """Checks that gradient maps, or their shape, are given exactly when they are needed."""
+        if self.takes_gradient_maps and gradient_maps is None:
+            raise ValueError(
+                f"{type(self).__name__} expects gradient maps: call it as `restorer(images, "
+                "gradient_maps=maps)`, or use `keras_trn.SingleStreamRestorationNetwork`."
+            )
+        if not self.takes_gradient_maps and gradient_maps is not None:
+            raise ValueError(
+                f"{type(self).__name__} takes no gradient maps: call it as `restorer(images)`, "
+                "or use `keras_trn.TwoStreamRestorationNetwork`."
+            )
+
+    def compute_output_shape(
+        self, images_shape: tuple, gradient_maps_shape: tuple | None = None
+    ) -> tuple:
+        return images_shape
+
+    def compute_output_spec(
+        self, images: keras.KerasTensor, gradient_maps: keras.KerasTensor | None = None
+    ) -> keras.KerasTensor:
+        self._check_maps(gradient_maps)
+        return keras.KerasTensor(images.shape, dtype="float32")
+
+    def get_config(self) -> Config:
+        return {
+            **super().get_config(),
+            "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "width": self.width,
+            "depth": self.depth,
+            "block_size": self.block_size,
+            "gate_threshold": self.gate_threshold,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
+class SingleStreamRestorationNetwork(RestorationNetwork):
+    """Restores images from the images alone.
+
+    The baseline for the second stream, and the network that `EstimatedLabel` makes its first
+    restoration with. It has the same blocks as `TwoStreamRestorationNetwork`.
+
+    Args:
+        width: Number of filters; at least 1.
+        depth: Number of residual blocks; at least 1.
+        block_size: Side of the blocks that `PixelUnshuffle` folds into the channels. 1 works
+            at full resolution; 2 costs a quarter.
+        gate_threshold: Amount to subtract from the logit of the attack gate. A higher value
+            changes fewer images. `ProtectedClassifier.calibrate` sets it.
+        **kwargs: The usual arguments of a Keras model (`name`, `dtype`).
+
+    Call arguments:
+        images: Shape `(batch, height, width, channels)`, in [0, 1]; any size.
+
+    Returns:
+        The restored images: a float32 tensor of the shape of `images`, in [0, 1].
+
+    Raises:
+        ValueError: If an argument is malformed, or gradient maps are given.
+
+    Example:
+        ```python
+        restorer = keras_trn.SingleStreamRestorationNetwork(width=16, depth=2)
+        assert restorer(images).shape == images.shape
+        ```
+    """
+
+    def build_streams(self, images_shape: tuple, gradient_maps_shape: tuple | None) -> None:
+        self.image_stem, self.image_blocks = self._stream("image", images_shape)
+
+    def stream_features(self, images: tf.Tensor, gradient_maps: tf.Tensor | None) -> tf.Tensor:
         features = self.image_stem(self.unshuffle(images))
         for block in self.image_blocks:
             features = block(features)
         return features
 
-    def _two_stream_features(self, images, gradient_maps):
+    @classmethod
+    def with_parameters(cls, parameters: int, images_shape: tuple, **kwargs: Any) -> Self:
+        """Makes a network with a given number of parameters, for fair comparisons.
+
+        A second stream and a learned gradient map add parameters, so a single stream of the
+        same width would be a weak baseline. This network has the width that comes nearest.
+
+        Args:
+            parameters: Number of parameters, such as `protected.restorer.count_params() +
+                protected.gradient_map.count_params()`.
+            images_shape: `(batch, height, width, channels)`; all but the channels may be `None`.
+            **kwargs: The arguments of the network, except `width`.
+
+        Returns:
+            An unbuilt network.
+
+        Example:
+            ```python
+            baseline = keras_trn.SingleStreamRestorationNetwork.with_parameters(
+                50_000, (None, 28, 28, 1), depth=2
+            )
+            baseline.build((None, 28, 28, 1))
+            assert 45_000 < baseline.count_params() < 55_000
+            ```
+        """
+
+        def size(width: int) -> int:
+            network = cls(width=width, **kwargs)
+            network.build(images_shape)
+            return network.count_params()
+
+        widest = 1
+        while size(widest) < parameters:
+            widest *= 2
+        reached = bisect.bisect_left(range(widest), parameters, lo=1, key=size)
+        candidates = [max(reached - 1, 1), reached]
+        nearest = min(candidates, key=lambda width: abs(size(width) - parameters))
+        return cls(width=nearest, **kwargs)
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
+class TwoStreamRestorationNetwork(RestorationNetwork):
+    """Restores images from the images and their gradient maps.
+
+    One stream reads the image, the other its gradient map. After each pair of residual
+    blocks, a Fusion Block exchanges information between the streams. An `AttackGate` scales
+    the resulting correction, and learns to close for benign images. The last convolution
+    starts at zero, so an untrained network returns its input unchanged.
+
+    Source: the two streams and the Fusion Block of Hong et al., arXiv 2202.01117. The sizes,
+    the blocks and the residual output are choices of this project.
+
+    Args:
+        width: Number of filters in each stream; at least 1.
+        depth: Number of stages: a residual block in each stream, then a Fusion Block.
+        block_size: Side of the blocks that `PixelUnshuffle` folds into the channels. 1 works
+            at full resolution; 2 costs a quarter.
+        fusion: `"product"` for `keras_trn.layers.FusionBlock`, or a Keras layer from a pair of
+            feature tensors to a pair of the same shape. Each stage gets a new layer with its
+            configuration.
+        gate_threshold: Amount to subtract from the logit of the attack gate. A higher value
+            changes fewer images. `ProtectedClassifier.calibrate` sets it.
+        **kwargs: The usual arguments of a Keras model (`name`, `dtype`). With
+            `dtype="mixed_float16"` the streams run in float16; restored images are float32.
+
+    Call arguments:
+        images: Shape `(batch, height, width, channels)`, in [0, 1]; any size.
+        gradient_maps: Shape `(batch, height, width, map_channels)`, as an estimator of
+            `keras_trn.gradient_maps` returns them.
+
+    Returns:
+        The restored images: a float32 tensor of the shape of `images`, in [0, 1].
+
+    Raises:
+        ValueError: If an argument is malformed, the weights would be float16 or bfloat16, or
+            the gradient maps are missing.
+
+    Example:
+        ```python
+        maps = keras.random.normal((8, 8, 8, 1))
+        restorer = keras_trn.TwoStreamRestorationNetwork(width=16, depth=2)
+        assert restorer(images, gradient_maps=maps).shape == images.shape
+        ```
+    """
+
+    takes_gradient_maps = True
+    streams = 2
+
+    def __init__(
+        self,
+        width: int = 32,
+        depth: int = 4,
+        block_size: int = 2,
+        fusion: str | keras.Layer = "product",
+        gate_threshold: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(width, depth, block_size, gate_threshold, **kwargs)
+        if fusion != "product" and not isinstance(fusion, keras.Layer):
+            raise ValueError(f"fusion must be 'product' or a Keras layer, received {fusion!r}.")
+        # A configuration, because Keras would save the weights of a layer.
+        self._fusion = (
+            fusion if fusion == "product" else keras.saving.serialize_keras_object(fusion)
+        )
+
+    def build_streams(self, images_shape: tuple, gradient_maps_shape: tuple | None) -> None:
+        self.image_stem, self.image_blocks = self._stream("image", images_shape)
+        self.gradient_stem, self.gradient_blocks = self._stream("gradient", gradient_maps_shape)
+        features_shape = self.image_stem.compute_output_shape(
+            self.unshuffle.compute_output_shape(images_shape)
+        )
+        self.fusion_blocks = [self._fusion_block(stage) for stage in range(self.depth)]
+        for fusion_block in self.fusion_blocks:
+            fusion_block.build([features_shape, features_shape])
+
+    def _fusion_block(self, stage: int) -> keras.Layer:
+        name = f"fusion_block_{stage}"
+        if self._fusion == "product":
+            return FusionBlock(dtype=self.dtype_policy, name=name)
+        layer = keras.saving.deserialize_keras_object(self._fusion)
+        return type(layer).from_config({**layer.get_config(), "name": name})
+
+    def stream_features(self, images: tf.Tensor, gradient_maps: tf.Tensor | None) -> tf.Tensor:
         image_features = self.image_stem(self.unshuffle(images))
         gradient_features = self.gradient_stem(self.unshuffle(gradient_maps))
         for image_block, gradient_block, fusion_block in zip(
@@ -213,92 +350,27 @@ class TwoStreamRestorationNetwork(keras.Model):
             image_features, gradient_features = fusion_block([image_features, gradient_features])
         return ops.concatenate([image_features, gradient_features], axis=-1)
 
-    def _check_streams(self, gradient_maps):
-        if self.gradient_stream and gradient_maps is None:
-            raise ValueError(
-                "This restoration network has a gradient stream and expects gradient maps: "
-                "call it as `restorer(images, gradient_maps=maps)`, or build it with "
-                "`gradient_stream=False`."
-            )
-        if not self.gradient_stream and gradient_maps is not None:
-            raise ValueError(
-                "This restoration network was built with `gradient_stream=False` and takes "
-                "no gradient maps: call it as `restorer(images)`."
-            )
+    def get_config(self) -> Config:
+        return {**super().get_config(), "fusion": self._fusion}
 
-    def compute_output_shape(self, images_shape, gradient_maps_shape=None):
-        return images_shape
-
-    def compute_output_spec(self, images, gradient_maps=None):
-        self._check_streams(gradient_maps)
-        return keras.KerasTensor(images.shape, dtype="float32")
-
-    def single_stream_baseline(self, images_shape, parameters):
-        """Makes the single-stream network of a given size, for fair comparisons.
-
-        A second stream and a gradient map that learns bring parameters with them,
-        so a single stream of the same width would be a straw man. This one has
-        the depth and block size of this network, and the width whose number of
-        parameters comes nearest to the one given.
-
-        Args:
-            images_shape: Shape of the images, `(batch, height, width, channels)`;
-                batch, height and width may be `None`.
-            parameters: Number of parameters that it is to have: those of
-                the two-stream network and of its gradient map.
-
-        Returns:
-            An unbuilt `TwoStreamRestorationNetwork` with `gradient_stream=False`.
-
-        Example:
-            ```python
-            two_streams = keras_trn.TwoStreamRestorationNetwork(width=16, depth=2)
-            shape = (None, 28, 28, 1)
-            two_streams.build(shape, shape)
-            baseline = two_streams.single_stream_baseline(shape, two_streams.count_params())
-            assert not baseline.gradient_stream and baseline.width > two_streams.width
-            ```
-        """
-
-        def baseline(width):
-            config = {**self.get_config(), "width": width, "gradient_stream": False}
-            return TwoStreamRestorationNetwork.from_config(
-                {**config, "name": f"{self.name}_baseline"}
-            )
-
-        def size(width):
-            network = baseline(width)
-            network.build(images_shape)
-            return network.count_params()
-
-        # The size grows with the width: the first width that reaches it, or the one before.
-        widest = 1
-        while size(widest) < parameters:
-            widest *= 2
-        reached = bisect.bisect_left(range(widest), parameters, lo=1, key=size)
-        nearest = min([max(reached - 1, 1), reached], key=lambda w: abs(size(w) - parameters))
-        return baseline(nearest)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "name": self.name,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-            "width": self.width,
-            "depth": self.depth,
-            "block_size": self.block_size,
-            "gradient_stream": self.gradient_stream,
-            "gate_threshold": self.gate_threshold,
-        }
+    @classmethod
+    def from_config(cls, config: Config) -> RestorationNetwork:
+        config = dict(config)
+        # Models that version 0.1 saved have one class for both networks.
+        if not config.pop("gradient_stream", True):
+            return SingleStreamRestorationNetwork.from_config(config)
+        if isinstance(config.get("fusion"), dict):
+            config["fusion"] = keras.saving.deserialize_keras_object(config["fusion"])
+        return cls(**config)
 
 
-def _check_precision(policy):
-    """Refuses weights of half precision, in which training ends in NaN or does not move."""
+def _check_precision(policy: keras.DTypePolicy) -> None:
+    """Refuses weights of half precision, with which training ends in NaN or stops moving."""
     kept_in = policy.variable_dtype
     if kept_in in ("float16", "bfloat16"):
         raise ValueError(
-            f"The restorer would keep its weights in {kept_in}, which is too coarse to train them. "
+            f"The restorer would keep its weights in {kept_in}, which is too coarse to train. "
             f"Give it dtype='mixed_{kept_in}', with float32 weights, or dtype='float32'. Without "
-            "a dtype it follows Keras' global policy, as `keras.config.set_dtype_policy` or the "
-            "entry 'floatx' of keras.json has set it."
+            "a dtype it follows Keras' global policy, which `keras.config.set_dtype_policy` or "
+            "'floatx' in keras.json sets."
         )

@@ -64,14 +64,14 @@ def classifier(digits):
 def protect():
     """Makes a small compiled protected classifier, which trains in a few seconds."""
 
-    def protect(classifier, gradient_map=None, attack=None, gradient_stream=True, **compile_kwargs):
-        restorer = keras_trn.TwoStreamRestorationNetwork(
-            width=4,
-            depth=1,
-            gradient_stream=gradient_stream,
-            dtype=compile_kwargs.pop("dtype", None),
+    def protect(classifier, gradient_map=None, attack=None, two_streams=True, **compile_kwargs):
+        make = (
+            keras_trn.TwoStreamRestorationNetwork
+            if two_streams
+            else keras_trn.SingleStreamRestorationNetwork
         )
-        if gradient_map is None and gradient_stream:
+        restorer = make(width=4, depth=1, dtype=compile_kwargs.pop("dtype", None))
+        if gradient_map is None and two_streams:
             gradient_map = keras_trn.gradient_maps.EstimatedLabel(width=4, depth=1)
         protected = keras_trn.ProtectedClassifier(classifier, restorer, gradient_map)
         attack = attack or keras_trn.attacks.FastGradientMethod(epsilon=0.2)

@@ -1,12 +1,14 @@
 """The baselines restore what they say, and can be used and judged like our own defence."""
 
 import io
-import itertools
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from defences import LEARNED
+from defences import learned
+from defences import single_stream
 from PIL import Image
 from scipy import ndimage
 from skimage.restoration import denoise_tv_bregman
@@ -22,7 +24,6 @@ FILTERS = [
     BASELINES.MedianSmoothing,
     BASELINES.TotalVariationMinimization,
 ]
-DENOISERS = [BASELINES.RepresentationGuidedDenoiser, BASELINES.AdversarialPerturbationElimination]
 
 LOAD_AND_PREDICT = """
 import sys
@@ -42,10 +43,6 @@ def untrained_classifier(shape):
     return keras.Sequential(
         [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(10, name="logits")]
     )
-
-
-def single_stream():
-    return keras_trn.TwoStreamRestorationNetwork(width=8, depth=1, gradient_stream=False)
 
 
 def accuracy(model, images, labels):
@@ -220,93 +217,6 @@ def test_jpeg_compresses_each_of_several_channels_as_a_grey_picture(noise, chann
     for channel in range(channels):
         expected = grey.restore(images[..., channel, None])
         np.testing.assert_array_equal(restored[..., channel, None], expected)
-
-
-# --- Learned restorers ----------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("make_denoiser", DENOISERS)
-def test_denoiser_learns_and_leaves_the_classifier_alone(make_denoiser, classifier, digits):
-    keras.utils.set_random_seed(0)
-    weights = [weight.numpy() for weight in classifier.weights]
-    denoiser = make_denoiser(classifier, single_stream())
-    np.testing.assert_array_equal(denoiser.restore(digits[0]), digits[0])
-    attack = ATTACKS.FastGradientMethod(epsilon=0.2)
-    denoiser.compile(keras.optimizers.Adam(5e-3), attack=attack, jit_compile=False)
-    before = denoiser.evaluate(*digits, verbose=0, return_dict=True)
-    denoiser.fit(*digits, epochs=15, verbose=0)
-    after = denoiser.evaluate(*digits, verbose=0, return_dict=True)
-    if make_denoiser is BASELINES.AdversarialPerturbationElimination:
-        # Its loss need not fall, as a discriminator learns against it.
-        assert after["psnr"] > before["psnr"] + 1.0
-    else:
-        assert after["loss"] < 0.8 * before["loss"]
-    assert after["adversarial_accuracy"] > before["adversarial_accuracy"] + 0.2
-    assert after["benign_accuracy"] > before["benign_accuracy"] - 0.05
-    for weight, old in zip(classifier.weights, weights, strict=True):
-        np.testing.assert_array_equal(weight.numpy(), old)
-
-
-@pytest.mark.parametrize("make_denoiser", DENOISERS)
-def test_denoiser_refuses_a_gradient_stream(make_denoiser, classifier):
-    with pytest.raises(ValueError, match="gradient_stream=False"):
-        make_denoiser(classifier, keras_trn.TwoStreamRestorationNetwork())
-
-
-@pytest.mark.parametrize("make_denoiser", DENOISERS)
-def test_denoiser_refuses_what_is_no_restoration_network(make_denoiser, classifier):
-    with pytest.raises(ValueError, match=r"restorer must be .* received <Dense"):
-        make_denoiser(classifier, keras.layers.Dense(3))
-
-
-def test_loss_of_the_guided_denoiser_compares_logits(classifier, digits):
-    images = tf.constant(digits[0][:4])
-    denoiser = BASELINES.RepresentationGuidedDenoiser(classifier, single_stream())
-    logits = classifier(images)
-    same = denoiser.restoration_losses(images, logits, None, images)
-    other = denoiser.restoration_losses(images, logits + 2.0, None, images)
-    np.testing.assert_allclose(same, 0.0, atol=1e-5)
-    np.testing.assert_allclose(other, 2.0, rtol=1e-5)
-
-
-@pytest.mark.slow
-def test_discriminator_learns_to_tell_restored_images(classifier, digits):
-    keras.utils.set_random_seed(0)
-    eliminator = BASELINES.AdversarialPerturbationElimination(classifier, single_stream())
-    # A restorer that does not move is an easy opponent.
-    eliminator.compile(
-        keras.optimizers.SGD(0.0),
-        attack=ATTACKS.FastGradientMethod(epsilon=0.3),
-        benign_share=0.0,
-        discriminator_optimizer=keras.optimizers.Adam(5e-3),
-        jit_compile=False,
-    )
-    before = eliminator.evaluate(*digits, verbose=0, return_dict=True)
-    history = eliminator.fit(*digits, epochs=8, verbose=0).history
-    after = eliminator.evaluate(*digits, verbose=0, return_dict=True)
-    assert before["discriminator_loss"] == pytest.approx(2 * np.log(2), rel=0.1)
-    assert history["discriminator_loss"][-1] < 0.8
-    assert after["discriminator_loss"] < 0.8
-    np.testing.assert_array_equal(eliminator.restore(digits[0]), digits[0])
-
-
-@pytest.mark.slow
-def test_eliminator_goes_on_training_where_it_was(classifier, digits, tmp_path):
-    eliminator = BASELINES.AdversarialPerturbationElimination(classifier, single_stream())
-    attack = ATTACKS.FastGradientMethod(epsilon=0.3)
-    eliminator.compile(attack=attack, adversarial_loss_weight=0.5, jit_compile=False)
-    eliminator.fit(*digits, batch_size=120, verbose=0)
-    eliminator.save(tmp_path / "eliminator.keras")
-    loaded = keras.models.load_model(tmp_path / "eliminator.keras")
-    assert loaded.adversarial_loss_weight == 0.5
-    saved_variables = eliminator.discriminator_optimizer.variables
-    for loaded_variable, saved in zip(
-        loaded.discriminator_optimizer.variables, saved_variables, strict=True
-    ):
-        np.testing.assert_array_equal(loaded_variable, saved)
-    loaded.fit(*digits, batch_size=120, verbose=0)
-    assert int(loaded.discriminator_optimizer.iterations) == 6
 
 
 # --- Adversarial training -------------------------------------------------------------
@@ -543,7 +453,7 @@ def test_adversarial_training_counts_the_weight_decay(digits):
     assert np.abs(decayed).mean() < 0.8 * np.abs(trained_kernel(None)).mean()
 
 
-@pytest.mark.parametrize("make_baseline", [*DENOISERS, BASELINES.AdversariallyTrainedClassifier])
+@pytest.mark.parametrize("make_baseline", [BASELINES.AdversariallyTrainedClassifier])
 def test_compile_and_fit_say_what_is_wrong(make_baseline, digits):
     baseline = make_baseline(untrained_classifier((8, 8, 1)))
     with pytest.raises(ValueError, match="needs the attack to train against"):
@@ -554,130 +464,6 @@ def test_compile_and_fit_say_what_is_wrong(make_baseline, digits):
     baseline.compile(attack=attack)
     with pytest.raises(ValueError, match="must lie in"):
         baseline.fit(255 * digits[0], digits[1])
-
-
-@pytest.mark.parametrize("make_baseline", [*DENOISERS, BASELINES.AdversariallyTrainedClassifier])
-@pytest.mark.parametrize(
-    "arguments", [{"loss": "mse"}, {"metrics": ["accuracy"]}, {"learning_rate": 0.1}]
-)
-def test_compile_refuses_arguments_that_it_does_not_have(make_baseline, arguments):
-    (name,) = arguments
-    baseline = make_baseline(untrained_classifier((8, 8, 1)))
-    with pytest.raises(ValueError, match=f"compile.. takes no '{name}', received {name}="):
-        baseline.compile(attack=ATTACKS.FastGradientMethod(epsilon=0.1), **arguments)
-
-
-# --- Optimizers -----------------------------------------------------------------------
-
-
-def protected_classifier(classifier):
-    restorer = keras_trn.TwoStreamRestorationNetwork(width=4, depth=1)
-    gradient_map = keras_trn.gradient_maps.UniformLabel()
-    return keras_trn.ProtectedClassifier(classifier, restorer, gradient_map)
-
-
-def unfrozen(classifier):
-    protected = protected_classifier(classifier)
-    protected.classifier.trainable = True
-    return protected
-
-
-def guided_denoiser(classifier):
-    return BASELINES.RepresentationGuidedDenoiser(classifier, single_stream())
-
-
-def eliminator(classifier):
-    return BASELINES.AdversarialPerturbationElimination(classifier, single_stream())
-
-
-LEARNERS = [
-    guided_denoiser,
-    eliminator,
-    BASELINES.AdversariallyTrainedClassifier,
-    protected_classifier,
-]
-
-
-class Remember(keras.callbacks.Callback):
-    """Remembers the trained weights after every step."""
-
-    def __init__(self):
-        super().__init__()
-        self.steps = []
-
-    def on_train_begin(self, logs=None):
-        self.on_train_batch_end(None)
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.steps.append([weight.numpy() for weight in self.model.trainable_variables])
-
-
-def trained_by(make_learner, optimizer, digits, callbacks=(), **compile_kwargs):
-    """Trains for four steps, and checks that the classifier that was given stays as it was."""
-    keras.utils.set_random_seed(0)
-    classifier = untrained_classifier((8, 8, 1))
-    given = [weight.numpy() for weight in classifier.weights]
-    learner = make_learner(classifier)
-    attack = ATTACKS.FastGradientMethod(0.1)
-    learner.compile(optimizer, attack=attack, jit_compile=False, **compile_kwargs)
-    remember = Remember()
-    learner.fit(
-        digits[0][:32],
-        digits[1][:32],
-        batch_size=16,
-        epochs=2,
-        shuffle=False,
-        verbose=0,
-        callbacks=[remember, *callbacks],
-    )
-    assert all(map(np.array_equal, given, classifier.weights))
-    return learner, remember.steps
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("make_learner", "swaps"),
-    [*((learner, False) for learner in LEARNERS), (unfrozen, True), (eliminator, True)],
-)
-def test_averages_of_the_weights_are_what_training_leaves(make_learner, swaps, digits):
-    callbacks = [keras.callbacks.SwapEMAWeights()] if swaps else []
-    optimizer = keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.5)
-    learner, steps = trained_by(make_learner, optimizer, digits, callbacks)
-    averages = steps[1]
-    for weights in steps[2:]:
-        pairs = zip(averages, weights, strict=True)
-        averages = [0.5 * average + 0.5 * weight for average, weight in pairs]
-    left = [weight.numpy() for weight in learner.trainable_variables]
-    for weight, average in zip(left, averages, strict=True):
-        np.testing.assert_allclose(weight, average, rtol=1e-4, atol=1e-6)
-    assert not all(map(np.array_equal, left, steps[-1]))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("make_learner", [eliminator, BASELINES.AdversariallyTrainedClassifier])
-def test_gradients_may_be_accumulated(make_learner, digits):
-    optimizer = keras.optimizers.SGD(0.05, gradient_accumulation_steps=2)
-    _, steps = trained_by(make_learner, optimizer, digits)
-    changes = [not all(map(np.array_equal, *pair)) for pair in itertools.pairwise(steps)]
-    assert changes == [False, True, False, True]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("make_learner", LEARNERS[:3])
-def test_scaling_the_loss_leaves_the_steps_as_they_are(make_learner, digits):
-    def scaled(optimizer):
-        return keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1024.0)
-
-    def steps(wrap):
-        arguments = {}
-        if make_learner is eliminator:
-            arguments["discriminator_optimizer"] = wrap(keras.optimizers.SGD(0.05))
-        optimizer = wrap(keras.optimizers.SGD(0.05))
-        learner, steps = trained_by(make_learner, optimizer, digits, **arguments)
-        return [*steps[-1], *getattr(learner, "discriminator", keras.Sequential()).get_weights()]
-
-    for received, expected in zip(steps(scaled), steps(lambda plain: plain), strict=True):
-        np.testing.assert_allclose(received, expected, rtol=1e-3, atol=1e-6)
 
 
 # --- All ------------------------------------------------------------------------------
@@ -692,20 +478,19 @@ def test_fresh_process_loads_every_baseline(classifier, digits, tmp_path):
         BASELINES.MedianSmoothing(classifier, size=5),
         BASELINES.TotalVariationMinimization(classifier, weight=1.0),
     ]
-    for make_baseline in DENOISERS:
-        denoiser = make_baseline(classifier, single_stream())
-        # An untrained one would restore nothing.
-        denoiser.restorer.correction.kernel.assign_add(keras.random.normal((3, 3, 8, 4)))
-        baselines.append(denoiser)
-    baselines.append(BASELINES.AdversariallyTrainedClassifier(classifier))
-    for baseline in baselines[len(FILTERS) :]:
-        baseline.compile(attack=ATTACKS.FastGradientMethod(epsilon=0.2))
-    for baseline in baselines:
-        baseline.save(tmp_path / f"{type(baseline).__name__}.keras")
+    for name in LEARNED:
+        defence = learned(name, classifier)
+        if hasattr(defence, "restorer"):
+            # An untrained one would restore nothing.
+            kernel = defence.restorer.correction.kernel
+            kernel.assign_add(keras.random.normal(kernel.shape))
+        baselines.append(defence)
+    for index, baseline in enumerate(baselines):
+        baseline.save(tmp_path / f"{index}.keras")
     np.save(tmp_path / "images.npy", images)
     run_python(LOAD_AND_PREDICT, tmp_path)
-    for baseline in baselines:
-        logits = np.load(tmp_path / f"{type(baseline).__name__}.npy")
+    for index, baseline in enumerate(baselines):
+        logits = np.load(tmp_path / f"{index}.npy")
         np.testing.assert_array_equal(logits, baseline.predict(images, verbose=0))
 
 
@@ -735,7 +520,7 @@ def test_filters_in_numpy_say_that_they_cannot_be_exported(tmp_path):
         assert not (tmp_path / "filtered").exists()
 
 
-@pytest.mark.parametrize("make_baseline", [*FILTERS, *DENOISERS])
+@pytest.mark.parametrize("make_baseline", FILTERS)
 def test_baseline_freezes_the_classifier_and_is_a_restored_classifier(make_baseline):
     classifier = untrained_classifier((8, 8, 1))
     baseline = make_baseline(classifier)

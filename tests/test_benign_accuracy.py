@@ -151,7 +151,7 @@ def test_training_opens_the_gates_again(classifier, digits, protect):
 
 def test_what_has_no_gate_is_refused(classifier, digits):
     class Gateless(keras.Model):
-        gradient_stream = False
+        takes_gradient_maps = False
 
         def call(self, images):
             return images

@@ -191,9 +191,7 @@ def test_filters_keep_pythons_numbers(make, arguments, number, linear, digits):
 
 
 def single_stream():
-    return keras_trn.TwoStreamRestorationNetwork(
-        np.int64(4), np.int64(1), np.int64(2), gradient_stream=False
-    )
+    return keras_trn.SingleStreamRestorationNetwork(np.int64(4), np.int64(1), np.int64(2))
 
 
 def two_streams():
@@ -205,16 +203,10 @@ COMPILED = {
         lambda classifier: keras_trn.ProtectedClassifier(
             classifier, two_streams(), MAPS.EstimatedLabel(np.int64(4), np.int64(1))
         ),
-        {"fresh_share": 0.5, "pixel_loss_weight": 2.5, "classification_loss_weight": 0.5},
+        {"fresh_share": 0.5},
     ),
-    "APE-GAN": (
-        lambda classifier: BASELINES.AdversarialPerturbationElimination(
-            classifier, single_stream()
-        ),
-        {"fresh_share": 0.5, "pixel_loss_weight": 2.5, "adversarial_loss_weight": 0.5},
-    ),
-    "HGD": (
-        lambda classifier: BASELINES.RepresentationGuidedDenoiser(classifier, single_stream()),
+    "single stream": (
+        lambda classifier: keras_trn.ProtectedClassifier(classifier, single_stream()),
         {"fresh_share": 0.5},
     ),
     "adversarial training": (BASELINES.AdversariallyTrainedClassifier, {}),
@@ -267,11 +259,25 @@ def test_calibration_keeps_pythons_numbers(linear, digits):
     json.dumps(calibration)
 
 
+@pytest.mark.parametrize(
+    ("make", "weights"),
+    [
+        (keras_trn.losses.RestorationLoss, {"pixel": 2.5, "classification": 0.5}),
+        (keras_trn.losses.AdversarialLoss, {"pixel": 2.5, "adversarial": 0.5}),
+    ],
+)
+def test_loss_keeps_pythons_numbers(make, weights):
+    loss = make(**{name: np.float32(value) for name, value in weights.items()})
+    assert json.loads(json.dumps(loss.get_config())) == weights
+
+
 def test_baseline_of_equal_size_takes_a_numpy_number():
     network, shape = two_streams(), (None, np.int64(8), np.int64(8), np.int64(1))
     network.build(shape, shape)
-    baseline = network.single_stream_baseline(shape, np.int64(network.count_params()))
-    assert baseline.width == network.single_stream_baseline(shape, network.count_params()).width
+    parameters = network.count_params()
+    make = keras_trn.SingleStreamRestorationNetwork.with_parameters
+    baseline = make(np.int64(parameters), shape)
+    assert baseline.width == make(parameters, shape).width
     json.dumps(baseline.get_config())
 
 

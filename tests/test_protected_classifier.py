@@ -221,7 +221,7 @@ def test_fit_with_every_gradient_map(classifier, batches, protect, gradient_map)
 
 
 def test_single_stream_needs_no_gradient_map(classifier, digits, batches, protect):
-    protected = protect(classifier, gradient_stream=False)
+    protected = protect(classifier, two_streams=False)
     protected.fit(batches, verbose=0)
     assert protected.gradient_map is None
     with pytest.raises(ValueError, match="no gradient stream"):
@@ -414,7 +414,7 @@ def test_bad_images_are_refused_at_test_time(classifier, digits, protect, call):
         ({}, "needs the attack"),
         ({"attack": "fgsm"}, "needs the attack"),
         ({"attack": ATTACKS.FastGradientMethod(0.1), "benign_share": 1.5}, "benign_share"),
-        ({"attack": ATTACKS.FastGradientMethod(0.1), "pixel_loss_weight": -1}, "pixel_loss_weight"),
+        ({"attack": ATTACKS.FastGradientMethod(0.1), "loss": "no_such_loss"}, "no_such_loss"),
     ],
 )
 def test_bad_compile_arguments_are_refused(classifier, arguments, message):
@@ -423,8 +423,8 @@ def test_bad_compile_arguments_are_refused(classifier, arguments, message):
 
 
 def test_parts_that_do_not_fit_are_refused(classifier):
-    single_stream = keras_trn.TwoStreamRestorationNetwork(gradient_stream=False)
-    with pytest.raises(ValueError, match="has no use for the gradient map"):
+    single_stream = keras_trn.SingleStreamRestorationNetwork()
+    with pytest.raises(ValueError, match="does not use the gradient map"):
         keras_trn.ProtectedClassifier(classifier, single_stream, MAPS.UniformLabel())
     with pytest.raises(ValueError, match="must be an estimator"):
         keras_trn.ProtectedClassifier(classifier, gradient_map="uniform")

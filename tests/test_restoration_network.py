@@ -5,9 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_trn import SingleStreamRestorationNetwork
 from keras_trn import TwoStreamRestorationNetwork
 
 SMALL = {"width": 4, "depth": 1}
+both = pytest.mark.parametrize(
+    "make_network", [TwoStreamRestorationNetwork, SingleStreamRestorationNetwork]
+)
 
 
 def random_images(*shape):
@@ -28,22 +32,20 @@ def randomize(network, scale=0.3):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("block_size", [1, 2, 4])
 @pytest.mark.parametrize("sides", [(8, 8), (7, 9), (5, 6)], ids=str)
-@pytest.mark.parametrize("gradient_stream", [True, False], ids=["two_streams", "one_stream"])
-def test_untrained_network_returns_its_input(sides, channels, block_size, gradient_stream):
-    network = TwoStreamRestorationNetwork(
-        **SMALL, block_size=block_size, gradient_stream=gradient_stream
-    )
+@both
+def test_untrained_network_returns_its_input(sides, channels, block_size, make_network):
+    network = make_network(**SMALL, block_size=block_size)
     images = random_images(2, *sides, channels)
-    maps = {"gradient_maps": random_maps(2, *sides, 2)} if gradient_stream else {}
+    maps = {"gradient_maps": random_maps(2, *sides, 2)} if network.takes_gradient_maps else {}
     np.testing.assert_array_equal(network(images, **maps), images)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("gradient_stream", [True, False], ids=["two_streams", "one_stream"])
-def test_restored_images_are_float32_in_the_unit_range(dtype, gradient_stream):
-    network = TwoStreamRestorationNetwork(**SMALL, gradient_stream=gradient_stream, dtype=dtype)
+@both
+def test_restored_images_are_float32_in_the_unit_range(dtype, make_network):
+    network = make_network(**SMALL, dtype=dtype)
     images = random_images(2, 7, 9, 3)
-    maps = {"gradient_maps": random_maps(2, 7, 9, 3)} if gradient_stream else {}
+    maps = {"gradient_maps": random_maps(2, 7, 9, 3)} if network.takes_gradient_maps else {}
     network(images, **maps)
     randomize(network)
     restored = network(images, **maps)
@@ -64,7 +66,7 @@ def test_untrained_network_does_not_round_images_under_mixed_precision(mixed_flo
 
 
 def test_symbolic_output_is_float32_under_mixed_precision(mixed_float16):
-    network = TwoStreamRestorationNetwork(**SMALL, gradient_stream=False)
+    network = SingleStreamRestorationNetwork(**SMALL)
     restored = network(keras.Input((8, 8, 1), dtype="float32"))
     assert restored.dtype == "float32"
 
@@ -104,7 +106,7 @@ def test_two_stream_network_refuses_to_run_without_maps():
 
 
 def test_single_stream_network_refuses_maps():
-    network = TwoStreamRestorationNetwork(**SMALL, gradient_stream=False)
+    network = SingleStreamRestorationNetwork(**SMALL)
     with pytest.raises(ValueError, match="takes no gradient maps"):
         network(random_images(2, 8, 8, 1), gradient_maps=random_maps(2, 8, 8, 1))
 
@@ -121,38 +123,31 @@ def test_baseline_is_a_single_stream_of_the_same_size():
     network = TwoStreamRestorationNetwork(width=32, depth=1)
     images_shape, maps_shape = (None, 8, 8, 1), (None, 8, 8, 3)
     network.build(images_shape, maps_shape)
-    baseline = network.single_stream_baseline(images_shape, network.count_params())
-    assert not baseline.gradient_stream
-    assert (baseline.depth, baseline.block_size) == (network.depth, network.block_size)
+    parameters = network.count_params()
+    baseline = SingleStreamRestorationNetwork.with_parameters(parameters, images_shape, depth=1)
+    assert baseline.depth == 1
 
     baseline.build(images_shape)
     assert baseline.count_params() == pytest.approx(network.count_params(), rel=0.03)
 
 
-@pytest.mark.parametrize("gradient_stream", [True, False], ids=["two_streams", "one_stream"])
-def test_config_round_trip(gradient_stream):
-    network = TwoStreamRestorationNetwork(
-        width=6,
-        depth=2,
-        block_size=4,
-        gradient_stream=gradient_stream,
-        dtype="mixed_float16",
-        name="some_name",
-    )
+@both
+def test_config_round_trip(make_network):
+    network = make_network(width=6, depth=2, block_size=4, dtype="mixed_float16", name="some_name")
     serialized = keras.saving.serialize_keras_object(network)
     copy = keras.saving.deserialize_keras_object(serialized)
     assert copy.get_config() == network.get_config()
     assert (copy.width, copy.depth, copy.block_size) == (6, 2, 4)
-    assert copy.gradient_stream == gradient_stream
+    assert type(copy) is make_network
     assert copy.dtype_policy.name == "mixed_float16"
     assert copy.name == "some_name"
 
 
-@pytest.mark.parametrize("gradient_stream", [True, False], ids=["two_streams", "one_stream"])
-def test_saved_network_loads_with_identical_outputs(gradient_stream, tmp_path):
-    network = TwoStreamRestorationNetwork(**SMALL, gradient_stream=gradient_stream)
+@both
+def test_saved_network_loads_with_identical_outputs(make_network, tmp_path):
+    network = make_network(**SMALL)
     images = random_images(2, 7, 9, 3)
-    maps = {"gradient_maps": random_maps(2, 7, 9, 2)} if gradient_stream else {}
+    maps = {"gradient_maps": random_maps(2, 7, 9, 2)} if network.takes_gradient_maps else {}
     network(images, **maps)
     randomize(network)
     network.save(tmp_path / "network.keras")

@@ -134,7 +134,7 @@ def test_every_kind_of_stream_survives_saving(
     classifier, images, labels, protect, tmp_path, gradient_map
 ):
     if gradient_map is None:
-        protected = protect(classifier, gradient_stream=False)
+        protected = protect(classifier, two_streams=False)
     else:
         protected = protect(classifier, getattr(keras_trn.gradient_maps, gradient_map)())
     protected.fit(images, labels, verbose=0)

@@ -222,7 +222,7 @@ def test_transfer_attacks_the_other_model(classifier, some):
 
 def test_threat_models_apply_where_they_differ(classifier, protect):
     protected = protect(classifier)
-    single_stream = protect(classifier, gradient_stream=False)
+    single_stream = protect(classifier, two_streams=False)
     jpeg = keras_trn.baselines.JpegCompression(classifier)
     applies = {
         name: [
@@ -346,7 +346,7 @@ def test_full_white_box_names_what_has_no_second_derivative(function, operation,
 def test_nothing_is_in_the_way_of_an_ordinary_defence(classifier, protect):
     full = threat_models.WhiteboxFull()
     assert full.obstacle(protect(classifier, keras_trn.gradient_maps.PredictedLabel())) is None
-    assert full.obstacle(protect(classifier, gradient_stream=False)) is None
+    assert full.obstacle(protect(classifier, two_streams=False)) is None
     assert full.obstacle(classifier) is None
     assert full.map_slopes(classifier) is None
 

@@ -228,19 +228,3 @@ def test_more_than_a_rounding_is_refused_with_digits_that_show_it(low, high, sai
     images[0, 0, 0, 0], images[0, 0, 1, 0] = low, high
     with pytest.raises(ValueError, match=said):
         small.predict(images, verbose=0)
-
-
-# --- Arguments that there are none of -------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ({"loss": "mse"}, "pixel_loss_weight"),
-        ({"metrics": ["accuracy"]}, "adversarial_accuracy"),
-        ({"lr": 0.1}, "'lr'"),
-    ],
-)
-def test_unknown_arguments_of_compile_are_refused_with_what_to_use(arguments, said, small):
-    with pytest.raises(ValueError, match=said):
-        small.compile(attack=keras_trn.attacks.FastGradientMethod(0.1), **arguments)

@@ -1,11 +1,14 @@
 """A classifier that is trained on adversarial images, and restores none."""
 
+from typing import Any
+from typing import Self
+
 import keras
 import tensorflow as tf
 
 from keras_trn.architecture import architecture_config
 from keras_trn.architecture import clone_with_new_weights
-from keras_trn.checked_model import CheckedModel
+from keras_trn.attacks import Attack
 from keras_trn.classifier_interface import describe_classifier
 from keras_trn.logits import single_output
 from keras_trn.metrics import Accuracy
@@ -13,41 +16,38 @@ from keras_trn.training import AdversarialTrainer
 from keras_trn.training import count_benign
 from keras_trn.training import craft_training_images
 from keras_trn.training import per_replica_loss
-from keras_trn.training import refuse_unknown
 from keras_trn.training import unpack
+from keras_trn.types import Config
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
-class AdversariallyTrainedClassifier(AdversarialTrainer, CheckedModel):
-    """Trains a new classifier of the same architecture on attacks on itself.
+class AdversariallyTrainedClassifier(AdversarialTrainer):
+    """Trains a new classifier of the same architecture on attacks against itself.
 
-    The defence that does without restoration: in each step, the classifier is
-    attacked as it is, and learns from the adversarial images. It is made anew, with
-    fresh weights that can all be trained, even those frozen in the classifier that
-    was given; that one stays as it is. What no training changes is kept: the mean and
-    the variance of a `keras.layers.Normalization` that was adapted to its data, and
-    other weights that were made with `trainable=False`.
+    Each step attacks the classifier in its present state and trains it on the adversarial
+    images. The new classifier starts from fresh, trainable weights, and the given one does
+    not change. State without training stays: the statistics of an adapted
+    `keras.layers.Normalization`, and weights that were made with `trainable=False`.
 
     Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial
     Attacks", arXiv 1706.06083.
 
     Args:
-        classifier: A built Keras model from images of shape `(batch, height,
-            width, channels)` in [0, 1] to logits of shape `(batch, num_classes)`:
-            only its architecture is taken.
+        classifier: A built Keras model from images of shape `(batch, height, width,
+            channels)` in [0, 1] to logits of shape `(batch, num_classes)`. Only its
+            architecture is used.
         **kwargs: The usual arguments of a Keras model (`name`).
 
     Call arguments:
-        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+        images: Shape `(batch, height, width, channels)`, in [0, 1].
 
     Returns:
-        The logits of the new classifier: a float32 tensor of shape `(batch,
-        num_classes)`.
+        The logits of the new classifier: float32, of shape `(batch, num_classes)`.
 
     Raises:
-        ValueError: If the classifier is not built, returns probabilities instead
-            of logits, does not map images to at least two classes, or cannot be made
-            anew from its configuration.
+        ValueError: If the classifier is not built, returns probabilities instead of logits,
+            does not map images to at least two classes, or cannot be rebuilt from its
+            configuration.
 
     Example:
         ```python
@@ -59,7 +59,7 @@ class AdversariallyTrainedClassifier(AdversarialTrainer, CheckedModel):
         ```
     """
 
-    def __init__(self, classifier, **kwargs):
+    def __init__(self, classifier: keras.Model, **kwargs: Any) -> None:
         # Images and attacks stay float32 under any global policy.
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.image_shape, self.num_classes = describe_classifier(classifier)
@@ -69,52 +69,45 @@ class AdversariallyTrainedClassifier(AdversarialTrainer, CheckedModel):
         self.adversarial_accuracy = Accuracy(name="adversarial_accuracy", dtype="float32")
         self.build((None, *self.image_shape))
 
-    def build(self, images_shape):
+    def build(self, images_shape: tuple) -> None:
         self.built = True
 
-    def call(self, images, training=None):
+    def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return tf.cast(single_output(self.classifier(images, training=training)), tf.float32)
 
-    def compute_output_shape(self, images_shape):
+    def compute_output_shape(self, images_shape: tuple) -> tuple:
         return (images_shape[0], self.num_classes)
-
-    # --- Training ------------------------------------------------------------
 
     def compile(
         self,
-        optimizer="adam",
-        attack=None,
-        benign_share=0.25,
-        jit_compile="auto",
-        run_eagerly=False,
-        steps_per_execution=1,
-        **unknown,
-    ):
-        """Says how the classifier is trained: by cross-entropy, on adversarial images.
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        attack: Attack | list[Attack] | None = None,
+        metrics: list | None = None,
+        benign_share: float = 0.25,
+        jit_compile: bool | str = "auto",
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+    ) -> None:
+        """Configures training by cross-entropy on adversarial images.
 
         Args:
             optimizer: A Keras optimizer, or its name.
-            attack: An attack of `keras_trn.attacks`, or a list of them, of which
-                each gets an equal share of every batch. An attack whose epsilon
-                is a range draws one for each image while training; validation
-                attacks with the upper end of the range.
-            benign_share: Share of each batch that is left benign, from 0, as in the
-                source, to 1.
-            jit_compile: Whether to compile the steps with XLA; `"auto"` leaves it
-                to Keras.
+            attack: An attack of `keras_trn.attacks`, or a list of attacks, which share every
+                batch equally. Training draws epsilon from the range of the attack, if it has
+                one; validation uses the upper end.
+            metrics: Keras metrics of labels and logits, measured on adversarial images.
+            benign_share: Share of each batch that stays benign, from 0, as in the source, to 1.
+            jit_compile: Whether to compile the steps with XLA; `"auto"` lets Keras decide.
             run_eagerly: Whether to run steps without a graph, to debug them.
             steps_per_execution: Number of batches for each call of the graph.
-            **unknown: Not taken: arguments of `keras.Model.compile` such as `loss` are
-                refused with what to use instead.
 
         Raises:
-            ValueError: If there is no attack, the share is out of range, or an argument is
-                not known.
+            ValueError: If there is no attack, or the share is out of range.
         """
-        refuse_unknown(unknown)
         self.compile_training(
             optimizer,
             attack,
+            metrics,
             benign_share,
             own_arguments={},
             jit_compile=jit_compile,
@@ -123,11 +116,11 @@ class AdversariallyTrainedClassifier(AdversarialTrainer, CheckedModel):
         )
 
     @property
-    def trained_part(self):
-        """The classifier, whose numbers decide how it is trained."""
+    def trained_part(self) -> keras.Model:
+        """The classifier."""
         return self.classifier
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         clean, labels, sample_weight = unpack(data)
         benign_count = count_benign(
             self.benign_share, tf.shape(clean)[0], self.optimizer.iterations
@@ -139,32 +132,28 @@ class AdversariallyTrainedClassifier(AdversarialTrainer, CheckedModel):
             weight_penalty = per_replica_loss(sum(self.losses, start=0.0))
             loss = per_replica_loss(losses, sample_weight) + weight_penalty
             scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-
+        self.apply_gradients(tape, scaled_loss)
         self.loss_metric.update_state(losses, sample_weight)
         self.benign_accuracy.update_state(labels[:benign_count], logits[:benign_count])
-        self.adversarial_accuracy.update_state(labels[benign_count:], logits[benign_count:])
+        self.update_adversarial_metrics(labels[benign_count:], logits[benign_count:])
         return self.get_metrics_result()
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         clean, labels, sample_weight = unpack(data)
         attacked = self.validation_attack(self.classifier, clean, labels)
         benign_logits, logits = self(clean, training=False), self(attacked, training=False)
         self.benign_accuracy.update_state(labels, benign_logits, sample_weight)
-        self.adversarial_accuracy.update_state(labels, logits, sample_weight)
+        self.update_adversarial_metrics(labels, logits, sample_weight)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits
         losses = self.benign_share * cross_entropy(labels, benign_logits)
         losses += (1 - self.benign_share) * cross_entropy(labels, logits)
         self.loss_metric.update_state(losses, sample_weight)
         return self.get_metrics_result()
 
-    # --- Saving --------------------------------------------------------------
-
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"name": self.name, "classifier": architecture_config(self.classifier)}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: Config | None = None) -> Self:
         classifier = keras.saving.deserialize_keras_object(config["classifier"], custom_objects)
         return cls(**{**config, "classifier": classifier})

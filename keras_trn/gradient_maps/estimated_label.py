@@ -1,8 +1,10 @@
-"""The estimator that learns for which label to take the map."""
+"""The gradient map for a label that a first restoration finds."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 from typing import NamedTuple
+from typing import Self
 
 import keras
 import tensorflow as tf
@@ -13,92 +15,88 @@ from keras_trn.gradient_maps.gradient_map import normalize
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
 from keras_trn.logits import cross_entropy_direction
-from keras_trn.restoration_network import TwoStreamRestorationNetwork
+from keras_trn.restoration_network import SingleStreamRestorationNetwork
+from keras_trn.types import Classifier
+from keras_trn.types import Config
 
-# What a squashed map has half of its largest value at, in root mean squares of the map.
+# A squashed map reaches half of its largest value here, in root mean squares of the map.
 _KNEE = 0.1
-_PIXEL_LOSS_WEIGHT = 10.0
 _SMALLEST_VARIANCE = 1e-12
 _LOWEST_TEMPERATURE = 1e-3
-# Of the images of a batch, three quarters are attacked by default.
+# By default, three quarters of the images of a training batch are attacked.
 _PRIOR_IN_TRAINING = 0.75
 
 
 class _FirstPass(NamedTuple):
-    """What is known of the images before a label is chosen."""
+    """The results of the first restoration, before a label is chosen."""
 
     images: tf.Tensor
     restored: tf.Tensor
     attack_logits: tf.Tensor
     restored_logits: tf.Tensor
     label_logits: tf.Tensor
-    # The logits where the gradient is taken, and what takes it.
+    # The logits at the position of the gradient, and their vector-Jacobian product.
     logits: tf.Tensor
-    vjp: Callable
+    vjp: Callable[[tf.Tensor], tf.Tensor]
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class EstimatedLabel(GradientMap):
-    """The map for a label that is estimated by a first restoration.
+    """Takes the gradient map for a label that a first restoration finds.
 
-    An attack moves the image along the gradient for its label, so that is the
-    map which tells most about the perturbation, and it is not known at test
-    time. This estimator learns to find it:
+    An attack moves the image along the gradient for its label, so the map for that label tells
+    most about the perturbation. The label is unknown at test time, and this estimator learns
+    to find it:
 
-    1. A single-stream network makes a first restoration of the image, and judges
-       whether the image was attacked at all.
-    2. The classifier's logits before and after it are compared, class by class:
-       a class that rises as the perturbation is lifted is likely the true one.
-       The weights of this comparison are shared by all classes. As far as the
-       image does not look attacked, the logits before are believed.
-    3. The gradient map is taken for the label distribution that results, by default
-       halfway between the image and its first restoration: an attack of several
-       steps has taken its gradients along the way.
+    1. A single-stream network makes a first restoration of the image, and its gate estimates
+       whether the image was attacked.
+    2. A small network compares the classifier's logits before and after the restoration, class
+       by class. A class that rises as the perturbation disappears is likely the true one. All
+       classes share the weights. If the image looks benign, the logits before it count.
+    3. The map is the gradient for the resulting label distribution, by default halfway between
+       the image and its first restoration: iterative attacks took their gradients on that path.
 
-    The map is handed to the restorer together with a squashed copy of it, which
-    tells the sign of weak gradients too, and with what the first restoration took
-    away, the noise estimate.
+    The restorer gets the map, a squashed copy of it, which shows the sign of weak gradients, and
+    the noise that the first restoration removed.
 
-    It learns beside the restorer, from a loss of its own; nothing is differentiated
-    through the map. While the restorer learns, the map is taken for the label that
-    the attack led away from ("teacher forcing", Williams and Zipser, Neural
-    Computation 1989), so the restorer learns to trust it. When it is validated or
-    used, the map is the one for the estimated label.
+    The estimator trains together with the restorer, with a loss for itself; no gradient flows
+    through the map. Training takes the map for the label that the attack started from
+    ("teacher forcing", Williams and Zipser, Neural Computation 1989), so that the
+    restorer learns to trust the map. Validation and inference take it for the estimated label.
 
-    Channels: three times those of the image (map, squashed map, noise estimate).
-    Cost: 1 forward and 1 backward pass, whatever the number of classes, and 2 more
-    forward passes; 1 more at either end of the way.
+    Channels: three times the channels of the image (map, squashed map, noise).
+    Cost: 1 forward and 1 backward pass for any number of classes, plus 2 forward passes; 1
+    forward pass less if `position` is 0 or 1.
 
     Args:
-        width: Number of filters of the first restoration's network.
+        width: Number of filters of the first restoration.
         depth: Number of its residual blocks.
         block_size: Side of the blocks in which it folds the image.
-        position: Where on the way from the image, 0, to its first restoration, 1, the
-            gradient is taken.
+        position: Where to take the gradient, from 0, at the image, to 1, at its first
+            restoration.
+        pixel_loss_weight: Weight of the pixels of the first restoration in its loss; by default
+            the `pixel` weight of the loss given to `compile`.
         restored_loss_weight: Weight of the classifier's cross-entropy on the first
-            restoration, beside 1 for that of the estimated labels.
-        attack_prior: Probability that an image in use was attacked, before it is looked at.
-            Training shows three attacked images for each benign one, and use is the other
-            way round: an image that could be either counts as benign by nine to one with
-            the default, and keeps the label that the classifier predicts.
-        temperature: Divides the logits of the estimated labels; at least 1e-3. Below 1 the
-            estimate commits itself to a label. A map for two labels by halves points
-            anywhere, and is scaled up like any other.
-        gate_threshold: What is subtracted from the logit of an image being attacked: the
-            higher, the more the classifier's own prediction is believed.
-            `ProtectedClassifier.calibrate` sets it.
+            restoration. The cross-entropy of the estimated labels has weight 1.
+        attack_prior: Probability that an image was attacked, before the estimator looks at it.
+            Training shows three attacked images for each benign one; in use, attacks are rare.
+            With the default, an ambiguous image counts as benign and keeps its label.
+        temperature: Divides the logits of the estimated labels; at least 1e-3. A value below 1
+            commits the estimate to one label. A map for a mixture of two labels points in
+            an arbitrary direction.
+        gate_threshold: Amount to subtract from the logit of an attack. A higher value trusts
+            the classifier's prediction more. `ProtectedClassifier.calibrate` sets it.
         **kwargs: The usual arguments of a Keras layer (`name`).
 
     Call arguments:
-        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+        images: Shape `(batch, height, width, channels)`, in [0, 1].
         classifier: A Keras model, or a callable, from images to logits.
 
     Returns:
         A float32 tensor of shape `(batch, height, width, 3 * channels)`.
 
     Raises:
-        ValueError: If a size is not a positive whole number, the position is not
-            from 0 to 1, the weight is negative, or the images are malformed.
+        ValueError: If an argument is out of range, or the images are malformed.
 
     Example:
         ```python
@@ -111,33 +109,37 @@ class EstimatedLabel(GradientMap):
 
     def __init__(
         self,
-        width=32,
-        depth=3,
-        block_size=2,
-        position=0.5,
-        restored_loss_weight=0.2,
-        attack_prior=0.1,
-        temperature=0.3,
-        gate_threshold=0.0,
-        **kwargs,
-    ):
+        width: int = 32,
+        depth: int = 3,
+        block_size: int = 2,
+        position: float = 0.5,
+        pixel_loss_weight: float | None = None,
+        restored_loss_weight: float = 0.2,
+        attack_prior: float = 0.1,
+        temperature: float = 0.3,
+        gate_threshold: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.attack_prior = check_range("attack_prior", attack_prior, 1e-6, 1 - 1e-6)
-        self.gate_threshold = check_range("gate_threshold", gate_threshold, -math.inf, math.inf)
-        self.temperature = check_range("temperature", temperature, _LOWEST_TEMPERATURE, math.inf)
-        position = check_range("position", position, 0, 1)
-        restored_loss_weight = check_range(
-            "restored_loss_weight", restored_loss_weight, 0, math.inf
-        )
-        self.position = position
-        self.restored_loss_weight = restored_loss_weight
         self.width = check_count("width", width)
         self.depth = check_count("depth", depth)
         self.block_size = check_count("block_size", block_size)
-        self.first_restorer = TwoStreamRestorationNetwork(
-            width, depth, block_size, gradient_stream=False, dtype="float32", name="first_restorer"
+        self.position = check_range("position", position, 0, 1)
+        self.pixel_loss_weight = pixel_loss_weight
+        if pixel_loss_weight is not None:
+            self.pixel_loss_weight = check_range(
+                "pixel_loss_weight", pixel_loss_weight, 0, math.inf
+            )
+        self.restored_loss_weight = check_range(
+            "restored_loss_weight", restored_loss_weight, 0, math.inf
         )
-        # Applied to each class alike: the last axis holds what is known of a class.
+        self.attack_prior = check_range("attack_prior", attack_prior, 1e-6, 1 - 1e-6)
+        self.temperature = check_range("temperature", temperature, _LOWEST_TEMPERATURE, math.inf)
+        self.gate_threshold = check_range("gate_threshold", gate_threshold, -math.inf, math.inf)
+        self.first_restorer = SingleStreamRestorationNetwork(
+            width, depth, block_size, dtype="float32", name="first_restorer"
+        )
+        # Applied to each class alike: the last axis holds the features of a class.
         self.label_scorer = keras.Sequential(
             [
                 keras.layers.Dense(32, activation="relu", dtype="float32"),
@@ -146,34 +148,49 @@ class EstimatedLabel(GradientMap):
             name="label_scorer",
         )
 
-    def map_channels(self, image_channels, num_classes):
+    def map_channels(self, image_channels: int, num_classes: int) -> int:
         return 3 * image_channels
 
-    def build_for(self, image_shape, num_classes):
+    def build_for(self, image_shape: tuple, num_classes: int) -> None:
         if self.built:
             return
         self.first_restorer.build((None, *image_shape))
         self.label_scorer.build((None, num_classes, 5))
         self.built = True
 
-    def build(self, images_shape):
+    def build(self, images_shape: tuple) -> None:
         raise ValueError("Call `build_for(image_shape, num_classes)` before the estimator.")
 
-    def call(self, images, classifier, labels=None):
+    def call(
+        self, images: tf.Tensor, classifier: Classifier, labels: tf.Tensor | None = None
+    ) -> tf.Tensor:
         self._check_call(images, labels)
         first = self._first_pass(images, classifier)
         return self.maps_for(self.label_distribution(first.label_logits, labels), first)
 
-    def call_with_loss(self, images, classifier, labels, clean_images, training=True):
+    def call_with_loss(
+        self,
+        images: tf.Tensor,
+        classifier: Classifier,
+        labels: tf.Tensor,
+        clean_images: tf.Tensor,
+        training: bool = True,
+        pixel_weight: float = 10.0,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         first = self._first_pass(images, classifier, training)
         if training:
             distribution = tf.one_hot(labels, first.label_logits.shape[-1])
         else:
             distribution = self.label_distribution(first.label_logits, labels)
         maps = self.maps_for(distribution, first)
-        return tf.stop_gradient(maps), self._estimation_losses(first, labels, clean_images)
+        if self.pixel_loss_weight is not None:
+            pixel_weight = self.pixel_loss_weight
+        return tf.stop_gradient(maps), self._estimation_losses(first, labels, clean_images, pixel_weight)
 
-    def _estimation_losses(self, first, labels, clean_images):
+    def _estimation_losses(
+        self, first: _FirstPass, labels: tf.Tensor, clean_images: tf.Tensor, pixel_weight: float
+    ) -> tf.Tensor:
+        """Computes the estimator's loss for each image."""
         pixel_loss = tf.reduce_mean(tf.abs(first.restored - clean_images), axis=[1, 2, 3])
         restored_loss, label_loss = (
             tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
@@ -184,17 +201,17 @@ class EstimatedLabel(GradientMap):
             tf.cast(is_attacked, tf.float32), first.attack_logits[:, 0]
         )
         return (
-            _PIXEL_LOSS_WEIGHT * pixel_loss
+            pixel_weight * pixel_loss
             + self.restored_loss_weight * restored_loss
             + label_loss
             + attack_loss
         )
 
-    def estimate_labels(self, images, classifier):
-        """Estimates the label distribution that the maps are taken for.
+    def estimate_labels(self, images: tf.Tensor, classifier: Classifier) -> tf.Tensor:
+        """Estimates the label distribution of the maps.
 
         Args:
-            images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
+            images: Shape `(batch, height, width, channels)`, in [0, 1].
             classifier: A Keras model, or a callable, from images to logits.
 
         Returns:
@@ -202,94 +219,84 @@ class EstimatedLabel(GradientMap):
         """
         return self.label_distribution(self._first_pass(images, classifier).label_logits)
 
-    def label_distribution(self, label_logits, labels=None):
-        """Says for which labels the maps are taken; a study may take others.
+    def label_distribution(
+        self, label_logits: tf.Tensor, labels: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Chooses the labels of the maps; a study may override it.
 
         Args:
-            label_logits: The logits of the estimated labels, of shape `(batch,
-                num_classes)`.
-            labels: The labels that an attack led away from, where the call was given them.
+            label_logits: The logits of the estimated labels, of shape `(batch, num_classes)`.
+            labels: The labels that an attack started from, if the call was given them.
 
         Returns:
             A tensor of the shape of `label_logits`; each row sums to 1.
         """
         return tf.nn.softmax(label_logits / self.temperature)
 
-    def _first_pass(self, images, classifier, training=False):
-        """Restores the images for a first time, and estimates their labels."""
+    def _first_pass(
+        self, images: tf.Tensor, classifier: Classifier, training: bool = False
+    ) -> _FirstPass:
+        """Makes the first restoration, and estimates the labels."""
         logits_of = self.logits_function(classifier)
         threshold = 0.0 if training else self.gate_threshold + self._prior_threshold()
         restored, attack_logits = self.first_restorer.restore_with_gate(
             images, gate_threshold=threshold
         )
-        taken_at = images + self.position * (restored - images)
-        logits, vjp = logits_of.with_vjp(taken_at)
+        position = images + self.position * (restored - images)
+        logits, vjp = logits_of.with_vjp(position)
         before = logits if self.position == 0 else logits_of(images)
         after = logits if self.position == 1 else logits_of(restored)
         gate = tf.sigmoid(attack_logits - threshold)
         label_logits = (1 - gate) * before + gate * after + self._score(before, after)
         return _FirstPass(images, restored, attack_logits, after, label_logits, logits, vjp)
 
-    def _prior_threshold(self):
-        """By how much the logit of an attack is too high, as there are more in training."""
+    def _prior_threshold(self) -> float:
+        """Corrects the logit of an attack for the larger share of attacks in training."""
         return _logit(_PRIOR_IN_TRAINING) - _logit(self.attack_prior)
 
-    def _score(self, before, after):
-        """Scores every class from its logits before and after the first restoration."""
-        of_class = [_standardize(before), _standardize(after)]
-        of_class.append(of_class[1] - of_class[0])
-        of_image = [
+    def _score(self, before: tf.Tensor, after: tf.Tensor) -> tf.Tensor:
+        """Scores each class from its logits before and after the first restoration."""
+        class_features = [_standardize(before), _standardize(after)]
+        class_features.append(class_features[1] - class_features[0])
+        image_features = [
             ops.broadcast_to(
                 ops.max(ops.softmax(logits), axis=-1, keepdims=True), ops.shape(logits)
             )
             for logits in (before, after)
         ]
-        score = self.label_scorer(ops.stack([*of_class, *of_image], axis=-1))
+        score = self.label_scorer(ops.stack([*class_features, *image_features], axis=-1))
         return _spread(after) * ops.squeeze(score, axis=-1)
 
-    def maps_for(self, label_distribution, first):
-        """Takes the maps for given labels.
-
-        Args:
-            label_distribution: Tensor of shape `(batch, num_classes)`.
-            first: What the first restoration has found.
-
-        Returns:
-            The map, a squashed copy of it, and the noise estimate, side by side.
-        """
+    def maps_for(self, label_distribution: tf.Tensor, first: _FirstPass) -> tf.Tensor:
+        """Computes the map for given labels, its squashed copy, and the removed noise."""
         direction = cross_entropy_direction(first.logits, label_distribution)
         gradient_map = normalize(first.vjp(direction))
         squashed = gradient_map / (tf.abs(gradient_map) + _KNEE)
         return tf.concat([gradient_map, squashed, first.images - first.restored], axis=-1)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "width": self.width,
-            "depth": self.depth,
-            "block_size": self.block_size,
-            "position": self.position,
-            "restored_loss_weight": self.restored_loss_weight,
-            "attack_prior": self.attack_prior,
-            "temperature": self.temperature,
-            "gate_threshold": self.gate_threshold,
-        }
+    def get_config(self) -> Config:
+        names = (
+            *("width", "depth", "block_size", "position", "pixel_loss_weight"),
+            *("restored_loss_weight", "attack_prior", "temperature", "gate_threshold"),
+        )
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
     @classmethod
-    def from_config(cls, config):
-        # Models that were saved before there were these arguments know of neither.
-        return cls(**{"attack_prior": _PRIOR_IN_TRAINING, "temperature": 1.0, **config})
+    def from_config(cls, config: Config) -> Self:
+        # Models from before these arguments existed behave as if they had these values.
+        older = {"attack_prior": _PRIOR_IN_TRAINING, "temperature": 1.0, "pixel_loss_weight": 10.0}
+        return cls(**{**older, **config})
 
 
-def _logit(probability):
+def _logit(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
-def _standardize(logits):
-    """Takes away the scale of the logits, which differs from classifier to classifier."""
+def _standardize(logits: tf.Tensor) -> tf.Tensor:
+    """Removes the scale of the logits, which differs between classifiers."""
     return (logits - ops.mean(logits, axis=-1, keepdims=True)) / _spread(logits)
 
 
-def _spread(logits):
-    """The standard deviation over the classes, whose slope is finite where they are all alike."""
+def _spread(logits: tf.Tensor) -> tf.Tensor:
+    """Returns the standard deviation over the classes, with a finite slope at zero."""
     return ops.sqrt(ops.var(logits, axis=-1, keepdims=True) + _SMALLEST_VARIANCE)

@@ -119,7 +119,9 @@ class GradientMap(keras.layers.Layer):
         directions = self.directions(logits, labels)
         return tf.concat([normalize(vjp(d)) for d in directions], axis=-1)
 
-    def call_with_loss(self, images, classifier, labels, clean_images, training=True):
+    def call_with_loss(
+        self, images, classifier, labels, clean_images, training=True, pixel_weight=10.0
+    ):
         """Estimates the maps where the labels are known, and the estimator's own loss.
 
         Args:
@@ -128,7 +130,8 @@ class GradientMap(keras.layers.Layer):
             labels: Class indices of shape `(batch,)`.
             clean_images: What `images` were before the attack.
             training: Whether a restorer learns from the maps. It may then be taught
-                with better ones than it will meet; where it is judged it may not.
+                with better maps than it will meet; in validation it must not.
+            pixel_weight: Weight of the pixels in the loss of the restorer.
 
         Returns:
             The maps, through which no gradient flows, and a loss for each image,
