@@ -224,7 +224,7 @@ def test_single_stream_needs_no_gradient_map(classifier, digits, batches, protec
     protected = protect(classifier, two_streams=False)
     protected.fit(batches, verbose=0)
     assert protected.gradient_map is None
-    with pytest.raises(ValueError, match="no gradient stream"):
+    with pytest.raises(ValueError, match="takes no gradient maps"):
         protected.estimate_gradient_maps(digits[0])
 
 
