@@ -11,7 +11,6 @@ from keras_trn.evaluation import plots
 from keras_trn.evaluation.report import Picture
 
 ATTACKS = keras_trn.attacks
-LAYERS = keras_trn.layers
 MAPS = keras_trn.gradient_maps
 BASELINES = keras_trn.baselines
 FILTERS = [
@@ -53,21 +52,7 @@ def batches_of_every_size(channels):
     return tf.data.Dataset.from_generator(batches, output_signature=signature)
 
 
-# --- Layers, filters and attacks ------------------------------------------------------
-
-
-@every_number_of_channels
-@pytest.mark.parametrize("size", [*SIZES, (1, 7)])
-def test_layers_keep_images_of_any_shape(channels, size):
-    images = random_images(2, *size, channels)
-    folded = LAYERS.PixelUnshuffle(2)(images)
-    assert folded.shape == (2, -(-size[0] // 2), -(-size[1] // 2), 4 * channels)
-    unfolded = LAYERS.PixelShuffle(2)(folded)
-    np.testing.assert_array_equal(unfolded[:, : size[0], : size[1]], images)
-    assert LAYERS.ResidualBlock()(images).shape == images.shape
-    assert LAYERS.AttackGate()(images).shape == (2, 1)
-    for fused in LAYERS.FusionBlock()([images, images]):
-        assert fused.shape == images.shape
+# --- Filters and attacks --------------------------------------------------------------
 
 
 @every_number_of_channels
