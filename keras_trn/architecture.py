@@ -1,103 +1,83 @@
-"""The architecture of a classifier, without what it has learned: to be saved, or made anew."""
+"""Copies the architecture of a classifier without what it has learned."""
+
+from typing import Any
 
 import keras
 import numpy as np
 
+from keras_trn.types import Config
 
-def architecture_config(classifier):
-    """Describes a classifier without how it, or a model inside of it, was trained.
+_States = list[tuple[keras.Layer, dict[str, Any]]]
 
-    A loss of the user's own, which a nested model was compiled with, would have to be there
-    whenever the description is read.
 
-    Args:
-        classifier: A Keras model.
+def nested_layers(model: keras.Layer) -> list[keras.Layer]:
+    """Returns a model and all layers inside it, at every depth.
 
-    Returns:
-        A configuration for `keras.saving.deserialize_keras_object`.
+    Keras has no public method for this: `Model.layers` omits the sublayers of custom layers.
+    """
+    return model._flatten_layers()
 
-    Example:
-        ```python
-        from keras_trn.architecture import architecture_config
 
-        classifier = keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)])
-        classifier.compile(loss="mse")
-        assert "compile_config" not in architecture_config(classifier)
-        ```
+def architecture_config(classifier: keras.Model) -> Config:
+    """Returns the configuration of a classifier without any `compile_config`.
+
+    Otherwise a custom loss of a nested model would be needed to read the configuration.
     """
     return _edited(keras.saving.serialize_keras_object(classifier), leave_out="compile_config")
 
 
-def clone_with_new_weights(classifier):
-    """Makes a classifier of the same architecture, with fresh weights that can all be trained.
+def clone_with_new_weights(classifier: keras.Model) -> keras.Model:
+    """Makes an independent classifier of the same architecture with new, trainable weights.
 
-    Unlike `keras.models.clone_model` it copies subclassed models too, and what no training
-    changes: weights that were made with `trainable=False`, such as the mean of an adapted
-    `keras.layers.Normalization`. The statistics of batch normalization start afresh.
-
-    Args:
-        classifier: A built Keras model; it stays as it is.
-
-    Returns:
-        A Keras model that shares nothing with it.
-
-    Raises:
-        ValueError: If the configuration of the classifier does not hold all of it.
-
-    Example:
-        ```python
-        from keras_trn.architecture import clone_with_new_weights
-
-        dense = keras.layers.Dense(10)
-        classifier = keras.Sequential([keras.Input((4,)), dense])
-        other = clone_with_new_weights(classifier)
-        assert keras.ops.any(other.layers[0].kernel != dense.kernel)
-        ```
+    Unlike `keras.models.clone_model` it also copies subclassed models, and keeps weights that no
+    training changes, such as the mean of an adapted `keras.layers.Normalization`. It resets the
+    statistics of batch normalization. It raises a `ValueError` if the configuration of the
+    classifier is incomplete.
     """
-    # A layer that is built frozen may stay so for good.
+    # Some layers stay frozen for good if they are built frozen.
     config = _edited(architecture_config(classifier), trainable=True)
-    fresh = keras.saving.deserialize_keras_object(config)
-    given_states, fresh_states = _states(classifier), _states(fresh)
-    if _shapes(given_states) != _shapes(fresh_states):
+    clone = keras.saving.deserialize_keras_object(config)
+    states, clone_states = _states(classifier), _states(clone)
+    if _shapes(states) != _shapes(clone_states):
         raise ValueError(
             f"The classifier '{classifier.name}' cannot be made anew from its configuration: its "
-            f"weights have the shapes {_shapes(given_states)}, and the weights of the new "
-            f"classifier {_shapes(fresh_states)}. Keras forgets that two nested models share a "
-            "layer: build them as one functional model. In a subclassed model, `__init__` and "
-            "`build` must make all layers from what `get_config` returns."
+            f"weights have the shapes {_shapes(states)}, and the weights of the new classifier "
+            f"{_shapes(clone_states)}. Keras forgets that two nested models share a layer: build "
+            "them as one functional model. In a subclassed model, `__init__` and `build` must "
+            "make all layers from what `get_config` returns."
         )
-    for (_, state), (layer, _) in zip(given_states, fresh_states, strict=True):
-        # These statistics belong to the weights that they were taken with.
+    for (_, state), (layer, _) in zip(states, clone_states, strict=True):
+        # The statistics of batch normalization belong to the old weights.
         if not isinstance(layer, keras.layers.BatchNormalization):
-            _load_what_is_not_trained(layer, state)
-    return fresh
+            _load_untrained_state(layer, state)
+    return clone
 
 
-def _states(model):
-    """The layers that have variables of their own, and these variables."""
-    states = []
-    for layer in model._flatten_layers():
-        state = {}
+def _states(model: keras.Model) -> _States:
+    """Returns all layers that own variables, with these variables."""
+    states: _States = []
+    for layer in nested_layers(model):
+        state: dict[str, Any] = {}
         layer.save_own_variables(state)
         if state:
             states.append((layer, state))
     return states
 
 
-def _shapes(states):
+def _shapes(states: _States) -> list[list[tuple[int, ...]]]:
     return [[tuple(np.shape(variable)) for variable in state.values()] for _, state in states]
 
 
-def _load_what_is_not_trained(layer, state):
-    """Gives a layer the state of another one, but for its trainable weights."""
-    fresh_weights = [weight.numpy() for weight in layer.trainable_weights]
+def _load_untrained_state(layer: keras.Layer, state: dict[str, Any]) -> None:
+    """Loads a state into a layer, and keeps the layer's trainable weights."""
+    new_weights = [weight.numpy() for weight in layer.trainable_weights]
     layer.load_own_variables(state)
-    for weight, fresh in zip(layer.trainable_weights, fresh_weights, strict=True):
-        weight.assign(fresh)
+    for weight, new in zip(layer.trainable_weights, new_weights, strict=True):
+        weight.assign(new)
 
 
-def _edited(config, leave_out=None, **changes):
-    """A configuration without one entry and with others changed, at every depth."""
+def _edited(config: Any, leave_out: str | None = None, **changes: Any) -> Any:
+    """Removes one key from a configuration and changes others, at every depth."""
     if isinstance(config, dict):
         return {
             key: changes[key] if key in changes else _edited(value, leave_out, **changes)

@@ -1,9 +1,13 @@
-"""Sets how readily a restorer changes images, by how much benign accuracy it may cost."""
+"""Chooses how readily a restorer changes images, from the benign accuracy it may cost."""
 
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -11,26 +15,26 @@ from keras_trn.graphs import compile_function
 from keras_trn.input_validation import check_range
 from keras_trn.logits import logits_function
 
-# The logits that the gates have to exceed; the last one closes them for good.
+# Candidate thresholds of the gates' logits; the last one keeps the gates closed for all images.
 _THRESHOLDS = (*np.arange(0.0, 8.0, 0.25), *np.arange(8.0, 20.0, 1.0), 100.0)
-_IMAGES_AT_A_TIME = 128
+_BATCH_SIZE = 128
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What `ProtectedClassifier.calibrate` found, to print and to save.
+    """Holds the result of `ProtectedClassifier.calibrate`, to print and to save.
 
-    Agreement is the share of images that the protected classifier puts into the class that the
-    bare classifier predicts for the clean image.
+    Agreement is the share of images for which the protected classifier predicts the class that
+    the bare classifier predicts for the clean image.
 
     Args:
-        benign_agreement: The share of benign images that was to keep its class.
-        gate_threshold: The threshold of the gates that keeps it.
-        images: Number of images that it was found on.
+        benign_agreement: Share of benign images that must keep their class.
+        gate_threshold: Smallest threshold of the gates that achieves it.
+        images: Number of images that were used.
         benign_before: Agreement on benign images with a threshold of 0.
         benign_after: Agreement on benign images with the threshold.
-        attacked_before: Agreement under the attack with a threshold of 0; `None` without
-            an attack.
+        attacked_before: Agreement under the attack with a threshold of 0; `None` without an
+            attack.
         attacked_after: Agreement under the attack with the threshold.
         attack: Name of the attack; `None` without one.
 
@@ -56,7 +60,7 @@ class Calibration:
     attacked_after: float | None = None
     attack: str | None = None
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [
             f"Gate threshold {self.gate_threshold:g}, for a benign agreement of at least "
             f"{self.benign_agreement:.1%}, on {self.images} images.",
@@ -71,38 +75,29 @@ class Calibration:
         return "\n".join(lines)
 
 
-def calibrate_gates(protected, images, benign_agreement, attack):
-    """Closes the gates of a protected classifier as far as its benign budget asks for.
+def calibrate_gates(
+    protected: Any, images: np.ndarray, benign_agreement: float, attack: Any
+) -> Calibration:
+    """Raises the gate thresholds of a protected classifier until enough images keep their class.
 
-    Args:
-        protected: A `ProtectedClassifier`; its gates are set.
-        images: Array of clean images of shape `(number, height, width, channels)`.
-        benign_agreement: Share of the images, from 0 to 1, that has to keep its class.
-        attack: Attack on the bare classifier to measure the costs with, or `None`.
-
-    Returns:
-        A `Calibration`.
-
-    Raises:
-        ValueError: If the restorer has no gates, or the share is out of range.
+    `attack`, an attack on the bare classifier or `None`, measures what that costs.
     """
     benign_agreement = check_range("benign_agreement", benign_agreement, 0, 1)
     parts = [part for part in protected.trained_parts if hasattr(part, "gate_threshold")]
     if not parts:
         raise ValueError(
-            f"{type(protected.restorer).__name__} has no `gate_threshold` to calibrate. Take a "
+            f"{type(protected.restorer).__name__} has no `gate_threshold` to calibrate. Use a "
             "`keras_trn.TwoStreamRestorationNetwork`, or give your restorer this attribute."
         )
     agreement = _agreement_function(protected, parts)
     expected = _in_batches(logits_function(protected.classifier), images).argmax(axis=-1)
 
     @functools.cache
-    def benign(threshold):
+    def benign(threshold: float) -> float:
         return agreement(images, expected, threshold)
 
-    threshold = next(
-        t for t in _THRESHOLDS if benign(t) >= benign_agreement or t == _THRESHOLDS[-1]
-    )
+    enough = (threshold for threshold in _THRESHOLDS if benign(threshold) >= benign_agreement)
+    threshold = float(next(enough, _THRESHOLDS[-1]))
     costs = {}
     if attack is not None:
         attacked = _in_batches(lambda batch: attack(protected.classifier, batch), images)
@@ -112,10 +107,10 @@ def calibrate_gates(protected, images, benign_agreement, attack):
             "attack": attack.name,
         }
     for part in parts:
-        part.gate_threshold = float(threshold)
+        part.gate_threshold = threshold
     return Calibration(
         benign_agreement=benign_agreement,
-        gate_threshold=float(threshold),
+        gate_threshold=threshold,
         images=len(images),
         benign_before=benign(0.0),
         benign_after=benign(threshold),
@@ -123,18 +118,18 @@ def calibrate_gates(protected, images, benign_agreement, attack):
     )
 
 
-def _agreement_function(protected, parts):
-    """A function of images, expected classes and a threshold that measures the agreement."""
-
-    def predict(images, threshold):
+def _agreement_function(
+    protected: Any, parts: list[keras.Layer]
+) -> Callable[[np.ndarray, np.ndarray, float], float]:
+    def predict(images: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
         with _gates_at(parts, threshold):
             return protected(images)
 
+    # The threshold is an input, so one graph serves all thresholds.
     images_spec = tf.TensorSpec((None, *protected.image_shape), tf.float32)
-    # The threshold is an input, so that it is traced once for all of them.
     compiled = compile_function(predict, [images_spec, tf.TensorSpec((), tf.float32)])
 
-    def agreement(images, expected, threshold):
+    def agreement(images: np.ndarray, expected: np.ndarray, threshold: float) -> float:
         threshold = tf.constant(threshold, tf.float32)
         logits = _in_batches(lambda batch: compiled(batch, threshold), images)
         return float(np.mean(logits.argmax(axis=-1) == expected))
@@ -143,7 +138,7 @@ def _agreement_function(protected, parts):
 
 
 @contextlib.contextmanager
-def _gates_at(parts, threshold):
+def _gates_at(parts: list[keras.Layer], threshold: tf.Tensor) -> Iterator[None]:
     before = [part.gate_threshold for part in parts]
     for part in parts:
         part.gate_threshold = threshold
@@ -154,7 +149,6 @@ def _gates_at(parts, threshold):
             part.gate_threshold = value
 
 
-def _in_batches(function, images):
-    starts = range(0, len(images), _IMAGES_AT_A_TIME)
-    batches = [tf.constant(images[start : start + _IMAGES_AT_A_TIME]) for start in starts]
-    return np.concatenate([np.asarray(function(batch)) for batch in batches])
+def _in_batches(function: Callable[[tf.Tensor], Any], images: np.ndarray) -> np.ndarray:
+    batches = [images[i : i + _BATCH_SIZE] for i in range(0, len(images), _BATCH_SIZE)]
+    return np.concatenate([np.asarray(function(tf.constant(batch))) for batch in batches])

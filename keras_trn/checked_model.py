@@ -1,28 +1,42 @@
-"""A Keras model that looks at its data before Keras does."""
+"""Checks the data of a Keras model before Keras uses them."""
+
+from typing import Any
 
 import keras
+import numpy as np
 
 from keras_trn.graphs import state_of
-from keras_trn.input_validation import check_data
 from keras_trn.keras_settings import float32_numbers
+from keras_trn.pipelines import check_data
+from keras_trn.types import ImageShape
 
 
 class CheckedModel(keras.Model):
-    """Checks images and labels before any step is spent on them.
+    """Checks images and labels before the first step.
 
     A subclass sets `image_shape`, `(height, width, channels)`, and `num_classes`.
     """
 
+    image_shape: ImageShape
+    num_classes: int
+
     @float32_numbers()
-    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> np.ndarray:
         """Predicts logits; as `keras.Model.predict`.
 
         Args:
             x: Images in [0, 1]: an array, a list, a tensor or a `tf.data.Dataset`.
-            batch_size: Number of images in a batch, where `x` is an array.
-            verbose: As of `keras.Model.predict`.
-            steps: Number of batches to take of a pipeline; all by default.
-            callbacks: As of `keras.Model.predict`.
+            batch_size: Number of images in a batch, if `x` is an array.
+            verbose: As for `keras.Model.predict`.
+            steps: Number of batches to use of a pipeline; all by default.
+            callbacks: As for `keras.Model.predict`.
 
         Returns:
             An array of shape `(number of images, num_classes)`.
@@ -34,7 +48,7 @@ class CheckedModel(keras.Model):
         return super().predict(x, batch_size, verbose, steps, callbacks)
 
     @float32_numbers()
-    def predict_on_batch(self, x):
+    def predict_on_batch(self, x: Any) -> np.ndarray:
         """Predicts the logits of one batch; as `keras.Model.predict_on_batch`.
 
         Args:
@@ -49,15 +63,17 @@ class CheckedModel(keras.Model):
         x, _ = self._checked(x, needs_labels=False)
         return super().predict_on_batch(x)
 
-    def _checked(self, x, y=None, needs_labels=True, steps=None):
-        """Checks data, and returns what to use in place of them."""
+    def _checked(
+        self, x: Any, y: Any = None, needs_labels: bool = True, steps: int | None = None
+    ) -> tuple[Any, Any]:
+        """Checks data, and returns what to use in their place."""
         self._forget_stale_graphs()
         return check_data(x, y, self.image_shape, self.num_classes, needs_labels, steps)
 
-    def _forget_stale_graphs(self):
-        """Makes Keras compile its steps again where a part of the model has changed."""
+    def _forget_stale_graphs(self) -> None:
+        """Makes Keras compile its steps again if a part of the model has changed."""
         state = state_of(self)
         if getattr(self, "_compiled_state", state) != state:
             self.train_function = self.test_function = self.predict_function = None
-        # Keras would take a list for a list of layers.
+        # Keras would treat the list as a list of layers.
         object.__setattr__(self, "_compiled_state", state)

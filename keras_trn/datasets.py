@@ -1,46 +1,52 @@
-"""Image data as pipelines of images in [0, 1] and class indices."""
+"""Loads image data as pipelines of images in [0, 1] and class indices."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sklearn.datasets
 import sklearn.model_selection
 import tensorflow as tf
 
-from keras_trn.input_validation import as_dataset
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_whole_number
+from keras_trn.pipelines import as_dataset
+from keras_trn.types import LabelledImages
 
 NAMES = ("digits", "fashion_mnist", "cifar10", "svhn_cropped")
 
 
-def load(name, batch_size=128, data_dir=None, seed=0, shuffle=True):
+def load(
+    name: str,
+    batch_size: int = 128,
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+    shuffle: bool = True,
+) -> tuple[tf.data.Dataset, ...]:
     """Loads a data set as pipelines for training, validation and test.
 
-    `"digits"` are the 1,797 grey images of 8 by 8 pixels that come with
-    scikit-learn: nothing is downloaded. The other sets come through TensorFlow
-    Datasets, which downloads them once, unless they are in the data directory.
-    Their validation part is the last tenth of the training split.
+    `"digits"` are the 1,797 grey images of 8 x 8 pixels that come with scikit-learn. TensorFlow
+    Datasets downloads the other sets once; their validation part is the last tenth of the
+    training split.
 
     Args:
         name: `"digits"`, `"fashion_mnist"`, `"cifar10"` or `"svhn_cropped"`.
         batch_size: Number of images in a batch.
-        data_dir: Where TensorFlow Datasets keeps its data; by default the
-            environment variable `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
-        seed: Whole number that fixes the split of the digits, and the order in
-            which training images are shuffled.
-        shuffle: Whether training images are shuffled anew in every epoch.
+        data_dir: Data directory of TensorFlow Datasets; by default the environment variable
+            `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
+        seed: Seed of the split of the digits and of the order of the training images.
+        shuffle: Whether to shuffle the training images in every epoch.
 
     Returns:
-        Three `tf.data.Dataset`s, `(train, validation, test)`, of batches
-        `(images, labels)`: float32 of shape `(batch, height, width, channels)` in
-        [0, 1], and int64 of shape `(batch,)`.
+        Three `tf.data.Dataset`s, `(train, validation, test)`, of batches `(images, labels)`:
+        float32 of shape `(batch, height, width, channels)` in [0, 1], and int64 of shape
+        `(batch,)`.
 
     Raises:
-        ValueError: If the name is not known, or an argument is malformed.
-        FileNotFoundError: If the data directory does not exist, or the data are
-            neither there nor to be downloaded.
+        ValueError: If the name is unknown, or `batch_size` or `seed` is invalid.
+        FileNotFoundError: If the data directory does not exist, or the data are not in it and
+            cannot be downloaded.
 
     Example:
         ```python
@@ -62,19 +68,19 @@ def load(name, batch_size=128, data_dir=None, seed=0, shuffle=True):
     )
 
 
-def to_arrays(dataset):
+def to_arrays(dataset: LabelledImages) -> tuple[np.ndarray, np.ndarray]:
     """Collects a pipeline of batches into arrays.
 
     Args:
-        dataset: A `tf.data.Dataset` of batches of images and labels, or a
-            `keras.utils.PyDataset` of them. Sample weights are left out.
+        dataset: A `tf.data.Dataset` or a `keras.utils.PyDataset` of batches of images and labels.
+            Sample weights are dropped.
 
     Returns:
-        Two arrays: all images, and all labels.
+        All images and all labels.
 
     Raises:
-        ValueError: If the pipeline holds anything else, is empty or has no end, or its images
-            differ in size.
+        ValueError: If the pipeline holds anything else, is empty or endless, or its images differ
+            in size.
 
     Example:
         ```python
@@ -96,41 +102,36 @@ def to_arrays(dataset):
     return np.concatenate(images), np.concatenate(labels)
 
 
-def _load_digits(seed):
+def _load_digits(seed: int) -> list[tf.data.Dataset]:
     digits = sklearn.datasets.load_digits()
-    images = (digits.images[..., None] / 16).astype("float32")
-    labels = digits.target.astype("int64")
-    rest, *test = _split(images, labels, 360, seed)
-    train, *validation = _split(*rest, 180, seed)
-    return [tf.data.Dataset.from_tensor_slices(tuple(part)) for part in (train, validation, test)]
+    arrays = (digits.images[..., None] / 16).astype("float32"), digits.target.astype("int64")
+    rest, test = _split(arrays, 360, seed)
+    train, validation = _split(rest, 180, seed)
+    return [tf.data.Dataset.from_tensor_slices(part) for part in (train, validation, test)]
 
 
-def _split(images, labels, size, seed):
+def _split(arrays: tuple[Any, Any], size: int, seed: int) -> tuple[tuple[Any, Any], ...]:
     """Splits off `size` images with all classes in proportion."""
     images, held_images, labels, held_labels = sklearn.model_selection.train_test_split(
-        images, labels, test_size=size, stratify=labels, random_state=seed
+        *arrays, test_size=size, stratify=arrays[1], random_state=seed
     )
-    return (images, labels), held_images, held_labels
+    return (images, labels), (held_images, held_labels)
 
 
-def _load_tensorflow_dataset(name, data_dir):
-    # Slow to import, and not needed for the digits.
+def _load_tensorflow_dataset(name: str, data_dir: str | Path | None) -> list[tf.data.Dataset]:
+    # This import is slow, and the digits do not need it.
     import tensorflow_datasets as tfds
 
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
     if data_dir is not None and not Path(data_dir).expanduser().is_dir():
         raise FileNotFoundError(
-            f"The data directory {str(data_dir)!r} does not exist. Create it, and "
-            f"{name!r} is downloaded into it; or point `data_dir` or the environment variable "
-            "TFDS_DATA_DIR to where TensorFlow Datasets keeps its data."
+            f"The data directory {str(data_dir)!r} does not exist. Create it to download {name!r} "
+            "into it, or set `data_dir` or the environment variable TFDS_DATA_DIR to the data "
+            "directory of TensorFlow Datasets."
         )
+    parts = ["train[:90%]", "train[90%:]", "test"]
     try:
-        splits = tfds.load(
-            name,
-            split=["train[:90%]", "train[90%:]", "test"],
-            data_dir=data_dir,
-            as_supervised=True,
-        )
+        splits = tfds.load(name, split=parts, data_dir=data_dir, as_supervised=True)
     except Exception as error:
         raise FileNotFoundError(
             f"{name!r} is not in the data directory {str(data_dir or '~/tensorflow_datasets')!r} "
@@ -140,5 +141,5 @@ def _load_tensorflow_dataset(name, data_dir):
     return [split.map(_scale, num_parallel_calls=tf.data.AUTOTUNE) for split in splits]
 
 
-def _scale(image, label):
+def _scale(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.cast(image, tf.float32) / 255.0, tf.cast(label, tf.int64)

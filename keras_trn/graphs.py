@@ -1,9 +1,14 @@
-"""Compiled functions that follow the models they were compiled for."""
+"""Compiles functions, and compiles them again when the models that they call change."""
 
 import functools
 import hashlib
 import inspect
 import types
+from collections.abc import Callable
+from collections.abc import Hashable
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,20 +18,13 @@ import tensorflow as tf
 _LIBRARIES = {"keras", "tensorflow", "numpy", "builtins"}
 
 
-def compile_function(function, signature=None):
-    """Compiles a function that TensorFlow's AutoGraph shall leave as it is.
-
-    Args:
-        function: Function of tensors.
-        signature: List of `tf.TensorSpec`; without one it is traced for each new type, and
-            for each new rank.
-
-    Returns:
-        A `tf.function`.
-    """
+def compile_function(
+    function: Callable[..., Any], signature: Sequence[tf.TensorSpec] | None = None
+) -> Callable[..., Any]:
+    """Compiles a function without AutoGraph; retraces it for new types if it has no signature."""
     return tf.function(
-        # TensorFlow takes methods of two objects for one function that is traced again and
-        # again, and warns, unless each is an object of its own.
+        # TensorFlow treats the methods of two objects as one function, retraces it again and
+        # again, and warns. A partial function is distinct for each object.
         functools.partial(function),
         input_signature=signature,
         autograph=False,
@@ -35,60 +33,31 @@ def compile_function(function, signature=None):
 
 
 class GraphCache:
-    """Compiled functions by name, each made again when its model has changed.
+    """Caches compiled functions by name, and makes each again when its model has changed.
 
-    A compiled function keeps what it was traced with: it follows new weights, but not a new
-    activation, another rate of dropout or a layer that was added. So each is kept with the
-    state of what it depends on, and is compiled anew where that state is another.
-
-    A copy or a pickle of a cache is empty, so that objects which hold one can be copied
-    whether they were used or not.
-
-    Example:
-        ```python
-        from keras_trn.graphs import GraphCache
-
-        dense = keras.layers.Dense(2, activation="relu", kernel_initializer="ones")
-        graphs, ones = GraphCache(), tf.ones((1, 3))
-        call = lambda: graphs.get("dense", dense, lambda: dense)(ones).numpy().tolist()
-        assert call() == [[3.0, 3.0]]
-        dense.activation = lambda x: -x
-        assert call() == [[-3.0, -3.0]]
-        ```
+    A compiled function follows new weights, but not a new activation, another dropout rate or an
+    added layer. So each entry keeps the state of its subject: the model, the function that calls
+    models, or a tuple of these. Copies and pickles of a cache are empty, so that its owner can be
+    copied.
     """
 
-    def __init__(self):
-        self._entries = {}
+    def __init__(self) -> None:
+        self._entries: dict[Hashable, tuple[object, Any]] = {}
 
-    def get(self, key, subject, make_function, signature=None):
-        """Returns a compiled function, made on the first call and whenever the model has changed.
-
-        Args:
-            key: What tells the functions of one subject apart; hashable.
-            subject: The model, the function that calls models, or a tuple of these, that
-                is compiled.
-            make_function: Function without arguments that returns the function to compile.
-            signature: As of `compile_function`.
-
-        Returns:
-            A `tf.function`.
-        """
+    def get(
+        self,
+        key: Hashable,
+        subject: Any,
+        make_function: Callable[[], Callable[..., Any]],
+        signature: Sequence[tf.TensorSpec] | None = None,
+    ) -> Callable[..., Any]:
+        """Returns the compiled function that `make_function` makes for the current subject."""
         return self.remember(key, subject, lambda: compile_function(make_function(), signature))
 
-    def remember(self, key, subject, make):
-        """Returns what `make` returned for the subject as it is now.
-
-        Args:
-            key: What tells the results for one subject apart; hashable.
-            subject: The model, the function that calls models, or a tuple of these, that the
-                result depends on.
-            make: Function without arguments.
-
-        Returns:
-            The result of `make`.
-        """
+    def remember(self, key: Hashable, subject: Any, make: Callable[[], Any]) -> Any:
+        """Returns what `make` returned for the current state of the subject."""
         state = state_of(subject)
-        # A state holds on to its subject, so that no other object takes its identity.
+        # The state keeps its subject alive, so no other object can get the same id.
         identity = tuple(map(id, subject)) if isinstance(subject, tuple) else id(subject)
         known_state, result = self._entries.get((key, identity), (None, None))
         if known_state != state:
@@ -96,54 +65,50 @@ class GraphCache:
             self._entries[key, identity] = (state, result)
         return result
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return GraphCache, ()
 
 
-def state_of(subject):
-    """Describes all that a compiled function would keep of a model, weights left out.
+def state_of(subject: Any) -> object:
+    """Describes all that a compiled function keeps of a model or function, except weights.
 
-    Args:
-        subject: A Keras model or layer, or a function that calls some.
-
-    Returns:
-        An object that equals another one exactly if nothing has changed.
+    Two descriptions are equal if and only if nothing has changed.
     """
     return _describe(subject, set())
 
 
 class _Identity:
-    """Equals only itself, and keeps the object alive so that its identity is not used again."""
+    """Equals only itself, and keeps the object alive so that its id is not reused."""
 
-    def __init__(self, value):
+    def __init__(self, value: object) -> None:
         self.value = value
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, _Identity) and self.value is other.value
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
 
-def _describe(value, seen):
+def _describe(value: Any, seen: set[int]) -> object:
     if value is None or isinstance(value, (bool, int, float, str, bytes, np.generic, tf.DType)):
-        # A NaN differs from itself, and its text does not.
+        # NaN differs from itself, but its text does not.
         return type(value).__name__, repr(value)
     parts = None if id(value) in seen else _parts(value)
     seen.add(id(value))
     if parts is None:
         return _Identity(value)
-    # Collections and bound methods are made anew wherever they are asked for.
+    # Collections and bound methods are created anew on every access.
     is_fleeting = isinstance(value, (list, tuple, dict, np.ndarray, types.MethodType))
     identity = type(value).__name__ if is_fleeting else _Identity(value)
     return [identity, *((name, _describe(part, seen)) for name, part in parts)]
 
 
-def _parts(value):
-    """What a compiled function keeps of an object, by name; `None` where nothing can change."""
+def _parts(value: Any) -> Iterable[tuple[object, Any]] | None:
+    """Returns what a compiled function keeps of an object; `None` where nothing can change."""
     if isinstance(value, np.ndarray):
-        return [("digest", hashlib.sha256(np.ascontiguousarray(value)).hexdigest())]
+        return [("digest", hashlib.sha256(value.tobytes()).hexdigest())]
     if isinstance(value, (list, tuple)):
-        # A list may keep what was seen while it was traced, and that must not start it again.
+        # A list may collect tensors while it is traced, which must not cause another tracing.
         return [(place, part) for place, part in enumerate(value) if not tf.is_tensor(part)]
     if isinstance(value, dict):
         return [(str(key), part) for key, part in value.items()]
@@ -158,26 +123,28 @@ def _parts(value):
     if isinstance(value, (type, types.ModuleType, GraphCache)):
         return None
     if _package(type(value)) not in _LIBRARIES and hasattr(value, "__dict__"):
-        return list(vars(value).items())
+        return vars(value).items()
     return None
 
 
-def _layer_parts(layer):
+def _layer_parts(layer: keras.Operation) -> Iterable[tuple[object, Any]]:
+    bookkeeping = _bookkeeping()
     parts = {
         name: part
         for name, part in vars(layer).items()
-        if name not in _bookkeeping() and not name.startswith("_self_")
+        if name not in bookkeeping and not name.startswith("_self_")
     }
     if isinstance(layer, keras.Layer):
         parts["dtype_policy"] = layer.dtype_policy.name
     if isinstance(layer, keras.Model):
         parts["layers"] = layer.layers
-    return list(parts.items())
+    return parts.items()
 
 
-def _function_parts(function):
-    parts = [("code", function.__code__), ("defaults", function.__defaults__)]
+def _function_parts(function: types.FunctionType) -> Iterable[tuple[object, Any]]:
     variables = inspect.getclosurevars(function)
+    parts: list[tuple[object, Any]] = [("code", function.__code__)]
+    parts.append(("defaults", function.__defaults__))
     parts += variables.nonlocals.items()
     if _package(function) != "keras_trn":
         used = variables.globals.items()
@@ -185,13 +152,13 @@ def _function_parts(function):
     return parts
 
 
-def _package(thing):
+def _package(thing: object) -> str:
     return (getattr(thing, "__module__", None) or "builtins").partition(".")[0]
 
 
 @functools.cache
-def _bookkeeping():
-    """The attributes by which Keras keeps its own books; they change without any effect."""
+def _bookkeeping() -> set[str]:
+    """Names the attributes that Keras keeps for itself and changes without any effect."""
     running = {"history", "stop_training", "stop_evaluating", "stop_predicting"}
-    running |= {"_eval_epoch_iterator", "_compiled_trainable_state"}
-    return {*vars(keras.Layer()), *vars(keras.Model()), *running, "_compiled_state"}
+    running |= {"_eval_epoch_iterator", "_compiled_trainable_state", "_compiled_state"}
+    return running | set(vars(keras.Layer())) | set(vars(keras.Model()))

@@ -1,65 +1,57 @@
-"""What the package needs of the user's Keras settings.
+"""Checks and adapts the Keras settings of the user.
 
-Nothing here imports Keras before it has to: with a backend that is not installed, the import
-alone fails, far from the setting that asked for it.
+This module must not import Keras at the top: if the backend that is set is not installed, that
+import fails with an error that does not name the setting.
 """
 
 import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 _NEEDED = "tensorflow"
 
 
-def check_backend():
-    """Checks that Keras has, or will take, the TensorFlow backend.
-
-    Raises:
-        ImportError: If Keras was imported with another backend, or is told to take another
-            one by the environment variable `KERAS_BACKEND` or by its file `keras.json`.
-    """
+def check_backend() -> None:
+    """Raises an `ImportError` if Keras uses, or is set to use, another backend than TensorFlow."""
     imported = _imported_backend()
-    told, source = _told_backend()
-    if imported is None and told != _NEEDED:
+    backend, source = _configured_backend()
+    if imported is None and backend != _NEEDED:
         raise ImportError(
             f"keras_trn needs the TensorFlow backend of Keras, and {source} asks for the backend "
-            f"{told!r}. Write `import os; os.environ['KERAS_BACKEND'] = 'tensorflow'` before the "
-            "first import of keras or keras_trn."
+            f"{backend!r}. Write `import os; os.environ['KERAS_BACKEND'] = 'tensorflow'` before "
+            "the first import of keras or keras_trn."
         )
     if imported not in (None, _NEEDED):
-        asked = f", as {source} asks for it" if told == imported else ""
+        asked = f", as {source} asks for it" if backend == imported else ""
         raise ImportError(
-            "keras_trn needs the TensorFlow backend of Keras, and Keras was imported before with "
-            f"the backend {imported!r}{asked}; it cannot change any more. Start Python anew, and "
+            "keras_trn needs the TensorFlow backend of Keras, and Keras was already imported with "
+            f"the backend {imported!r}{asked}; it cannot change any more. Restart Python, and "
             "write `import os; os.environ['KERAS_BACKEND'] = 'tensorflow'` before the first "
             "import of keras."
         )
 
 
-def _imported_backend():
-    """The backend of the Keras that is imported already; `None` where none is."""
+def _imported_backend() -> str | None:
+    """Returns the backend of the imported Keras; `None` if it is not imported."""
     config = getattr(sys.modules.get("keras"), "config", None)
     return None if config is None else config.backend()
 
 
-def _told_backend():
-    """The backend that Keras is told to take, and by what; as Keras itself finds it."""
+def _configured_backend() -> tuple[str, str]:
+    """Returns the backend that Keras is set to use, and where it is set; as Keras finds it."""
     if backend := os.environ.get("KERAS_BACKEND"):
         return backend, "the environment variable KERAS_BACKEND"
-    path = os.path.expanduser(os.path.join(_keras_folder(), "keras.json"))
-    return _settings_of(path).get("backend", _NEEDED), f"the file {path}"
-
-
-def _keras_folder():
-    if "KERAS_HOME" in os.environ:
-        return os.environ["KERAS_HOME"]
     home = os.path.expanduser("~")
-    return os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras")
+    default = os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras")
+    path = os.path.expanduser(os.path.join(os.environ.get("KERAS_HOME", default), "keras.json"))
+    return _read_settings(path).get("backend", _NEEDED), f"the file {path}"
 
 
-def _settings_of(path):
-    """What a `keras.json` says; nothing where it cannot be read, as for Keras."""
+def _read_settings(path: str) -> dict[str, Any]:
+    """Reads a `keras.json`; ignores an unreadable one, as Keras does."""
     try:
         with open(path, encoding="utf-8") as file:
             settings = json.load(file)
@@ -69,19 +61,16 @@ def _settings_of(path):
 
 
 @contextlib.contextmanager
-def float32_numbers():
-    """Makes Keras take float32 for its own numbers for a while, whatever the user's `floatx`.
+def float32_numbers() -> Iterator[None]:
+    """Sets Keras' `floatx` to float32 for a while.
 
-    `fit`, `evaluate` and `predict` convert the images of arrays to `floatx`: with float16 they
-    would round every image, and count images only up to 2,048.
-
-    Yields:
-        Nothing.
+    `fit`, `evaluate` and `predict` convert arrays to `floatx`: float16 would round every image,
+    and count images only up to 2,048.
     """
     import keras
 
     floatx = keras.config.floatx()
-    # Asked for the first time, Keras takes the policy of new layers from `floatx`, for good.
+    # The first call fixes the policy of new layers, which Keras derives from `floatx`.
     keras.config.dtype_policy()
     keras.config.set_floatx("float32")
     try:

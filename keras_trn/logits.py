@@ -1,6 +1,9 @@
-"""One way to ask a classifier for its logits, to know them, and to differentiate their loss."""
+"""Computes the logits of a classifier and their gradients with respect to the images."""
 
 import functools
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,101 +11,65 @@ import tensorflow as tf
 
 from keras_trn.graphs import GraphCache
 from keras_trn.second_derivatives import register_second_derivatives
+from keras_trn.types import Classifier
+from keras_trn.types import Logits
 
 register_second_derivatives()
 
 
-def logits_function(classifier):
-    """Wraps a classifier as a function from images to float32 logits.
-
-    The classifier is always run in inference mode, so that Dropout is off and
-    BatchNormalization uses, and keeps, its moving statistics. Only the images are
-    differentiated: nothing computes a gradient of the classifier's weights.
-
-    Args:
-        classifier: A Keras model or layer, or any callable from images of shape
-            `(batch, height, width, channels)` to logits of shape
-            `(batch, num_classes)`.
-
-    Returns:
-        A `LogitsFunction`, to be called with a tensor of images.
-
-    Example:
-        ```python
-        from keras_trn.logits import logits_function
-
-        logits = logits_function(classifier)(keras.random.uniform((2, 8, 8, 1)))
-        assert logits.shape == (2, 10)
-        ```
-    """
-    return LogitsFunction(classifier)
-
-
 class LogitsFunction:
-    """The logits of a frozen classifier, and their gradients in the images.
+    """Maps images to the float32 logits of a frozen classifier in inference mode.
 
-    In a graph TensorFlow leaves out what nobody asks for, so gradients are taken there as
-    usual. Eagerly it would compute the gradients of the classifier's weights too, which is
-    slow, and with TensorFlow 2.21 and oneDNN it corrupts the memory for a 1 x 1 convolution
-    of stride 2. So eager gradients are taken in compiled functions.
-
-    Args:
-        classifier: A Keras model or layer, or any callable from images to logits.
+    Only the images are differentiated. In a graph, TensorFlow prunes the gradients of the
+    weights, as nothing uses them. Eager TensorFlow would compute them, which is slow, and which
+    with TensorFlow 2.21 and oneDNN corrupts the memory for a 1 x 1 convolution of stride 2.
+    So eager gradients run in compiled functions.
     """
 
-    def __init__(self, classifier):
+    def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
         self._is_layer = isinstance(classifier, keras.layers.Layer)
         self._graphs = GraphCache()
 
-    # CleverHans would have AutoGraph rewrite the whole classifier, which takes seconds.
+    # Without this, CleverHans makes AutoGraph rewrite the whole classifier, which takes seconds.
     @tf.autograph.experimental.do_not_convert
-    def __call__(self, images):
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
         if self._is_layer and tf.executing_eagerly():
             return self._eager_logits(images)
         return self._forward(images)
 
-    def with_vjp(self, images):
-        """Returns the logits, and a function that takes their gradients.
+    def with_vjp(self, images: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        """Returns the logits and their vector-Jacobian product.
 
-        Args:
-            images: Tensor of shape `(batch, height, width, channels)`.
-
-        Returns:
-            The logits, and a function from a direction, a tensor of their shape, to the
-            gradient of `sum(logits * direction)` in the images.
+        The product maps a direction of the shape of the logits to the gradient of
+        `sum(logits * direction)` with respect to the images.
         """
         if self._is_layer and tf.executing_eagerly():
             return self._eager_logits(images), functools.partial(self._eager_vjp, images)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(images)
             logits = self._forward(images)
+        zero = tf.UnconnectedGradients.ZERO
+        return logits, lambda direction: tape.gradient(logits, images, direction, zero)
 
-        def vjp(direction):
-            return tape.gradient(
-                logits, images, direction, unconnected_gradients=tf.UnconnectedGradients.ZERO
-            )
-
-        return logits, vjp
-
-    def _forward(self, images):
+    def _forward(self, images: tf.Tensor) -> tf.Tensor:
         arguments = {"training": False} if self._is_layer else {}
         return tf.cast(single_output(self.classifier(images, **arguments)), tf.float32)
 
-    def _eager_logits(self, images):
+    def _eager_logits(self, images: tf.Tensor) -> tf.Tensor:
         @tf.custom_gradient
-        def logits(images):
-            def gradient(upstream, variables=()):
+        def logits(images: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+            def gradient(upstream: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> Any:
                 return _without_weights([self._eager_vjp(images, upstream)], variables)
 
             return self._forward(images), gradient
 
         return logits(images)
 
-    def _eager_vjp(self, images, direction):
+    def _eager_vjp(self, images: tf.Tensor, direction: tf.Tensor) -> tf.Tensor:
         @tf.custom_gradient
-        def vjp(images, direction):
-            def gradient(upstream, variables=()):
+        def vjp(images: tf.Tensor, direction: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+            def gradient(upstream: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> Any:
                 second = self._compiled(self._second_order)(images, direction, upstream)
                 return _without_weights(second, variables)
 
@@ -110,38 +77,54 @@ class LogitsFunction:
 
         return vjp(images, direction)
 
-    def _first_order(self, images, direction):
+    def _first_order(self, images: tf.Tensor, direction: tf.Tensor) -> tf.Tensor:
         _, vjp = self.with_vjp(images)
         return vjp(direction)
 
-    def _second_order(self, images, direction, upstream):
+    def _second_order(
+        self, images: tf.Tensor, direction: tf.Tensor, upstream: tf.Tensor
+    ) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch([images, direction])
-            pulled = self._first_order(images, direction)
+            product = self._first_order(images, direction)
         zero = tf.UnconnectedGradients.ZERO
-        return tape.gradient(pulled, [images, direction], upstream, zero)
+        return tape.gradient(product, [images, direction], upstream, zero)
 
-    def _compiled(self, method):
+    def _compiled(self, method: Callable[..., Any]) -> Callable[..., Any]:
         return self._graphs.get(method.__name__, self.classifier, lambda: method)
 
 
-def _without_weights(gradients, variables):
-    """What a custom gradient returns where the variables that it uses have none."""
+def _without_weights(gradients: list[tf.Tensor], variables: Sequence[tf.Variable]) -> Any:
+    """Returns what a custom gradient returns if its variables have no gradient."""
     return (gradients, [None] * len(variables)) if variables else gradients
 
 
-def single_output(outputs):
-    """Takes the one output of a model out of the list or dictionary that may hold it.
+def logits_function(classifier: Classifier) -> LogitsFunction:
+    """Wraps a Keras model, or any function from images to logits, as a `LogitsFunction`."""
+    return LogitsFunction(classifier)
 
-    Args:
-        outputs: What the model returned.
 
-    Returns:
-        The output.
+def differentiable_logits_function(classifier: Classifier) -> Logits:
+    """Works as `logits_function`, with a gradient of zero where TensorFlow returns `None`.
 
-    Raises:
-        ValueError: If there are several.
+    No gradient passes through rounding, for example, and an attack cannot add `None` to an image.
     """
+    logits = logits_function(classifier)
+
+    @tf.autograph.experimental.do_not_convert
+    def connected_logits(images: tf.Tensor) -> tf.Tensor:
+        return logits(images) + 0.0 * tf.reduce_sum(images, axis=[1, 2, 3])[:, None]
+
+    return connected_logits
+
+
+def predicted_labels(classifier: Classifier, images: tf.Tensor) -> tf.Tensor:
+    """Predicts the class of each image, as an int64 tensor of shape `(batch,)`."""
+    return tf.argmax(logits_function(classifier)(images), axis=-1)
+
+
+def single_output(outputs: Any) -> tf.Tensor:
+    """Takes the only output of a model out of its list or dictionary; refuses several."""
     if not isinstance(outputs, (list, tuple, dict)):
         return outputs
     flat = keras.tree.flatten(outputs)
@@ -149,76 +132,19 @@ def single_output(outputs):
         names = f", named {', '.join(map(repr, outputs))}" if isinstance(outputs, dict) else ""
         raise ValueError(
             f"The classifier must return one output, the logits; it returns {len(flat)}{names}. "
-            "Take the one with the logits, such as the first: `keras.Model(classifier.inputs, "
-            "classifier.outputs[0])`."
+            "Select the output that holds the logits, for example the first: "
+            "`keras.Model(classifier.inputs, classifier.outputs[0])`."
         )
     return flat[0]
 
 
-def differentiable_logits_function(classifier):
-    """As `logits_function`, with a gradient of zero where a classifier has none.
+def cross_entropy_direction(logits: tf.Tensor, label_distribution: tf.Tensor) -> tf.Tensor:
+    """Computes the direction in which the logits increase the cross-entropy for soft labels.
 
-    Through a rounding, for instance, no gradient passes, and TensorFlow says so by
-    `None`, which attacks cannot add to an image.
-
-    Args:
-        classifier: A Keras model or layer, or any callable from images to logits.
-
-    Returns:
-        A function of one tensor of images.
-
-    Example:
-        ```python
-        from keras_trn.logits import differentiable_logits_function
-
-        logits = differentiable_logits_function(lambda images: tf.round(images[:, 0, :, 0]))
-        images = tf.ones((2, 1, 3, 1))
-        with tf.GradientTape() as tape:
-            tape.watch(images)
-            loss = tf.reduce_sum(logits(images))
-        assert tf.reduce_all(tape.gradient(loss, images) == 0)
-        ```
-    """
-    logits = logits_function(classifier)
-
-    @tf.autograph.experimental.do_not_convert
-    def connected_logits(images):
-        return logits(images) + 0.0 * tf.reduce_sum(images, axis=[1, 2, 3])[:, None]
-
-    return connected_logits
-
-
-def predicted_labels(classifier, images):
-    """Asks a classifier for the classes of images.
-
-    Args:
-        classifier: A Keras model, or a callable, from images to logits.
-        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
-
-    Returns:
-        An int64 tensor of class indices, of shape `(batch,)`.
-
-    Example:
-        ```python
-        from keras_trn.logits import predicted_labels
-
-        brightest_row = lambda images: tf.reduce_sum(images, axis=[2, 3])
-        images = tf.constant([[[[0.1]], [[0.9]]]])
-        assert predicted_labels(brightest_row, images).numpy().tolist() == [1]
-        ```
-    """
-    return tf.argmax(logits_function(classifier)(images), axis=-1)
-
-
-def cross_entropy_direction(logits, label_distribution):
-    """The direction in which the logits raise the cross-entropy for soft labels.
-
-    For one label `c` the gradient of the cross-entropy in the logits is
-    `softmax(z) - onehot(c)`. When the classifier is sure of `c` this underflows
-    to zero. As maps are normalized, only its direction counts, and that is the
-    softmax over the *other* classes minus `onehot(c)`, which never vanishes
-    however sure the classifier is. For soft labels, the mean of these
-    directions over the label distribution.
+    The gradient of the cross-entropy for a label `c` is `softmax(z) - onehot(c)`, which
+    underflows to zero for a confident classifier. This direction is the softmax over the *other*
+    classes minus `onehot(c)`: parallel to the gradient, but never zero. For soft labels it is the
+    mean over the label distribution.
 
     Args:
         logits: Tensor of shape `(batch, num_classes)`.
@@ -231,20 +157,18 @@ def cross_entropy_direction(logits, label_distribution):
         ```python
         from keras_trn.logits import cross_entropy_direction
 
-        # Sure beyond what float32 can tell from certainty, and still not zero.
+        # The softmax is 1.0 here, so the gradient of the cross-entropy underflows to zero.
         direction = cross_entropy_direction([[300.0, 0.0, 0.0]], [[1.0, 0.0, 0.0]])
         assert direction.numpy().tolist() == [[-1.0, 0.5, 0.5]]
         ```
     """
-    logits, label_distribution = (
-        tf.convert_to_tensor(logits),
-        tf.convert_to_tensor(label_distribution),
-    )
+    logits = tf.convert_to_tensor(logits)
+    label_distribution = tf.convert_to_tensor(label_distribution)
     top = tf.one_hot(tf.argmax(logits, axis=-1), logits.shape[-1], dtype=logits.dtype)
     logits = logits - tf.stop_gradient(tf.reduce_max(logits, axis=-1, keepdims=True))
     exponentials = tf.exp(logits)
-    # The softmax without class c has the sum of the other exponentials below it.
-    # Only for the top class can that sum underflow, so this one is done apart.
+    # The softmax without class c divides by the sum of the other exponentials. That sum can
+    # underflow for the top class only, which is therefore computed separately.
     without_top = tf.nn.softmax(tf.where(top > 0, -1e9, logits))
     sums_without = tf.reduce_sum(exponentials, axis=-1, keepdims=True) - exponentials
     shares = (1 - top) * label_distribution / tf.where(top > 0, 1.0, sums_without)
@@ -253,24 +177,7 @@ def cross_entropy_direction(logits, label_distribution):
     return weight_of_top * without_top + exponentials * others - label_distribution
 
 
-def looks_like_probabilities(scores):
-    """Tells whether class scores are probabilities rather than logits.
-
-    Source: the range check of AutoAttack (Croce and Hein, arXiv 2003.01690).
-
-    Args:
-        scores: NumPy array of shape `(batch, num_classes)`.
-
-    Returns:
-        Whether every score lies in [0, 1] and every row sums to 1.
-
-    Example:
-        ```python
-        from keras_trn.logits import looks_like_probabilities
-
-        assert looks_like_probabilities(np.array([[0.9, 0.1], [0.2, 0.8]]))
-        assert not looks_like_probabilities(np.array([[4.0, -3.0], [0.2, 0.8]]))
-        ```
-    """
+def looks_like_probabilities(scores: np.ndarray) -> bool:
+    """Tells whether scores look like probabilities; the check of AutoAttack, arXiv 2003.01690."""
     in_range = scores.min() >= -1e-5 and scores.max() <= 1 + 1e-5
     return bool(in_range and np.allclose(scores.sum(axis=-1), 1.0, atol=1e-3))

@@ -14,10 +14,10 @@ from keras_trn.checked_model import CheckedModel
 from keras_trn.classifier_interface import describe_classifier
 from keras_trn.graphs import GraphCache
 from keras_trn.input_validation import check_count
-from keras_trn.input_validation import check_finite
 from keras_trn.input_validation import check_images
 from keras_trn.input_validation import check_labels
 from keras_trn.logits import logits_function
+from keras_trn.pipelines import check_finite
 from keras_trn.types import ArrayLike
 from keras_trn.types import Config
 

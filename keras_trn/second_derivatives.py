@@ -1,19 +1,21 @@
-"""Second derivatives that TensorFlow leaves out, and attacks through gradient maps need."""
+"""Registers second derivatives that TensorFlow lacks and attacks through gradient maps need."""
+
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework.ops import gradient_registry
 
+_Derivative = Callable[[tf.Operation, tf.Tensor], list[tf.Tensor | None]]
 
-def register_second_derivatives():
-    """Gives the gradients of image resizing and of softsign a gradient of their own.
 
-    Resizing is linear in the image, so its gradient is linear in what comes from above, and the
-    derivative of that is the resizing itself. TensorFlow has none for nearest neighbours,
-    bicubic, antialiased resizing and crops, and says of bilinear resizing that the derivative
-    is zero. A gradient map of a classifier with such an operation then looks constant to
-    whoever differentiates it, and the attacker who knows everything is a weak one.
+def register_second_derivatives() -> None:
+    """Makes the gradients of image resizing and of softsign differentiable.
 
-    What TensorFlow, or another package, knows to differentiate is left as it is.
+    Resizing is linear, so the derivative of its gradient is the resizing itself. TensorFlow has
+    none for nearest, bicubic and antialiased resizing and for crops, and treats it as zero for
+    bilinear resizing. The gradient map of a classifier that resizes would then look constant, and
+    the white-box attack would be too weak. Existing derivatives are kept.
     """
     for operation, derivative in {
         "ResizeBicubicGrad": _of_resizing(tf.raw_ops.ResizeBicubic),
@@ -25,29 +27,14 @@ def register_second_derivatives():
         if not is_registered(operation):
             tf.RegisterGradient(operation)(derivative)
     if gradient_registry.lookup("ResizeBilinearGrad") is None:
-        # TensorFlow takes its gradient for one that needs no inputs, and keeps none. So the
-        # gradient of the resizing itself is replaced, by one with the same values.
+        # TensorFlow caches no inputs for this gradient, since it considers it constant. So the
+        # gradient of the resizing itself is replaced by one with the same values.
         gradient_registry._registry.pop("ResizeBilinear")
         tf.RegisterGradient("ResizeBilinear")(_of_bilinear_resizing)
 
 
-def is_registered(operation):
-    """Tells whether TensorFlow knows how to differentiate an operation, or that it is constant.
-
-    Args:
-        operation: The type of the operation, such as `"Conv2D"`.
-
-    Returns:
-        Whether it knows either.
-
-    Example:
-        ```python
-        from keras_trn.second_derivatives import is_registered
-
-        assert is_registered("Conv2D") and is_registered("ArgMax")
-        assert not is_registered("LRNGrad")
-        ```
-    """
+def is_registered(operation: str) -> bool:
+    """Tells whether TensorFlow can differentiate an operation type, or knows it as constant."""
     try:
         gradient_registry.lookup(operation)
     except LookupError:
@@ -55,59 +42,60 @@ def is_registered(operation):
     return True
 
 
-def _of_resizing(resize):
-    def second_derivative(operation, upstream):
-        options = {
-            name: operation.get_attr(name) for name in ("align_corners", "half_pixel_centers")
-        }
+def _attributes(operation: tf.Operation, *names: str) -> dict[str, Any]:
+    return {name: operation.get_attr(name) for name in names}
+
+
+def _of_resizing(resize: Callable[..., tf.Tensor]) -> _Derivative:
+    def second_derivative(operation: tf.Operation, upstream: tf.Tensor) -> list[tf.Tensor | None]:
+        options = _attributes(operation, "align_corners", "half_pixel_centers")
         size = tf.shape(operation.inputs[0])[1:3]
         return [tf.cast(resize(images=upstream, size=size, **options), upstream.dtype), None]
 
     return second_derivative
 
 
-def _of_bilinear_resizing(operation, upstream):
+def _of_bilinear_resizing(operation: tf.Operation, upstream: tf.Tensor) -> list[tf.Tensor | None]:
     images = operation.inputs[0]
-    options = {name: operation.get_attr(name) for name in ("align_corners", "half_pixel_centers")}
+    options = _attributes(operation, "align_corners", "half_pixel_centers")
 
     @tf.custom_gradient
-    def gradient(upstream):
-        def second_derivative(upstream_of_gradient):
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        def second_derivative(upstream_of_gradient: tf.Tensor) -> tf.Tensor:
             size = tf.shape(upstream)[1:3]
             return tf.raw_ops.ResizeBilinear(images=upstream_of_gradient, size=size, **options)
 
-        pulled = tf.raw_ops.ResizeBilinearGrad(grads=upstream, original_image=images, **options)
-        return pulled, second_derivative
+        first = tf.raw_ops.ResizeBilinearGrad(grads=upstream, original_image=images, **options)
+        return first, second_derivative
 
     return [gradient(upstream), None]
 
 
-def _of_scaling(operation, upstream):
+def _of_scaling(operation: tf.Operation, upstream: tf.Tensor) -> list[tf.Tensor | None]:
     gradients, _, scale, translation = operation.inputs
     scaled = tf.raw_ops.ScaleAndTranslate(
         images=upstream,
         size=tf.shape(gradients)[1:3],
         scale=scale,
         translation=translation,
-        kernel_type=operation.get_attr("kernel_type"),
-        antialias=operation.get_attr("antialias"),
+        **_attributes(operation, "kernel_type", "antialias"),
     )
     return [scaled, None, None, None]
 
 
-def _of_crops(operation, upstream):
+def _of_crops(operation: tf.Operation, upstream: tf.Tensor) -> list[tf.Tensor | None]:
     gradients, boxes, box_indices, _ = operation.inputs
     crops = tf.raw_ops.CropAndResize(
         image=upstream,
         boxes=boxes,
         box_ind=box_indices,
         crop_size=tf.shape(gradients)[1:3],
-        method=operation.get_attr("method"),
+        **_attributes(operation, "method"),
     )
     return [crops, None, None, None]
 
 
-def _of_softsign(operation, upstream):
+def _of_softsign(operation: tf.Operation, upstream: tf.Tensor) -> list[tf.Tensor | None]:
     gradients, features = operation.inputs
     inverse = 1.0 / (1.0 + tf.abs(features))
     in_features = -2.0 * gradients * tf.sign(features) * inverse**3

@@ -1,17 +1,11 @@
 """The baselines restore what they say, and can be used and judged like our own defence."""
 
-import io
-
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from defences import LEARNED
 from defences import learned
 from defences import single_stream
-from PIL import Image
-from scipy import ndimage
-from skimage.restoration import denoise_tv_bregman
 from test_saving import run_python
 
 import keras_trn
@@ -47,176 +41,6 @@ def untrained_classifier(shape):
 
 def accuracy(model, images, labels):
     return np.mean(model.predict(images, verbose=0).argmax(-1) == labels)
-
-
-@pytest.fixture
-def noise():
-    return lambda *shape: np.random.default_rng(0).random((6, *shape), dtype="float32")
-
-
-# --- Filters --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(8, 8, 1), (12, 20, 1), (32, 32, 3)])
-@pytest.mark.parametrize("make_filter", FILTERS)
-def test_filter_keeps_shape_and_range_and_treats_each_image_alone(make_filter, noise, shape):
-    filtered = make_filter(untrained_classifier(shape))
-    images = noise(*shape)
-    restored = filtered.restore(images)
-    assert restored.shape == images.shape and restored.dtype == np.float32
-    assert restored.min() >= 0 and restored.max() <= 1
-    assert not np.array_equal(restored, images)
-    alone = [filtered.restore(image[None]) for image in images]
-    np.testing.assert_array_equal(restored, np.concatenate(alone))
-    np.testing.assert_array_equal(filtered.restore(images[::-1])[::-1], restored)
-
-
-@pytest.mark.parametrize("make_filter", FILTERS)
-def test_filter_gives_the_same_in_every_mode(make_filter, noise):
-    filtered = make_filter(untrained_classifier((8, 8, 1)))
-    images = noise(8, 8, 1)
-    expected = filtered.classifier.predict(filtered.restore(images), verbose=0)
-    compiled = tf.function(filtered)(tf.constant(images))
-    for logits in (filtered(images), compiled, filtered.predict(images, verbose=0)):
-        np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("in_graph", [False, True])
-@pytest.mark.parametrize("make_filter", FILTERS)
-def test_gradient_of_a_filter_is_zero_and_not_missing(make_filter, noise, in_graph):
-    filtered = make_filter(untrained_classifier((8, 8, 1)))
-
-    def gradient(images):
-        with tf.GradientTape() as tape:
-            tape.watch(images)
-            logits = filtered(images)
-        return tape.gradient(logits, images)
-
-    gradient = tf.function(gradient) if in_graph else gradient
-    np.testing.assert_array_equal(gradient(tf.constant(noise(8, 8, 1))), 0.0)
-
-
-@pytest.mark.parametrize("make_filter", FILTERS)
-def test_attacks_on_filter_and_classifier_run(make_filter, classifier, digits):
-    images, labels = digits[0][:32], digits[1][:32]
-    filtered = make_filter(classifier)
-    attack = ATTACKS.ProjectedGradientDescent(epsilon=0.3, steps=5, seed=0)
-    blind = attack(filtered, images, labels)
-    bpda = attack(keras_trn.threat_models.BPDA().target(filtered), images, labels)
-    assert accuracy(filtered, bpda, labels) < accuracy(filtered, blind, labels)
-
-
-@pytest.mark.parametrize("shape", [(8, 8, 1), (12, 20, 1), (32, 32, 3)])
-def test_jpeg_is_that_of_pillow(noise, shape):
-    images = noise(*shape)
-    restored = BASELINES.JpegCompression(untrained_classifier(shape), quality=30).restore(images)
-    for image, received in zip(images, restored, strict=True):
-        file = io.BytesIO()
-        pixels = np.round(image * 255).astype("uint8")
-        Image.fromarray(pixels.squeeze()).save(file, "JPEG", quality=30)
-        expected = np.asarray(Image.open(file)).reshape(shape)
-        np.testing.assert_array_equal(np.round(received * 255), expected)
-
-
-def test_jpeg_takes_more_grey_images_than_fit_in_one_picture():
-    images = np.random.default_rng(0).random((3, 40_000, 8, 1), dtype="float32")
-    classifier = keras.Sequential(
-        [keras.Input((None, 8, 1)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
-    )
-    compressed = BASELINES.JpegCompression(classifier)
-    alone = np.concatenate([compressed.restore(image[None]) for image in images])
-    np.testing.assert_array_equal(compressed.restore(images), alone)
-
-
-def test_jpeg_of_lower_quality_is_further_from_the_image(classifier, digits):
-    images, _ = digits
-    distances = [
-        np.abs(BASELINES.JpegCompression(classifier, quality).restore(images) - images).mean()
-        for quality in (10, 50, 90)
-    ]
-    assert distances == sorted(distances, reverse=True)
-
-
-def test_bits_are_rounded_to_evenly_spaced_levels():
-    images = np.linspace(0, 1, 64, dtype="float32").reshape(1, 8, 8, 1)
-    restored = BASELINES.BitDepthReduction(untrained_classifier((8, 8, 1)), bits=2).restore(images)
-    np.testing.assert_allclose(np.unique(restored), [0, 1 / 3, 2 / 3, 1], rtol=1e-6)
-    assert np.abs(restored - images).max() <= 1 / 6 + 1e-6
-
-
-def test_eight_bits_leave_an_image_of_eight_bits_as_it_is():
-    images = (np.arange(64, dtype="float32") * 4 / 255).reshape(1, 8, 8, 1)
-    restored = BASELINES.BitDepthReduction(untrained_classifier((8, 8, 1)), bits=8).restore(images)
-    np.testing.assert_allclose(restored, images, rtol=1e-6)
-
-
-def test_median_is_that_of_scipy_and_removes_a_lone_pixel(noise):
-    smoothed = BASELINES.MedianSmoothing(untrained_classifier((9, 9, 3)), size=5)
-    images = noise(9, 9, 3)
-    for image, received in zip(images, smoothed.restore(images), strict=True):
-        for channel in range(3):
-            expected = ndimage.median_filter(image[..., channel], 5, mode="reflect")
-            np.testing.assert_array_equal(received[..., channel], expected)
-    lone_pixel = np.zeros((1, 9, 9, 3), "float32")
-    lone_pixel[0, 4, 4] = 1
-    assert smoothed.restore(lone_pixel).max() == 0
-
-
-def test_total_variation_is_that_of_scikit_image_and_falls(noise):
-    images = noise(8, 8, 3)
-    smoothed = BASELINES.TotalVariationMinimization(untrained_classifier((8, 8, 3)), weight=3.0)
-    restored = smoothed.restore(images)
-    for image, received in zip(images, restored, strict=True):
-        for channel in range(3):
-            expected = denoise_tv_bregman(image[..., channel], weight=3.0)
-            np.testing.assert_allclose(received[..., channel], expected, rtol=1e-6)
-    variations = [tf.image.total_variation(tf.constant(batch)) for batch in (restored, images)]
-    assert np.all(variations[0] < 0.8 * variations[1])
-
-
-@pytest.mark.parametrize(
-    ("make_filter", "least"),
-    [
-        (BASELINES.JpegCompression, 0.9),
-        (BASELINES.BitDepthReduction, 0.9),
-        (BASELINES.MedianSmoothing, 0.7),
-        (BASELINES.TotalVariationMinimization, 0.85),
-    ],
-)
-def test_benign_digits_are_still_recognised(make_filter, classifier, digits, least):
-    assert accuracy(make_filter(classifier), *digits) >= least
-
-
-@pytest.mark.parametrize(
-    ("make_baseline", "message"),
-    [
-        (lambda c: BASELINES.JpegCompression(c, quality=0), "quality .* from 1 to 95, received 0"),
-        (lambda c: BASELINES.JpegCompression(c, quality=96), "received 96"),
-        (lambda c: BASELINES.JpegCompression(c, quality=75.0), "whole number"),
-        (lambda c: BASELINES.BitDepthReduction(c, bits=0), "bits .* from 1 to 8, received 0"),
-        (lambda c: BASELINES.BitDepthReduction(c, bits=9), "received 9"),
-        (lambda c: BASELINES.MedianSmoothing(c, size=2), "odd .* received 2"),
-        (lambda c: BASELINES.MedianSmoothing(c, size=1), "received 1"),
-        (
-            lambda c: BASELINES.TotalVariationMinimization(c, weight=0),
-            "weight .* from 1e-06 to inf, received 0",
-        ),
-        (lambda c: BASELINES.TotalVariationMinimization(c, weight=float("inf")), "received inf"),
-    ],
-)
-def test_wrong_argument_of_a_filter_is_refused(make_baseline, message):
-    with pytest.raises(ValueError, match=message):
-        make_baseline(untrained_classifier((8, 8, 1)))
-
-
-@pytest.mark.parametrize("channels", [2, 4, 13])
-def test_jpeg_compresses_each_of_several_channels_as_a_grey_picture(noise, channels):
-    images = noise(12, 10, channels)
-    restored = BASELINES.JpegCompression(untrained_classifier((12, 10, channels))).restore(images)
-    grey = BASELINES.JpegCompression(untrained_classifier((12, 10, 1)))
-    for channel in range(channels):
-        expected = grey.restore(images[..., channel, None])
-        np.testing.assert_array_equal(restored[..., channel, None], expected)
 
 
 # --- Adversarial training -------------------------------------------------------------
@@ -505,19 +329,6 @@ def test_every_kind_of_classifier_survives_saving_behind_a_filter(
     np.testing.assert_array_equal(
         loaded.predict(images, verbose=0), rounded.predict(images, verbose=0)
     )
-
-
-def test_filters_in_numpy_say_that_they_cannot_be_exported(tmp_path):
-    classifier = untrained_classifier((8, 8, 1))
-    for make_filter in FILTERS:
-        baseline = make_filter(classifier)
-        if isinstance(baseline, BASELINES.BitDepthReduction):
-            baseline.export(tmp_path / "rounded", verbose=False)
-            assert (tmp_path / "rounded").exists()
-            continue
-        with pytest.raises(ValueError, match="filters images with NumPy"):
-            baseline.export(tmp_path / "filtered")
-        assert not (tmp_path / "filtered").exists()
 
 
 @pytest.mark.parametrize("make_baseline", FILTERS)

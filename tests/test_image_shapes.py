@@ -12,15 +12,8 @@ from keras_trn.evaluation import plots
 from keras_trn.evaluation.report import Picture
 
 ATTACKS = keras_trn.attacks
-LAYERS = keras_trn.layers
 MAPS = keras_trn.gradient_maps
 BASELINES = keras_trn.baselines
-FILTERS = [
-    BASELINES.JpegCompression,
-    BASELINES.BitDepthReduction,
-    BASELINES.MedianSmoothing,
-    BASELINES.TotalVariationMinimization,
-]
 # Sizes that differ from batch to batch: oblong, odd, and smaller than a block of JPEG.
 SIZES = [(11, 14), (14, 11), (3, 5)]
 every_number_of_channels = pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
@@ -54,36 +47,7 @@ def batches_of_every_size(channels):
     return tf.data.Dataset.from_generator(batches, output_signature=signature)
 
 
-# --- Layers, filters and attacks ------------------------------------------------------
-
-
-@every_number_of_channels
-@pytest.mark.parametrize("size", [*SIZES, (1, 7)])
-def test_layers_keep_images_of_any_shape(channels, size):
-    images = random_images(2, *size, channels)
-    folded = LAYERS.PixelUnshuffle(2)(images)
-    assert folded.shape == (2, -(-size[0] // 2), -(-size[1] // 2), 4 * channels)
-    unfolded = LAYERS.PixelShuffle(2)(folded)
-    np.testing.assert_array_equal(unfolded[:, : size[0], : size[1]], images)
-    assert LAYERS.ResidualBlock()(images).shape == images.shape
-    assert LAYERS.AttackGate()(images).shape == (2, 1)
-    for fused in LAYERS.FusionBlock()([images, images]):
-        assert fused.shape == images.shape
-
-
-@every_number_of_channels
-@pytest.mark.parametrize("make_filter", FILTERS)
-def test_filter_treats_every_channel_of_every_size(make_filter, channels):
-    baseline = make_filter(make_classifier(channels))
-    for size in SIZES:
-        images = random_images(3, *size, channels)
-        restored = baseline.restore(images)
-        assert restored.shape == images.shape
-        assert restored.min() >= 0 and restored.max() <= 1
-        np.testing.assert_array_equal(restored[1:2], baseline.restore(images[1:2]))
-        expected = baseline.classifier(restored)
-        np.testing.assert_allclose(baseline.predict(images, verbose=0), expected, atol=1e-5)
-    assert baseline.predict(batches_of_every_size(channels), verbose=0).shape == (12, 10)
+# --- Attacks -------------------------------------------------------------------------
 
 
 def make_attack(name):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_trn.input_validation import check_data
 from keras_trn.input_validation import check_image_type
 from keras_trn.input_validation import check_images
 from keras_trn.input_validation import check_labels
 from keras_trn.input_validation import check_range
+from keras_trn.pipelines import check_data
 
 SHAPE = (8, 8, 1)
 IMAGES = np.random.default_rng(0).random((6, *SHAPE), dtype="float32")

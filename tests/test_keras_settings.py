@@ -80,8 +80,8 @@ def test_keras_with_another_backend_has_to_be_imported_anew(fresh, monkeypatch):
     imported = types.SimpleNamespace(config=types.SimpleNamespace(backend=lambda: "jax"))
     monkeypatch.setitem(sys.modules, "keras", imported)
     said = refusal()
-    assert "imported before with the backend 'jax'; it cannot change" in said
-    assert "Start Python anew" in said
+    assert "already imported with the backend 'jax'; it cannot change" in said
+    assert "Restart Python" in said
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     assert "'jax', as the environment variable KERAS_BACKEND asks for it;" in refusal()
 

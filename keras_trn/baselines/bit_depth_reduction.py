@@ -1,5 +1,7 @@
 """Bit-depth reduction, which rounds small perturbations away."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -9,32 +11,23 @@ from keras_trn.input_validation import check_whole_number
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class BitDepthReduction(ImageFilter):
-    """Rounds pixels to a few levels before an unchanged classifier sees them.
+    """Rounds pixels to a few levels before a frozen classifier classifies them.
 
-    One of the two filters of feature squeezing: with `bits` bits, each channel of
-    a pixel keeps `2 ** bits` evenly spaced values from 0 to 1. The gradient counts
-    as zero: attack it with `keras_trn.threat_models.BPDA`, or without gradients.
+    With `bits` bits, each channel of a pixel keeps `2 ** bits` evenly spaced values from 0 to 1.
+    The gradient counts as zero: attack it with `keras_trn.threat_models.BPDA`, or without
+    gradients. Call it as any `keras_trn.RestoredClassifier`.
 
-    Source: Xu et al., "Feature Squeezing: Detecting Adversarial Examples in Deep
-    Neural Networks", arXiv 1704.01155. They detect attacks by it; here, as in
-    arXiv 1711.00117, the classifier sees the rounded images.
+    Source: Xu et al., "Feature Squeezing: Detecting Adversarial Examples in Deep Neural
+    Networks", arXiv 1704.01155, who detect attacks with it. Here the classifier gets the rounded
+    images, as in arXiv 1711.00117.
 
     Args:
-        classifier: A built Keras model from images of shape `(batch, height,
-            width, channels)` in [0, 1] to logits of shape `(batch, num_classes)`.
-            It is frozen.
-        bits: Number of bits left of each channel of a pixel, from 1 to 8.
+        classifier: A built Keras model from images in [0, 1] to logits. It is frozen.
+        bits: Number of bits per channel, from 1 to 8.
         **kwargs: The usual arguments of a Keras model (`name`).
 
-    Call arguments:
-        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
-
-    Returns:
-        The classifier's logits for the rounded images: a float32 tensor of shape
-        `(batch, num_classes)`.
-
     Raises:
-        ValueError: If `bits` is no whole number from 1 to 8.
+        ValueError: If `bits` is not a whole number from 1 to 8.
 
     Example:
         ```python
@@ -45,13 +38,13 @@ class BitDepthReduction(ImageFilter):
 
     is_exportable = True
 
-    def __init__(self, classifier, bits=3, **kwargs):
+    def __init__(self, classifier: keras.Model, bits: int = 3, **kwargs: Any) -> None:
         super().__init__(classifier, **kwargs)
         self.bits = check_whole_number("bits", bits, 1, 8)
 
-    def filtered(self, images):
+    def filtered(self, images: tf.Tensor) -> tf.Tensor:
         highest_level = 2.0**self.bits - 1
         return tf.round(images * highest_level) / highest_level
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "bits": self.bits}

@@ -1,5 +1,8 @@
-"""A classifier behind a filter of images that nothing can be differentiated through."""
+"""The base of the baselines that filter images without learning."""
 
+from typing import Any
+
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -8,31 +11,30 @@ from keras_trn.restored_classifier import RestoredClassifier
 
 
 class ImageFilter(RestoredClassifier):
-    """A frozen classifier behind a fixed filter of its images.
+    """Filters images before a frozen classifier classifies them.
 
-    The base of the filters: a subclass writes `filtered`. The gradient of a
-    filter counts as zero everywhere, so that gradient attacks on filter and
-    classifier together run, and find nothing. Such a gradient hides how easily
-    a filter is broken; `keras_trn.threat_models.BPDA` shows it, and a report leaves
-    `whitebox_full` out.
+    The gradient of a filter counts as zero, so gradient attacks on filter and classifier run, but
+    find nothing. That hides how easily a filter is broken: attack it with
+    `keras_trn.threat_models.BPDA`, or without gradients. A subclass defines `filter_array`, which
+    filters NumPy arrays, or overrides `filtered`, which filters tensors.
 
     Args:
-        classifier: A built Keras model from images of shape `(batch, height,
-            width, channels)` in [0, 1] to logits of shape `(batch, num_classes)`.
+        classifier: A built Keras model from images of shape `(batch, height, width, channels)` in
+            [0, 1] to logits of shape `(batch, num_classes)`.
         **kwargs: The usual arguments of a Keras model (`name`).
     """
 
     is_differentiable = False
-    # What NumPy computes stays in the process that computes it.
+    # A SavedModel cannot contain NumPy functions.
     is_exportable = False
 
-    def __init__(self, classifier, **kwargs):
+    def __init__(self, classifier: keras.Model, **kwargs: Any) -> None:
         super().__init__(classifier, **kwargs)
-        # XLA cannot run what NumPy computes.
+        # XLA cannot compile NumPy functions.
         self.supports_jit = False
         self.build((None, *self.image_shape))
 
-    def export(self, *args, **kwargs):
+    def export(self, *args: Any, **kwargs: Any) -> None:
         """Exports the model for serving, unless its filter runs in NumPy."""
         if not self.is_exportable:
             raise ValueError(
@@ -41,46 +43,25 @@ class ImageFilter(RestoredClassifier):
             )
         super().export(*args, **kwargs)
 
-    def restore_batch(self, images, labels=None):
+    def restore_batch(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         check_image_type(images, self.image_shape)
-        return _without_gradient(self.filtered, tf.cast(images, tf.float32))
 
-    def filtered(self, images):
-        """Filters a batch, each image alone: what a subclass must write.
+        # TensorFlow's own gradient would be `None`, not zero.
+        @tf.custom_gradient
+        def filtered(images: tf.Tensor) -> tuple[tf.Tensor, Any]:
+            return self.filtered(images), tf.zeros_like
 
-        Args:
-            images: Float32 tensor of shape `(batch, height, width, channels)` in
-                [0, 1].
+        return filtered(tf.cast(images, tf.float32))
 
-        Returns:
-            A float32 tensor of the shape of `images`, in [0, 1].
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not define `filtered`.")
+    def filtered(self, images: tf.Tensor) -> tf.Tensor:
+        """Filters a float32 batch in [0, 1], each image separately, eagerly or in a graph."""
 
+        def compute(pixels: np.ndarray) -> np.ndarray:
+            return np.clip(self.filter_array(pixels), 0.0, 1.0).astype("float32")
 
-def in_numpy(image_filter, images):
-    """Filters images by a function of NumPy arrays, eagerly or in a graph.
+        result = tf.numpy_function(compute, [images], tf.float32, stateful=False)
+        return tf.ensure_shape(result, images.shape)
 
-    Args:
-        image_filter: Function from a float32 array of images to one of its shape.
-        images: Float32 tensor of shape `(batch, height, width, channels)`.
-
-    Returns:
-        A float32 tensor of the shape of `images`, in [0, 1].
-    """
-
-    def compute(pixels):
-        return np.clip(image_filter(pixels), 0.0, 1.0).astype("float32")
-
-    filtered = tf.numpy_function(compute, [images], tf.float32, stateful=False)
-    return tf.ensure_shape(filtered, images.shape)
-
-
-def _without_gradient(function, images):
-    """Applies a function whose gradient is zero, where TensorFlow itself would give `None`."""
-
-    @tf.custom_gradient
-    def apply(images):
-        return function(images), tf.zeros_like
-
-    return apply(images)
+    def filter_array(self, images: np.ndarray) -> np.ndarray:
+        """Filters an array of images, each image separately; a subclass must define this."""
+        raise NotImplementedError(f"{type(self).__name__} does not define `filter_array`.")

@@ -1,43 +1,36 @@
-"""Median smoothing, which removes what stands out among its neighbours."""
+"""Median smoothing, which removes pixels that differ from their neighbours."""
+
+from typing import Any
 
 import keras
+import numpy as np
 from scipy import ndimage
 
 from keras_trn.baselines.image_filter import ImageFilter
-from keras_trn.baselines.image_filter import in_numpy
 from keras_trn.input_validation import check_count
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class MedianSmoothing(ImageFilter):
-    """Smooths images by a median before an unchanged classifier sees them.
+    """Smooths images by a median before a frozen classifier classifies them.
 
-    One of the two filters of feature squeezing: each pixel becomes the median of a
-    square window around it, each channel by itself; beyond its edges an image is
-    reflected. The gradient counts as zero, although a median has one nearly
-    everywhere: attack it with `keras_trn.threat_models.BPDA`, or without gradients.
+    Each pixel becomes the median of a square window around it, for each channel separately; the
+    image is reflected at its edges. The gradient counts as zero, although a median has one nearly
+    everywhere: attack it with `keras_trn.threat_models.BPDA`, or without gradients. Call it as
+    any `keras_trn.RestoredClassifier`.
 
-    Source: Xu et al., "Feature Squeezing: Detecting Adversarial Examples in Deep
-    Neural Networks", arXiv 1704.01155. They detect attacks by it; here the
-    classifier sees the smoothed images.
+    Source: Xu et al., "Feature Squeezing: Detecting Adversarial Examples in Deep Neural
+    Networks", arXiv 1704.01155, who detect attacks with it. Here the classifier gets the smoothed
+    images.
 
     Args:
-        classifier: A built Keras model from images of shape `(batch, height,
-            width, channels)` in [0, 1] to logits of shape `(batch, num_classes)`.
-            It is frozen.
-        size: Side of the window in pixels: 3 or another odd number, so that the
-            window has a centre.
+        classifier: A built Keras model from images in [0, 1] to logits. It is frozen.
+        size: Side of the window in pixels: an odd number of at least 3, so that the window has a
+            centre.
         **kwargs: The usual arguments of a Keras model (`name`).
 
-    Call arguments:
-        images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
-
-    Returns:
-        The classifier's logits for the smoothed images: a float32 tensor of shape
-        `(batch, num_classes)`.
-
     Raises:
-        ValueError: If the size is no odd whole number of at least 3.
+        ValueError: If `size` is not an odd whole number of at least 3.
 
     Example:
         ```python
@@ -48,7 +41,7 @@ class MedianSmoothing(ImageFilter):
         ```
     """
 
-    def __init__(self, classifier, size=3, **kwargs):
+    def __init__(self, classifier: keras.Model, size: int = 3, **kwargs: Any) -> None:
         super().__init__(classifier, **kwargs)
         self.size = check_count("size", size)
         if self.size == 1 or self.size % 2 == 0:
@@ -57,11 +50,8 @@ class MedianSmoothing(ImageFilter):
                 f"{size!r}."
             )
 
-    def filtered(self, images):
-        return in_numpy(self._smoothed, images)
-
-    def _smoothed(self, images):
+    def filter_array(self, images: np.ndarray) -> np.ndarray:
         return ndimage.median_filter(images, size=(1, self.size, self.size, 1))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "size": self.size}

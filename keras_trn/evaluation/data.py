@@ -5,9 +5,9 @@ import hashlib
 import numpy as np
 import tensorflow as tf
 
-from keras_trn.input_validation import as_dataset
 from keras_trn.input_validation import check_images
 from keras_trn.input_validation import check_labels
+from keras_trn.pipelines import as_dataset
 
 
 class CheckedData:
@@ -17,7 +17,7 @@ class CheckedData:
     cannot be evaluated is refused before anything is computed.
 
     Args:
-        data: What `keras_trn.input_validation.as_dataset` takes.
+        data: What `keras_trn.pipelines.as_dataset` takes.
         image_shape: The `(height, width, channels)` that the classifier takes; height and width
             may be `None`.
         num_classes: Number of classes of the classifier.

@@ -1,4 +1,4 @@
-"""The Gradient Map Estimation Mechanism: for which label the map is taken."""
+"""Gradient maps, the second input of the Two-stream Restoration Network."""
 
 from keras_trn.gradient_maps.estimated_label import EstimatedLabel as EstimatedLabel
 from keras_trn.gradient_maps.fixed_labels import PredictedLabel as PredictedLabel

@@ -185,7 +185,9 @@ class EstimatedLabel(GradientMap):
         maps = self.maps_for(distribution, first)
         if self.pixel_loss_weight is not None:
             pixel_weight = self.pixel_loss_weight
-        return tf.stop_gradient(maps), self._estimation_losses(first, labels, clean_images, pixel_weight)
+        return tf.stop_gradient(maps), self._estimation_losses(
+            first, labels, clean_images, pixel_weight
+        )
 
     def _estimation_losses(
         self, first: _FirstPass, labels: tf.Tensor, clean_images: tf.Tensor, pixel_weight: float

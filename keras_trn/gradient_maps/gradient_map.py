@@ -1,34 +1,36 @@
-"""Gradient maps: the gradient of the classifier's loss with respect to the image."""
+"""The base of all gradient maps."""
+
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_trn.graphs import GraphCache
 from keras_trn.input_validation import check_image_type
+from keras_trn.logits import LogitsFunction
 from keras_trn.logits import logits_function
+from keras_trn.types import Classifier
+from keras_trn.types import ImageShape
 
-# Below this, a gradient is nothing but rounding, and its map is zero.
+# A smaller gradient is only rounding, and its map is zero.
 _SMALLEST_GRADIENT = 1e-20
 
 
 class GradientMap(keras.layers.Layer):
-    """The gradient of the classifier's loss with respect to the image.
+    """Computes the gradient of the classifier's loss with respect to the image.
 
-    The base of all estimators of the Gradient Map Estimation Mechanism. The
-    gradient of the cross-entropy for a label distribution `a` is the transposed
-    Jacobian of the logits `z` times `softmax(z) - a`, so an estimator only has
-    to say for which labels it takes the gradient; what is common is here:
+    This is the base of all estimators of the Gradient Map Estimation Mechanism. The gradient of
+    the cross-entropy for a label distribution `a` is the transposed Jacobian of the logits `z`
+    times `softmax(z) - a`. So an estimator only chooses the labels, in `directions`. Every map
 
-    - **One image, one map.** Gradients are never averaged over a batch, so a map
-      does not depend on the images beside it.
-    - **Normalized per image**, to a root mean square of 1, as only the direction
-      of the gradient tells something that the image does not.
-    - **Never NaN.** Where the gradient is zero, so is its map.
-    - **float32** whatever the global policy, as small gradients vanish in float16.
+    - depends on its own image only, not on the rest of the batch;
+    - is normalized to a root mean square of 1, because only the direction of the gradient adds
+      information;
+    - is zero, never NaN, where the gradient vanishes;
+    - is float32 under any global policy, because small gradients vanish in float16.
 
-    An estimator does not own the classifier: it is handed over at every call. It
-    may own weights of its own and be trained with the restorer, see
-    `EstimatedLabel`.
+    An estimator does not own the classifier, which every call passes. It may own weights that are
+    trained together with the restorer, as `EstimatedLabel` does.
 
     Source: Hong et al., arXiv 2202.01117.
 
@@ -37,18 +39,17 @@ class GradientMap(keras.layers.Layer):
 
     Call arguments:
         images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
-        classifier: A Keras model, or a callable, from images to logits. Pass it
-            by name.
+        classifier: A Keras model, or a function, from images to logits; passed by name.
         labels: Class indices of shape `(batch,)`; only `TrueLabel` needs them.
 
     Returns:
         A float32 tensor of shape `(batch, height, width, map_channels)`.
 
     Raises:
-        ValueError: If the images are not floating point, or not of rank 4.
+        ValueError: If the images are not floating point or not of rank 4, or labels are missing.
 
     Example:
-        Your own estimator, for the class that is second most likely:
+        An estimator for the class with the second largest logit:
 
         ```python
         @keras.saving.register_keras_serializable(package="my_package")
@@ -63,120 +64,89 @@ class GradientMap(keras.layers.Layer):
 
     needs_labels = False
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         self._logits_functions = GraphCache()
 
-    def map_channels(self, image_channels, num_classes):
-        """Tells the number of channels of the map.
-
-        Args:
-            image_channels: Number of channels of the images.
-            num_classes: Number of classes of the classifier.
-
-        Returns:
-            The number of channels.
-        """
+    def map_channels(self, image_channels: int, num_classes: int) -> int:
+        """Returns the number of channels of the map; by default that of the images."""
         return image_channels
 
-    def backward_passes(self, num_classes):
-        """Tells the cost of the map in backward passes through the classifier.
-
-        Args:
-            num_classes: Number of classes of the classifier.
-
-        Returns:
-            The number of backward passes per image.
-        """
+    def backward_passes(self, num_classes: int) -> int:
+        """Returns the cost of the map in backward passes through the classifier; by default 1."""
         return 1
 
-    def directions(self, logits, labels=None):
-        """Says for which labels the gradient is taken: what a subclass must write.
+    def directions(self, logits: tf.Tensor, labels: tf.Tensor | None = None) -> list[tf.Tensor]:
+        """Chooses the labels of the maps; a subclass must define this.
 
         Args:
             logits: Tensor of shape `(batch, num_classes)`.
             labels: Class indices of shape `(batch,)`, or `None`.
 
         Returns:
-            A list of tensors of shape `(batch, num_classes)`, one for each map:
-            the direction in which the logits move fastest for a loss to rise.
+            A tensor of shape `(batch, num_classes)` for each map: the gradient of its loss with
+            respect to the logits, up to a positive factor per image.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define `directions`.")
 
-    def build_for(self, image_shape, num_classes):
-        """Creates the estimator's own weights, where it has any.
-
-        Args:
-            image_shape: `(height, width, channels)`; height and width may be `None`.
-            num_classes: Number of classes of the classifier.
-        """
+    def build_for(self, image_shape: ImageShape, num_classes: int) -> None:
+        """Creates the weights of the estimator, if it has any."""
         self.built = True
 
-    def call(self, images, classifier, labels=None):
+    def call(
+        self, images: tf.Tensor, classifier: Classifier, labels: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Estimates the gradient maps."""
         self._check_call(images, labels)
         logits, vjp = self.logits_function(classifier).with_vjp(images)
         directions = self.directions(logits, labels)
-        return tf.concat([normalize(vjp(d)) for d in directions], axis=-1)
+        return tf.concat([normalize(vjp(direction)) for direction in directions], axis=-1)
 
     def call_with_loss(
-        self, images, classifier, labels, clean_images, training=True, pixel_weight=10.0
-    ):
-        """Estimates the maps where the labels are known, and the estimator's own loss.
+        self,
+        images: tf.Tensor,
+        classifier: Classifier,
+        labels: tf.Tensor,
+        clean_images: tf.Tensor,
+        training: bool = True,
+        pixel_weight: float = 10.0,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Estimates the maps for known labels, and the loss of the estimator.
 
         Args:
             images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
-            classifier: From images to logits.
+            classifier: A Keras model, or a function, from images to logits.
             labels: Class indices of shape `(batch,)`.
-            clean_images: What `images` were before the attack.
-            training: Whether a restorer learns from the maps. It may then be taught
-                with better maps than it will meet; in validation it must not.
-            pixel_weight: Weight of the pixels in the loss of the restorer.
+            clean_images: The images before the attack.
+            training: Whether the maps train a restorer. If so, they may use `labels` that are
+                unknown in use; in an evaluation they may not.
+            pixel_weight: Weight of the pixel loss of an estimator that restores images.
 
         Returns:
-            The maps, through which no gradient flows, and a loss for each image,
-            of shape `(batch,)`: zero for an estimator without weights.
+            The maps, through which no gradient flows, and a loss for each image, of shape
+            `(batch,)`: zero for an estimator without weights.
         """
         maps = self(images, classifier=classifier, labels=labels)
         return tf.stop_gradient(maps), tf.zeros_like(images[:, 0, 0, 0])
 
-    def logits_function(self, classifier):
-        """Returns the classifier's `LogitsFunction`, always the same one.
-
-        Args:
-            classifier: A Keras model, or a callable, from images to logits.
-        """
+    def logits_function(self, classifier: Classifier) -> LogitsFunction:
+        """Returns the cached `LogitsFunction` of a classifier."""
         return self._logits_functions.remember(
             "logits", classifier, lambda: logits_function(classifier)
         )
 
-    def _check_call(self, images, labels):
+    def _check_call(self, images: tf.Tensor, labels: tf.Tensor | None) -> None:
         check_image_type(images)
         if self.needs_labels and labels is None:
             raise ValueError(
-                f"{type(self).__name__} takes the map for the true label and was called without "
-                "labels. It is an upper bound for studies: at test time, when labels are not "
-                "known, use another estimator, such as `keras_trn.gradient_maps.EstimatedLabel`."
+                f"{type(self).__name__} computes the map for the true label and was called without "
+                "labels. It is an upper bound for studies: where labels are unknown, use another "
+                "estimator, such as `keras_trn.gradient_maps.EstimatedLabel`."
             )
 
 
-def normalize(gradient):
-    """Scales the gradient of each image to a root mean square of 1; zero stays zero.
-
-    Args:
-        gradient: Tensor of shape `(batch, height, width, channels)`.
-
-    Returns:
-        A tensor of the same shape.
-
-    Example:
-        ```python
-        from keras_trn.gradient_maps.gradient_map import normalize
-
-        maps = normalize(np.zeros((1, 8, 8, 1), "float32"))
-        assert np.all(maps == 0)
-        ```
-    """
+def normalize(gradient: tf.Tensor) -> tf.Tensor:
+    """Scales the gradient of each image to a root mean square of 1; zero stays zero."""
     # Dividing by the largest value first keeps the squares from underflowing.
     largest = tf.reduce_max(tf.abs(gradient), axis=[1, 2, 3], keepdims=True)
     is_zero = largest < _SMALLEST_GRADIENT

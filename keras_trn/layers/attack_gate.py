@@ -1,24 +1,25 @@
-"""The attack gate: whether an image looks attacked at all."""
+"""The gate that opens a restorer for images that look attacked."""
+
+from typing import Any
 
 import keras
 from keras import ops
+
+from keras_trn.types import Shape
 
 _HIDDEN_UNITS = 8
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class AttackGate(keras.layers.Layer):
-    """Judges from the features of a whole image whether it was attacked.
+    """Predicts from the features of a whole image whether it was attacked.
 
-    A convolution sees a neighbourhood; whether a faint pattern is a perturbation or
-    a texture shows in the whole image. So the features are pooled, their means and
-    their largest values, and two dense layers turn them into one number. A
-    correction that is multiplied by its sigmoid is left out where the image is
-    benign.
+    A faint perturbation looks like a texture within the small window of a convolution. So the
+    features are pooled over the image, by mean and by maximum, and two dense layers compute one
+    logit. A correction that is multiplied by its sigmoid vanishes on benign images.
 
-    Source: the pooling and the gate of Hu et al., "Squeeze-and-Excitation
-    Networks", arXiv 1709.01507, with one gate for the whole image; that a
-    restorer has one is this project's own choice.
+    Source: the pooling and gating of Hu et al., "Squeeze-and-Excitation Networks",
+    arXiv 1709.01507. One gate per image, in a restorer, is this project's choice.
 
     Args:
         **kwargs: The usual arguments of a Keras layer (`name`, `dtype`).
@@ -37,23 +38,22 @@ class AttackGate(keras.layers.Layer):
         ```
     """
 
-    def build(self, features_shape):
-        filters = features_shape[-1]
+    def build(self, features_shape: Shape) -> None:
+        policy = self.dtype_policy
         self.hidden = keras.layers.Dense(
-            _HIDDEN_UNITS, activation="relu", dtype=self.dtype_policy, name="hidden"
+            _HIDDEN_UNITS, activation="relu", dtype=policy, name="hidden"
         )
-        self.hidden.build((None, 2 * filters))
-        # Rather open than closed at the start, as a closed gate keeps a restorer from learning.
+        self.hidden.build((None, 2 * features_shape[-1]))
+        # The gate starts open, because a closed gate keeps a restorer from learning. Saved models
+        # refer to the attribute `judgement` and to the names of both layers.
         self.judgement = keras.layers.Dense(
-            1, bias_initializer="ones", dtype=self.dtype_policy, name="judgement"
+            1, bias_initializer="ones", dtype=policy, name="judgement"
         )
         self.judgement.build((None, _HIDDEN_UNITS))
 
-    def call(self, features):
-        pooled = ops.concatenate(
-            [ops.mean(features, axis=(1, 2)), ops.max(features, axis=(1, 2))], axis=-1
-        )
-        return self.judgement(self.hidden(pooled))
+    def call(self, features: Any) -> Any:
+        pooled = [ops.mean(features, axis=(1, 2)), ops.max(features, axis=(1, 2))]
+        return self.judgement(self.hidden(ops.concatenate(pooled, axis=-1)))
 
-    def compute_output_shape(self, features_shape):
+    def compute_output_shape(self, features_shape: Shape) -> Shape:
         return features_shape[0], 1

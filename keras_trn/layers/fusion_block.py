@@ -1,4 +1,6 @@
-"""The Fusion Block: where the image stream and the gradient stream meet."""
+"""The block that exchanges information between the image stream and the gradient stream."""
+
+from typing import Any
 
 import keras
 from keras import ops
@@ -6,27 +8,25 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class FusionBlock(keras.layers.Layer):
-    """Lets the two streams explore each other and sends both on enriched.
+    """Adds to each of the two streams what the other one knows.
 
-    A perturbation crafted along the gradient agrees with the gradient map in
-    sign, pixel by pixel. Agreement of two signals is their product, which no
-    sum of the two can express; so the block sees the features of the image
-    stream, those of the gradient stream, and the product of a projection of
-    each. From the three it computes one correction for every stream and adds
-    it.
+    A perturbation along the gradient has the sign of the gradient map, pixel by pixel. A product
+    of the streams detects this agreement, a sum does not. So the block projects both streams,
+    multiplies the projections, and computes a correction of each stream from both streams and
+    the product.
 
-    Source: the Fusion Block of Hong et al., arXiv 2202.01117, in its role; the
-    multiplicative form is this project's own choice.
+    Source: the Fusion Block of Hong et al., arXiv 2202.01117. The multiplicative form is this
+    project's choice.
 
     Args:
         **kwargs: The usual arguments of a Keras layer (`name`, `dtype`).
 
     Call arguments:
-        features: A pair `[image_features, gradient_features]` of tensors of
-            shape `(batch, height, width, filters)`, of equal shape.
+        features: A pair `[image_features, gradient_features]` of tensors of equal shape
+            `(batch, height, width, filters)`.
 
     Returns:
-        A pair of tensors of the same shape: the enriched streams.
+        The pair of corrected streams, of the same shape.
 
     Raises:
         ValueError: If the two streams differ in shape.
@@ -41,13 +41,12 @@ class FusionBlock(keras.layers.Layer):
         ```
     """
 
-    def build(self, features_shape):
-        image_shape, gradient_shape = features_shape
-        if tuple(image_shape) != tuple(gradient_shape):
+    def build(self, features_shape: Any) -> None:
+        image_shape, gradient_shape = map(tuple, features_shape)
+        if image_shape != gradient_shape:
             raise ValueError(
-                "FusionBlock expects two streams of the same shape, but received "
-                f"image features of shape {tuple(image_shape)} and gradient features "
-                f"of shape {tuple(gradient_shape)}."
+                "FusionBlock expects two streams of the same shape, but received image features "
+                f"of shape {image_shape} and gradient features of shape {gradient_shape}."
             )
         filters = image_shape[-1]
         self.image_projection = self._projection(filters, "image_projection")
@@ -57,12 +56,12 @@ class FusionBlock(keras.layers.Layer):
         self.gradient_projection.build(image_shape)
         self.exchange.build((*image_shape[:-1], 3 * filters))
 
-    def _projection(self, filters, name):
+    def _projection(self, filters: int, name: str) -> keras.layers.Layer:
         return keras.layers.Conv2D(
             filters, 1, data_format="channels_last", dtype=self.dtype_policy, name=name
         )
 
-    def call(self, features):
+    def call(self, features: Any) -> list[Any]:
         image_features, gradient_features = features
         agreement = ops.tanh(self.image_projection(image_features)) * ops.tanh(
             self.gradient_projection(gradient_features)
@@ -71,5 +70,5 @@ class FusionBlock(keras.layers.Layer):
         for_image, for_gradient = ops.split(self.exchange(ops.relu(seen)), 2, axis=-1)
         return [image_features + for_image, gradient_features + for_gradient]
 
-    def compute_output_shape(self, features_shape):
+    def compute_output_shape(self, features_shape: Any) -> Any:
         return features_shape

@@ -1,23 +1,24 @@
-"""The residual block: the unit both streams are built from."""
+"""The residual block from which both streams are built."""
+
+from typing import Any
 
 import keras
 
 from keras_trn.input_validation import check_count
+from keras_trn.types import Shape
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class ResidualBlock(keras.layers.Layer):
-    """Two convolutions whose result is added to the input; at the start, nothing.
+    """Adds the result of two convolutions to its input; at the start, it is the identity.
 
-    The pre-activated form without batch normalization, as is usual in image
-    restoration: the output for one image must not depend on the other images
-    of its batch, nor on whether the network is being trained.
+    It is pre-activated, and without batch normalization, as is usual in image restoration: the
+    output for an image must not depend on its batch, nor on whether the network is training.
 
-    Source: He et al., "Identity Mappings in Deep Residual Networks",
-    arXiv 1603.05027; Lim et al., "Enhanced Deep Residual Networks for Single
-    Image Super-Resolution", arXiv 1707.02921, for leaving out the
-    normalization; Zhang et al., "Fixup Initialization", arXiv 1901.09321, for
-    starting the second convolution at zero instead.
+    Source: He et al., "Identity Mappings in Deep Residual Networks", arXiv 1603.05027. Leaving
+    out the normalization: Lim et al., "Enhanced Deep Residual Networks for Single Image
+    Super-Resolution", arXiv 1707.02921. Starting the second convolution at zero instead:
+    Zhang et al., "Fixup Initialization", arXiv 1901.09321.
 
     Args:
         kernel_size: Side of the square convolution kernels, in pixels; at least 1.
@@ -35,27 +36,24 @@ class ResidualBlock(keras.layers.Layer):
     Example:
         ```python
         features = keras.random.normal((2, 8, 8, 16))
-        block = keras_trn.layers.ResidualBlock()
-        assert block(features).shape == (2, 8, 8, 16)
+        assert keras_trn.layers.ResidualBlock()(features).shape == (2, 8, 8, 16)
         ```
     """
 
-    def __init__(self, kernel_size=3, **kwargs):
+    def __init__(self, kernel_size: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.kernel_size = check_count("kernel_size", kernel_size)
 
-    def build(self, features_shape):
-        filters = features_shape[-1]
-        self.first = self._convolution(filters, "he_normal", "first")
-        # Starting as the identity keeps deep stacks stable at high learning rates, for want of
-        # a normalization.
-        self.second = self._convolution(filters, "zeros", "second")
-        self.first.build(features_shape)
-        self.second.build(features_shape)
+    def build(self, features_shape: Shape) -> None:
+        self.first = self._convolution(features_shape, "he_normal", "first")
+        # Deep stacks of identities are stable at high learning rates without a normalization.
+        self.second = self._convolution(features_shape, "zeros", "second")
 
-    def _convolution(self, filters, kernel_initializer, name):
-        return keras.layers.Conv2D(
-            filters,
+    def _convolution(
+        self, features_shape: Shape, kernel_initializer: str, name: str
+    ) -> keras.layers.Layer:
+        convolution = keras.layers.Conv2D(
+            features_shape[-1],
             self.kernel_size,
             padding="same",
             data_format="channels_last",
@@ -63,13 +61,15 @@ class ResidualBlock(keras.layers.Layer):
             dtype=self.dtype_policy,
             name=name,
         )
+        convolution.build(features_shape)
+        return convolution
 
-    def call(self, features):
+    def call(self, features: Any) -> Any:
         hidden = self.first(keras.ops.relu(features))
         return features + self.second(keras.ops.relu(hidden))
 
-    def compute_output_shape(self, features_shape):
+    def compute_output_shape(self, features_shape: Shape) -> Shape:
         return features_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "kernel_size": self.kernel_size}

@@ -1,42 +1,19 @@
-"""Trained protected classifiers that come with the package."""
+"""Lists the trained protected classifiers that come with the package."""
 
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-CLASS_NAMES = {
-    "trn_fashion_mnist": [
-        "T-shirt",
-        "trousers",
-        "pullover",
-        "dress",
-        "coat",
-        "sandal",
-        "shirt",
-        "sneaker",
-        "bag",
-        "ankle boot",
-    ],
-    "trn_cifar10": [
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    ],
-}
+_FASHION = "T-shirt,trousers,pullover,dress,coat,sandal,shirt,sneaker,bag,ankle boot"
+_CIFAR10 = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
+CLASS_NAMES = {"trn_fashion_mnist": _FASHION.split(","), "trn_cifar10": _CIFAR10.split(",")}
 
 
-def list_presets():
+def list_presets() -> dict[str, str]:
     """Lists the trained models that `ProtectedClassifier.from_preset` loads.
 
     Returns:
-        A dictionary from the name of each preset to its model card, a text in
-        Markdown: data, settings, seed, results and limits.
+        A dictionary from the name of each preset to its model card, a text in Markdown: data,
+        settings, seed, results and limits.
 
     Example:
         ```python
@@ -47,27 +24,9 @@ def list_presets():
     return {card.stem: card.read_text(encoding="utf-8") for card in sorted(FOLDER.glob("*.md"))}
 
 
-def preset_path(name):
-    """Finds the file of a preset.
-
-    Args:
-        name: Name of a preset.
-
-    Returns:
-        The path of a `.keras` file.
-
-    Raises:
-        ValueError: If there is no such preset.
-
-    Example:
-        ```python
-        from keras_trn.presets import preset_path
-
-        assert preset_path("trn_fashion_mnist").exists()
-        ```
-    """
-    path = FOLDER / f"{name}.keras"
+def preset_path(name: str) -> Path:
+    """Returns the path of a preset's `.keras` file; raises a `ValueError` for an unknown name."""
     if name not in list_presets():
         names = ", ".join(map(repr, list_presets()))
         raise ValueError(f"Unknown preset {name!r}; there are {names}.")
-    return path
+    return FOLDER / f"{name}.keras"
