@@ -1,4 +1,4 @@
-"""Attacks with one signature, from CleverHans, from ART and our own."""
+"""Attacks with one contract, from CleverHans, from ART and our own."""
 
 from keras_trn.attacks.attack import Attack as Attack
 from keras_trn.attacks.attack_ensemble import attack_ensemble as attack_ensemble

@@ -1,43 +1,36 @@
 """The basic iterative method: several small steps from the clean image."""
 
 import keras
+import tensorflow as tf
 from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 
 from keras_trn.attacks.iterative_attack import IterativeAttack
 from keras_trn.attacks.norms import as_cleverhans_norm
 from keras_trn.attacks.norms import project
 from keras_trn.attacks.unsaturated_cross_entropy import unsaturated_cross_entropy
+from keras_trn.types import Logits
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class BasicIterativeMethod(IterativeAttack):
-    """Small steps along the gradient, from the clean image (BIM).
+    """Takes small steps along the gradient, from the clean image (BIM).
 
-    Each step is CleverHans' `fast_gradient_method`, followed by a projection
-    onto the ball. The loop is part of the graph, so that it compiles as fast
-    for a hundred steps as for one; CleverHans' own unrolls its steps, and takes
-    one epsilon for a whole batch.
+    Each step is CleverHans' `fast_gradient_method`, followed by a projection onto the ball. The
+    loop is part of the graph, which compiles as fast for a hundred steps as for one. CleverHans'
+    own loop is unrolled, and takes one epsilon for a whole batch.
 
-    Source: Kurakin et al., "Adversarial Examples in the Physical World", arXiv
-    1607.02533.
+    Source: Kurakin et al., "Adversarial Examples in the Physical World", arXiv 1607.02533.
+
+    Call arguments and result: see [`Attack`][keras_trn.attacks.Attack].
 
     Args:
-        epsilon: Largest distance, in units of the image range [0, 1]; or a pair
-            `(low, high)` to draw from for each image.
+        epsilon: Largest distance, in units of the image range [0, 1]; or a pair `(low, high)`
+            to draw from for each image.
         norm: `"linf"` or `"l2"`.
         steps: Number of steps, each one backward pass through the classifier.
         relative_step_size: Length of a step as a fraction of epsilon; by default
             `2.5 / steps`, at most 1.
         seed: Whole number that fixes the epsilons drawn from a range.
-
-    Call arguments:
-        classifier: A Keras model, or a callable, from images to logits.
-        images: Clean images of shape `(batch, height, width, channels)` in [0, 1].
-        labels: Class indices of shape `(batch,)`; by default the predicted ones.
-        epsilon: Overrides the attack's own: a number, or one per image.
-
-    Returns:
-        A float32 tensor of adversarial images, of the shape of `images`.
 
     Raises:
         ValueError: If an argument is malformed.
@@ -49,14 +42,30 @@ class BasicIterativeMethod(IterativeAttack):
         ```
     """
 
-    def craft(self, logits, images, labels, epsilon, random_seed):
+    is_random = False
+
+    def craft(
+        self,
+        logits: Logits,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        epsilon: tf.Tensor,
+        random_seed: tf.Tensor,
+    ) -> tf.Tensor:
         return self._climb(logits, images, images, labels, epsilon)
 
-    def _climb(self, logits, start, images, labels, epsilon):
+    def _climb(
+        self,
+        logits: Logits,
+        start: tf.Tensor,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        epsilon: tf.Tensor,
+    ) -> tf.Tensor:
         """Takes the steps from `start`, within epsilon of `images`."""
         step_size = self.step_size(epsilon)
 
-        def step(adversarial):
+        def step(adversarial: tf.Tensor) -> tuple[tf.Tensor]:
             adversarial = fast_gradient_method(
                 logits,
                 adversarial,
@@ -73,6 +82,6 @@ class BasicIterativeMethod(IterativeAttack):
         return adversarial
 
     @property
-    def name(self):
-        """What the attack is called in tables."""
+    def name(self) -> str:
+        """The attack's name in tables."""
         return f"BIM-{self.steps}"
