@@ -1,22 +1,23 @@
 """Adam for the loops of attacks, where there is no variable to optimize."""
 
 import tensorflow as tf
+from tensorflow import Tensor
 
 _MEAN_DECAY = 0.9
 _SQUARE_DECAY = 0.999
 
 # Steps taken, and decaying means of the gradient and of its square.
-AdamState = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+AdamState = tuple[Tensor, Tensor, Tensor]
 
 
-def adam_start(tensor: tf.Tensor) -> AdamState:
+def adam_start(tensor: Tensor) -> AdamState:
     """Returns the state of Adam before its first step."""
     return tf.constant(0.0), tf.zeros_like(tensor), tf.zeros_like(tensor)
 
 
 def adam_step(
-    gradient: tf.Tensor, steps_taken: tf.Tensor, mean: tf.Tensor, square: tf.Tensor
-) -> tuple[tf.Tensor, AdamState]:
+    gradient: Tensor, steps_taken: Tensor, mean: Tensor, square: Tensor
+) -> tuple[Tensor, AdamState]:
     """Returns a step of Adam (arXiv 1412.6980) for a learning rate of 1, and the new state."""
     steps_taken += 1.0
     mean = _MEAN_DECAY * mean + (1.0 - _MEAN_DECAY) * gradient

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow import Tensor
 from tqdm import TqdmWarning
 
 from keras_trn.attacks.attack import Attack
@@ -34,13 +35,8 @@ class ArtAttack(Attack):
         raise NotImplementedError(f"{type(self).__name__} does not define `make_attack`.")
 
     def craft(
-        self,
-        logits: Logits,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        random_seed: tf.Tensor,
-    ) -> tf.Tensor:
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
         estimator = self._estimator(logits, images)
         estimator.forget()
         predicted = tf.argmax(estimator.predict(images.numpy()), axis=-1)
@@ -59,7 +55,7 @@ class ArtAttack(Attack):
                 adversarial[group] = attack.generate(images.numpy()[group], one_hot[group])
         return project(tf.constant(adversarial), images, epsilon, self.norm)
 
-    def _estimator(self, logits: Logits, images: tf.Tensor) -> Any:
+    def _estimator(self, logits: Logits, images: Tensor) -> Any:
         """Returns the classifier for ART, made once for a classifier and an image shape."""
         import_art()
         from keras_trn.attacks.art_estimator import Estimator

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from art.estimators.classification import TensorFlowV2Classifier
+from tensorflow import Tensor
 
 from keras_trn.graphs import compile_function
 from keras_trn.types import ImageShape
@@ -81,21 +82,21 @@ class Estimator(TensorFlowV2Classifier):
         directions = tf.one_hot(tf.constant(labels), self.nb_classes)
         return self._class_gradients(tf.cast(x, tf.float32), directions).numpy()
 
-    def _compute_losses(self, images: tf.Tensor, one_hot: tf.Tensor) -> tf.Tensor:
+    def _compute_losses(self, images: Tensor, one_hot: Tensor) -> Tensor:
         return self._loss(one_hot, self._logits(images))
 
-    def _take_loss_gradients(self, images: tf.Tensor, one_hot: tf.Tensor) -> tf.Tensor:
+    def _take_loss_gradients(self, images: Tensor, one_hot: Tensor) -> Tensor:
         with tf.GradientTape() as tape:
             tape.watch(images)
             loss = tf.reduce_sum(self._compute_losses(images, one_hot))
         return tape.gradient(loss, images)
 
-    def _take_class_gradients(self, images: tf.Tensor, directions: tf.Tensor) -> tf.Tensor:
+    def _take_class_gradients(self, images: Tensor, directions: Tensor) -> Tensor:
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(images)
             scores = self._logits(images)
 
-        def gradient(direction: tf.Tensor) -> tf.Tensor:
+        def gradient(direction: Tensor) -> Tensor:
             everywhere = tf.broadcast_to(direction, tf.shape(scores))
             return tape.gradient(scores, images, output_gradients=everywhere)
 

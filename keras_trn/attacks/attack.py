@@ -9,6 +9,7 @@ from typing import Self
 
 import numpy as np
 import tensorflow as tf
+from tensorflow import Tensor
 
 from keras_trn.attacks.norms import keep_inside
 from keras_trn.classifier_interface import squashing_head
@@ -39,8 +40,8 @@ class Attack:
     """Crafts adversarial images within a distance of the clean ones.
 
     The base of all attacks. A subclass writes `craft`. The base class settles labels and
-    epsilon, checks the input, and compiles `craft` once for a classifier and an image shape.
-    It also projects the result into the ball of radius epsilon and into [0, 1].
+    epsilon, checks the input, and compiles `craft` once for a classifier and an image shape. It
+    projects the result into the ball of radius epsilon and into [0, 1].
 
     A subclass declares what it can do by these attributes:
 
@@ -107,14 +108,9 @@ class Attack:
         self._graphs = GraphCache()
 
     def craft(
-        self,
-        logits: Logits,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        random_seed: tf.Tensor,
-    ) -> tf.Tensor:
-        """Crafts adversarial images: what a subclass must write.
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
+        """Crafts adversarial images, which `perturb` projects: what a subclass must write.
 
         Args:
             logits: Function from images to logits.
@@ -122,27 +118,13 @@ class Attack:
             labels: Int64 tensor of shape `(batch,)`.
             epsilon: Float32 tensor of shape `(batch, 1, 1, 1)`.
             random_seed: Int32 tensor of shape `(2,)`, for stateless random numbers.
-
-        Returns:
-            The adversarial images, which `perturb` projects.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define `craft`.")
 
     def perturb(
-        self,
-        logits: Logits,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        random_seed: tf.Tensor,
-    ) -> tf.Tensor:
-        """Crafts adversarial images, and projects them into the ball and into [0, 1].
-
-        Takes and returns what `craft` does.
-
-        Raises:
-            RuntimeError: If the attack does not run in a graph and is called inside one.
-        """
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
+        """Crafts adversarial images as `craft` does, and projects them into the ball and [0, 1]."""
         if not (self.runs_in_graph or tf.executing_eagerly()):
             raise RuntimeError(
                 f"{self.name} runs in NumPy, and not inside a graph such as a training step. "
@@ -157,9 +139,9 @@ class Attack:
         classifier: Classifier,
         images: ArrayLike,
         labels: ArrayLike | None = None,
-        epsilon: ArrayLike | float | None = None,
+        epsilon: Any = None,
         seed: int | None = None,
-    ) -> tf.Tensor:
+    ) -> Tensor:
         images = tf.convert_to_tensor(images)
         seed = self.seed if seed is None else check_seed(seed)
         if not tf.executing_eagerly():
@@ -180,7 +162,7 @@ class Attack:
         epsilon, random_seed = self._draw(images, epsilon, seed)
         return self._run(classifier, images, epsilon, random_seed, labels)
 
-    def _num_classes(self, classifier: Classifier, images: tf.Tensor) -> int:
+    def _num_classes(self, classifier: Classifier, images: Tensor) -> int:
         """Counts the classes of a classifier, which is queried once."""
 
         def count() -> int:
@@ -191,11 +173,11 @@ class Attack:
     def _run(
         self,
         classifier: Classifier,
-        images: tf.Tensor,
-        epsilon: tf.Tensor,
-        random_seed: tf.Tensor,
-        labels: tf.Tensor | None,
-    ) -> tf.Tensor:
+        images: Tensor,
+        epsilon: Tensor,
+        random_seed: Tensor,
+        labels: Tensor | None,
+    ) -> Tensor:
         """Runs the attack on checked input, compiled as far as it can be."""
         image_shape = tuple(images.shape[1:])
         signature = [
@@ -221,11 +203,11 @@ class Attack:
     def _craft(
         self,
         logits: Logits,
-        images: tf.Tensor,
-        epsilon: tf.Tensor,
-        random_seed: tf.Tensor,
-        labels: tf.Tensor | None = None,
-    ) -> tf.Tensor:
+        images: Tensor,
+        epsilon: Tensor,
+        random_seed: Tensor,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """Crafts adversarial images; labels default to the predicted ones."""
         if labels is None:
             labels = tf.argmax(logits(images), axis=-1)
@@ -233,15 +215,15 @@ class Attack:
         return self.perturb(logits, images, labels, epsilon, random_seed)
 
     def _draw(
-        self, images: tf.Tensor, epsilon: ArrayLike | None, seed: int | None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+        self, images: Tensor, epsilon: ArrayLike | None, seed: int | None
+    ) -> tuple[Tensor, Tensor]:
         """Draws what is random: an epsilon for each image, and the seed of the attack."""
         return self._epsilon_per_image(images, epsilon, seed), self._random_seed(seed)
 
     def _epsilon_per_image(
-        self, images: tf.Tensor, epsilon: ArrayLike | None, seed: int | None
-    ) -> tf.Tensor:
-        """Returns the given epsilon, one drawn from the range, or the attack's, for each image."""
+        self, images: Tensor, epsilon: ArrayLike | None, seed: int | None
+    ) -> Tensor:
+        """Returns an epsilon for each image: the given, the drawn, or the attack's own one."""
         batch_size = tf.shape(images)[0]
         if epsilon is None and isinstance(self.epsilon, tuple):
             epsilon = self.draw_epsilon(batch_size, self._random_seed(seed, stream=1))
@@ -251,37 +233,19 @@ class Attack:
         return tf.reshape(tf.broadcast_to(epsilon, [batch_size]), [-1, 1, 1, 1])
 
     @staticmethod
-    def _random_seed(seed: int | None, stream: int = 0) -> tf.Tensor:
+    def _random_seed(seed: int | None, stream: int = 0) -> Tensor:
         """Makes a seed for TensorFlow's stateless random numbers."""
         if seed is not None:
             return tf.constant([seed, stream])
         return tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
 
-    def draw_epsilon(self, number: int, random_seed: ArrayLike) -> tf.Tensor:
-        """Draws an epsilon for each of several images, from the range if there is one.
-
-        Args:
-            number: Number of images.
-            random_seed: Two whole numbers, as TensorFlow's stateless random numbers take.
-
-        Returns:
-            A float32 tensor of shape `(number,)`.
-        """
+    def draw_epsilon(self, number: int, random_seed: ArrayLike) -> Tensor:
+        """Draws epsilons for a number of images, from the range if there is one."""
         low, high = self.epsilon if isinstance(self.epsilon, tuple) else (self.epsilon,) * 2
         return tf.random.stateless_uniform([number], random_seed, low, high, alg="philox")
 
     def check_epsilon(self, epsilon: ArrayLike | float) -> Any:
-        """Checks that the attack can take an epsilon.
-
-        Args:
-            epsilon: A number, or several.
-
-        Returns:
-            A Python number, or a tuple of them.
-
-        Raises:
-            ValueError: If one is no number, is negative, or is above 1 for `"linf"`.
-        """
+        """Returns an epsilon, or several, as Python numbers, or raises a `ValueError`."""
         if isinstance(epsilon, (list, tuple, np.ndarray)) and np.shape(epsilon) != ():
             return tuple(map(self.check_epsilon, epsilon))
         return check_range(
@@ -289,14 +253,7 @@ class Attack:
         )
 
     def check_image_shape(self, image_shape: ImageShape) -> None:
-        """Checks that the attack can attack images of a shape; by default it can attack all.
-
-        Args:
-            image_shape: Height, width and number of channels.
-
-        Raises:
-            ValueError: If it cannot.
-        """
+        """Raises a `ValueError` if the attack cannot attack images of that shape; override it."""
 
     def with_largest_epsilon(self) -> Self:
         """Returns the same attack with the upper end of its range as epsilon."""
@@ -304,27 +261,14 @@ class Attack:
         return self.variant(epsilon=epsilon)
 
     def with_seed(self, seed: int) -> Self:
-        """Returns the same attack with a seed, unless it already has one.
-
-        Args:
-            seed: Whole number that fixes what is random in the attack.
-        """
+        """Returns the same attack with a seed, unless it already has one."""
         # Always a new attack: one keeps the graphs of all that it attacks as long as it lives.
         return self.variant(seed=seed if self.seed is None else self.seed)
 
     def variant(self, **changes: Any) -> Self:
-        """Returns the same attack with other arguments.
-
-        Args:
-            **changes: Arguments of the constructor, such as `steps`.
-
-        Raises:
-            TypeError: If `get_config` does not return all arguments of the constructor.
-        """
+        """Returns the same attack with other arguments, such as `steps`."""
         config = self.get_config()
-        parameters = inspect.signature(type(self)).parameters.values()
-        named = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-        if missing := named - set(config):
+        if missing := set(_arguments(type(self))) - set(config):
             items = ", ".join(f"'{name}': self.{name}" for name in sorted(missing))
             raise TypeError(
                 f"The attack {self.name} cannot be copied: `get_config` lacks the arguments "
@@ -344,8 +288,9 @@ class Attack:
         return type(self).__name__
 
     def get_config(self) -> Config:
-        """Returns the constructor's arguments."""
-        return {"epsilon": self.epsilon, "norm": self.norm, "seed": self.seed}
+        """Returns the constructor's arguments, from the attributes of the same names."""
+        names = _arguments(type(self))
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
@@ -355,6 +300,15 @@ class Attack:
     def __repr__(self) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
+
+
+def _arguments(cls: Any) -> list[str]:
+    """Lists the arguments of a constructor, and the base class's where it passes on others."""
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    variable = {p.kind for p in parameters} & {inspect.Parameter.VAR_KEYWORD}
+    inherited = _arguments(cls.__mro__[1]) if variable and cls is not Attack else []
+    named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return list(dict.fromkeys(inherited + named[1:]))
 
 
 def _attackable(classifier: Classifier) -> Logits:

@@ -20,10 +20,7 @@ def attack_ensemble(
 
     This is not AutoAttack. The targeted FAB-T and the targeted APGD-DLR of its standard version
     are missing; an untargeted APGD-DLR and fewer queries of Square replace them. Do not call a
-    number from here an AutoAttack accuracy, which is usually lower.
-
-    Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of
-    Diverse Parameter-Free Attacks", arXiv 2003.01690.
+    number from here an AutoAttack accuracy, which is usually lower (arXiv 2003.01690).
 
     Args:
         epsilon: Largest distance, in units of the image range [0, 1].
@@ -34,9 +31,6 @@ def attack_ensemble(
 
     Returns:
         A list of APGD-CE, APGD-DLR and Square.
-
-    Raises:
-        ValueError: If an argument is malformed.
 
     Example:
         ```python

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow import Tensor
 
 from keras_trn.attacks.art_attack import ArtAttack
 from keras_trn.attacks.art_attack import import_art
@@ -11,20 +12,15 @@ from keras_trn.attacks.attack import Epsilon
 from keras_trn.attacks.margin import margins
 from keras_trn.attacks.norms import as_cleverhans_norm
 from keras_trn.input_validation import check_count
-from keras_trn.types import Config
 
 
-def _cross_entropy(one_hot: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    return tf.nn.softmax_cross_entropy_with_logits(one_hot, logits)
-
-
-def _difference_of_logits_ratio(one_hot: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+def _difference_of_logits_ratio(one_hot: Tensor, logits: Tensor) -> Tensor:
     largest = tf.math.top_k(logits, k=3).values
     return -margins(logits, tf.argmax(one_hot, axis=-1)) / (largest[:, 0] - largest[:, 2] + 1e-12)
 
 
 _LOSSES = {
-    "cross_entropy": (_cross_entropy, "CE"),
+    "cross_entropy": (tf.nn.softmax_cross_entropy_with_logits, "CE"),
     "difference_of_logits_ratio": (_difference_of_logits_ratio, "DLR"),
 }
 
@@ -33,19 +29,15 @@ _LOSSES = {
 class AutoProjectedGradientDescent(ArtAttack):
     """Steps with momentum, and halves the step size where the loss no longer grows (APGD).
 
-    There is no step size to choose, and so none to choose badly. An image costs up to
-    `2 * steps` forward passes and `steps` backward passes.
+    There is no step size to choose. An image costs up to `2 * steps` forward passes and `steps`
+    backward passes. It does not run in a graph; see [`Attack`][keras_trn.attacks.Attack].
 
     Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of
     Diverse Parameter-Free Attacks", arXiv 2003.01690; ART's `AutoProjectedGradientDescent`,
     which unlike the authors' own returns the last step, not the best one.
 
-    Call arguments and result: see [`Attack`][keras_trn.attacks.Attack]. It does not run in a
-    graph.
-
     Args:
-        epsilon: Largest distance, in units of the image range [0, 1]; or a pair `(low, high)`
-            to draw from for each image.
+        epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
         loss: `"cross_entropy"`; or `"difference_of_logits_ratio"`, which does not vanish where
             the classifier is sure, and needs at least three classes.
@@ -57,11 +49,8 @@ class AutoProjectedGradientDescent(ArtAttack):
 
     Example:
         ```python
-        attack = keras_trn.attacks.AutoProjectedGradientDescent(
-            epsilon=0.1, loss="difference_of_logits_ratio", steps=20, seed=0
-        )
-        assert attack.name == "APGD-DLR"
-        assert attack(classifier, images).shape == images.shape
+        attack = keras_trn.attacks.AutoProjectedGradientDescent(epsilon=0.1, steps=20, seed=0)
+        assert attack.name == "APGD-CE"
         ```
     """
 
@@ -101,9 +90,4 @@ class AutoProjectedGradientDescent(ArtAttack):
 
     @property
     def name(self) -> str:
-        """The attack's name in tables."""
         return f"APGD-{self._loss_name}"
-
-    def get_config(self) -> Config:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "loss": self.loss, "steps": self.steps}

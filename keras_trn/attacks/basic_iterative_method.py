@@ -1,8 +1,8 @@
 """The basic iterative method: several small steps from the clean image."""
 
 import keras
-import tensorflow as tf
 from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
+from tensorflow import Tensor
 
 from keras_trn.attacks.iterative_attack import IterativeAttack
 from keras_trn.attacks.norms import as_cleverhans_norm
@@ -19,53 +19,37 @@ class BasicIterativeMethod(IterativeAttack):
     loop is part of the graph, which compiles as fast for a hundred steps as for one. CleverHans'
     own loop is unrolled, and takes one epsilon for a whole batch.
 
+    Call it as any [`Attack`][keras_trn.attacks.Attack].
     Source: Kurakin et al., "Adversarial Examples in the Physical World", arXiv 1607.02533.
 
-    Call arguments and result: see [`Attack`][keras_trn.attacks.Attack].
-
     Args:
-        epsilon: Largest distance, in units of the image range [0, 1]; or a pair `(low, high)`
-            to draw from for each image.
+        epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
         steps: Number of steps, each one backward pass through the classifier.
-        relative_step_size: Length of a step as a fraction of epsilon; by default
-            `2.5 / steps`, at most 1.
+        relative_step_size: Step size as a fraction of epsilon; `2.5 / steps`, at most 1, if None.
         seed: Whole number that fixes the epsilons drawn from a range.
-
-    Raises:
-        ValueError: If an argument is malformed.
 
     Example:
         ```python
         attack = keras_trn.attacks.BasicIterativeMethod(epsilon=0.1, steps=10)
-        assert attack(classifier, images).shape == images.shape
+        adversarial = attack(classifier, images)
         ```
     """
 
     is_random = False
 
     def craft(
-        self,
-        logits: Logits,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        random_seed: tf.Tensor,
-    ) -> tf.Tensor:
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
         return self._climb(logits, images, images, labels, epsilon)
 
     def _climb(
-        self,
-        logits: Logits,
-        start: tf.Tensor,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-    ) -> tf.Tensor:
+        self, logits: Logits, start: Tensor, images: Tensor, labels: Tensor, epsilon: Tensor
+    ) -> Tensor:
         """Takes the steps from `start`, within epsilon of `images`."""
         step_size = self.step_size(epsilon)
 
-        def step(adversarial: tf.Tensor) -> tuple[tf.Tensor]:
+        def step(adversarial: Tensor) -> tuple[Tensor]:
             adversarial = fast_gradient_method(
                 logits,
                 adversarial,
@@ -83,5 +67,4 @@ class BasicIterativeMethod(IterativeAttack):
 
     @property
     def name(self) -> str:
-        """The attack's name in tables."""
         return f"BIM-{self.steps}"

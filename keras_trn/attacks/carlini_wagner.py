@@ -4,6 +4,7 @@ import math
 
 import keras
 import tensorflow as tf
+from tensorflow import Tensor
 
 from keras_trn.attacks.adam import adam_start
 from keras_trn.attacks.adam import adam_step
@@ -13,7 +14,6 @@ from keras_trn.attacks.margin import margins
 from keras_trn.attacks.norms import project
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
-from keras_trn.types import Config
 from keras_trn.types import Logits
 
 # Keeps black and white pixels, which lie at infinity in the space of the attack, finite.
@@ -34,15 +34,13 @@ class CarliniWagner(Attack):
     An image costs `steps * search_steps` forward and backward passes. Images that are already
     misclassified, or for which nothing is found, are left unchanged.
 
+    Call it as any [`Attack`][keras_trn.attacks.Attack].
     Source: Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", arXiv
     1608.04644. CleverHans' own fails on Keras 3. The tests compare its success rate with
     Foolbox's.
 
-    Call arguments and result: see [`Attack`][keras_trn.attacks.Attack].
-
     Args:
-        epsilon: Largest L2 distance, in units of the image range [0, 1]; or a pair
-            `(low, high)` to draw from for each image.
+        epsilon: Largest L2 distance, or a pair `(low, high)` to draw from for each image.
         steps: Number of steps of Adam for each constant.
         search_steps: Number of constants tried for each image.
         learning_rate: Learning rate of Adam, above 0 and at most 1. A black or white pixel only
@@ -50,13 +48,9 @@ class CarliniWagner(Attack):
         confidence: Margin that another class must have over the label, in logits.
         seed: Whole number that fixes the epsilons drawn from a range.
 
-    Raises:
-        ValueError: If an argument is malformed.
-
     Example:
         ```python
-        attack = keras_trn.attacks.CarliniWagner(epsilon=1.0, steps=20)
-        assert attack(classifier, images).shape == images.shape
+        adversarial = keras_trn.attacks.CarliniWagner(epsilon=1.0, steps=20)(classifier, images)
         ```
     """
 
@@ -80,20 +74,11 @@ class CarliniWagner(Attack):
         self.confidence = check_range("confidence", confidence, 0, math.inf)
 
     def craft(
-        self,
-        logits: Logits,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        random_seed: tf.Tensor,
-    ) -> tf.Tensor:
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
         def search_step(
-            constant: tf.Tensor,
-            low: tf.Tensor,
-            high: tf.Tensor,
-            best: tf.Tensor,
-            best_length: tf.Tensor,
-        ) -> tuple[tf.Tensor, ...]:
+            constant: Tensor, low: Tensor, high: Tensor, best: Tensor, best_length: Tensor
+        ) -> tuple[Tensor, ...]:
             best, best_length, fooled = self._optimize(
                 logits, images, labels, constant, best, best_length
             )
@@ -119,21 +104,17 @@ class CarliniWagner(Attack):
     def _optimize(
         self,
         logits: Logits,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        constant: tf.Tensor,
-        best: tf.Tensor,
-        best_length: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        images: Tensor,
+        labels: Tensor,
+        constant: Tensor,
+        best: Tensor,
+        best_length: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Runs Adam with one constant for each image, and updates the best images."""
 
         def step(
-            space: tf.Tensor,
-            found: tf.Tensor,
-            best: tf.Tensor,
-            best_length: tf.Tensor,
-            *adam: tf.Tensor,
-        ) -> tuple[tf.Tensor, ...]:
+            space: Tensor, found: Tensor, best: Tensor, best_length: Tensor, *adam: Tensor
+        ) -> tuple[Tensor, ...]:
             with tf.GradientTape() as tape:
                 tape.watch(space)
                 adversarial = (tf.tanh(space) + 1.0) / 2.0
@@ -157,8 +138,3 @@ class CarliniWagner(Attack):
             maximum_iterations=self.steps,
         )
         return best, best_length, found
-
-    def get_config(self) -> Config:
-        """Returns the constructor's arguments."""
-        names = ("epsilon", "steps", "search_steps", "learning_rate", "confidence", "seed")
-        return {name: getattr(self, name) for name in names}

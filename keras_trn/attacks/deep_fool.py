@@ -9,7 +9,6 @@ from keras_trn.attacks.art_attack import import_art
 from keras_trn.attacks.attack import Epsilon
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
-from keras_trn.types import Config
 
 # With more classes, only the most likely ones are considered.
 _LARGEST_NUMBER_OF_CLASSES = 10
@@ -25,26 +24,19 @@ class DeepFool(ArtAttack):
 
     Source: Moosavi-Dezfooli et al., "DeepFool: A Simple and Accurate Method to Fool Deep Neural
     Networks", arXiv 1511.04599; ART's `DeepFool`. ART ignores labels, so images that are already
-    misclassified are left unchanged here.
-
-    Call arguments and result: see [`Attack`][keras_trn.attacks.Attack]. It does not run in a
-    graph.
+    misclassified are left unchanged here. It does not run in a graph; see
+    [`Attack`][keras_trn.attacks.Attack].
 
     Args:
-        epsilon: Largest L2 distance, in units of the image range [0, 1]; or a pair
-            `(low, high)` to draw from for each image.
+        epsilon: Largest L2 distance, or a pair `(low, high)` to draw from for each image.
         steps: Largest number of steps.
         overshoot: Fraction of its length by which the perturbation is lengthened to cross the
             boundary; 0.02 in the paper.
         seed: Whole number that fixes the epsilons drawn from a range.
 
-    Raises:
-        ValueError: If an argument is malformed.
-
     Example:
         ```python
-        attack = keras_trn.attacks.DeepFool(epsilon=1.0, steps=10)
-        assert attack(classifier, images).shape == images.shape
+        adversarial = keras_trn.attacks.DeepFool(epsilon=1.0, steps=10)(classifier, images)
         ```
     """
 
@@ -68,8 +60,3 @@ class DeepFool(ArtAttack):
             nb_grads=_LARGEST_NUMBER_OF_CLASSES,
             verbose=False,
         )
-
-    def get_config(self) -> Config:
-        """Returns the constructor's arguments."""
-        names = ("epsilon", "steps", "overshoot", "seed")
-        return {name: getattr(self, name) for name in names}

@@ -1,8 +1,8 @@
 """The fast gradient method: one step."""
 
 import keras
-import tensorflow as tf
 from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
+from tensorflow import Tensor
 
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.norms import as_cleverhans_norm
@@ -14,25 +14,18 @@ from keras_trn.types import Logits
 class FastGradientMethod(Attack):
     """Takes one step of length epsilon along the gradient of the loss (FGSM).
 
+    Call it as any [`Attack`][keras_trn.attacks.Attack].
     Source: Goodfellow et al., "Explaining and Harnessing Adversarial Examples", arXiv
     1412.6572; CleverHans' `fast_gradient_method`.
 
-    Call arguments and result: see [`Attack`][keras_trn.attacks.Attack].
-
     Args:
-        epsilon: Largest distance, in units of the image range [0, 1]; or a pair `(low, high)`
-            to draw from for each image.
+        epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
         seed: Whole number that fixes the epsilons drawn from a range.
 
-    Raises:
-        ValueError: If an argument is malformed.
-
     Example:
         ```python
-        attack = keras_trn.attacks.FastGradientMethod(epsilon=0.1)
-        adversarial = attack(classifier, images, labels)
-        assert adversarial.shape == images.shape
+        adversarial = keras_trn.attacks.FastGradientMethod(epsilon=0.1)(classifier, images, labels)
         ```
     """
 
@@ -40,13 +33,8 @@ class FastGradientMethod(Attack):
     name = "FGSM"
 
     def craft(
-        self,
-        logits: Logits,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        random_seed: tf.Tensor,
-    ) -> tf.Tensor:
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
         return fast_gradient_method(
             logits,
             images,

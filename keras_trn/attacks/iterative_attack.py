@@ -9,21 +9,10 @@ from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.attack import Epsilon
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
-from keras_trn.types import Config
 
 
 class IterativeAttack(Attack):
-    """Holds the number of steps and their size; the base of BIM, PGD, MIM and SPSA.
-
-    Args:
-        epsilon: As of `Attack`.
-        norm: As of `Attack`.
-        steps: Number of steps.
-        relative_step_size: Length of a step as a fraction of epsilon; by default `2.5 / steps`,
-            at most 1, with which any start can reach the far side of the ball (Madry et al.,
-            arXiv 1706.06083).
-        seed: As of `Attack`.
-    """
+    """Holds the number of steps and their size; the base of BIM, PGD, MIM and SPSA."""
 
     is_iterative = True
 
@@ -44,16 +33,9 @@ class IterativeAttack(Attack):
     def step_size(self, epsilon: Any) -> Any:
         """Returns the length of a step for each image, of the shape of `epsilon`."""
         fraction = self.relative_step_size
+        # By default any start can reach the far side of the ball (arXiv 1706.06083).
         return epsilon * (min(1.0, 2.5 / self.steps) if fraction is None else fraction)
 
     def repeat(self, step: Callable[..., Any], *state: Any) -> Any:
-        """Applies `step` to the state as often as the attack has steps.
-
-        The loop is an operation, so the graph is as small for a hundred steps as for one.
-        """
+        """Applies `step` to the state in a loop that is one operation of the graph."""
         return tf.while_loop(lambda *_: True, step, state, maximum_iterations=self.steps)
-
-    def get_config(self) -> Config:
-        """Returns the constructor's arguments."""
-        own = {"steps": self.steps, "relative_step_size": self.relative_step_size}
-        return {**super().get_config(), **own}

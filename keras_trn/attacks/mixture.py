@@ -7,6 +7,7 @@ from typing import Self
 
 import keras
 import tensorflow as tf
+from tensorflow import Tensor
 
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.random_numbers import ALGORITHM
@@ -25,7 +26,7 @@ class Mixture(Attack):
     the batch decides which attack it meets, so shuffle the training data, as `fit` does with
     arrays. If a batch has fewer images than there are attacks, the attacks take turns at random.
 
-    It runs in a graph if all its attacks do. Call arguments and result: see
+    It runs in a graph if all its attacks do, and is called as any
     [`Attack`][keras_trn.attacks.Attack]; `epsilon` overrides that of every attack.
 
     Args:
@@ -36,13 +37,9 @@ class Mixture(Attack):
 
     Example:
         ```python
-        attack = keras_trn.attacks.Mixture(
-            [
-                keras_trn.attacks.FastGradientMethod(epsilon=(0.0, 0.2)),
-                keras_trn.attacks.ProjectedGradientDescent(epsilon=1.0, norm="l2"),
-            ]
-        )
-        assert attack(classifier, images).shape == images.shape
+        fgsm = keras_trn.attacks.FastGradientMethod(epsilon=(0.0, 0.2))
+        pgd = keras_trn.attacks.ProjectedGradientDescent(epsilon=1.0, norm="l2")
+        assert keras_trn.attacks.Mixture([fgsm, pgd]).name == "FGSM + PGD-20"
         ```
     """
 
@@ -62,13 +59,8 @@ class Mixture(Attack):
         self._graphs = GraphCache()
 
     def perturb(
-        self,
-        logits: Logits,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        random_seed: tf.Tensor,
-    ) -> tf.Tensor:
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
         """Crafts adversarial images, which each attack projects into its own ball."""
         crafted = []
         for index, (attack, start, stop) in enumerate(self._shares(images, random_seed)):
@@ -86,8 +78,8 @@ class Mixture(Attack):
         return tf.concat(crafted, axis=0)
 
     def _shares(
-        self, images: tf.Tensor, random_seed: tf.Tensor
-    ) -> Iterator[tuple[Attack, tf.Tensor, tf.Tensor]]:
+        self, images: Tensor, random_seed: Tensor
+    ) -> Iterator[tuple[Attack, Tensor, Tensor]]:
         """Yields each attack with the bounds of its part of the batch."""
         batch_size, number = tf.shape(images)[0], len(self.attacks)
         # Rounded up or down at random, so that a single image also meets every attack in turn.
@@ -98,8 +90,8 @@ class Mixture(Attack):
             yield attack, bounds[index], bounds[index + 1]
 
     def _draw(
-        self, images: tf.Tensor, epsilon: ArrayLike | None, seed: int | None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+        self, images: Tensor, epsilon: ArrayLike | None, seed: int | None
+    ) -> tuple[Tensor, Tensor]:
         random_seed = self._random_seed(seed)
         if epsilon is not None:
             return self._epsilon_per_image(images, epsilon, seed), random_seed
@@ -110,12 +102,10 @@ class Mixture(Attack):
         return tf.concat(epsilons, axis=0), random_seed
 
     def check_epsilon(self, epsilon: ArrayLike | float) -> Any:
-        """Checks that every attack can take an epsilon."""
         checked, *_ = [attack.check_epsilon(epsilon) for attack in self.attacks]
         return checked
 
     def check_image_shape(self, image_shape: ImageShape) -> None:
-        """Checks that every attack can attack images of a shape."""
         for attack in self.attacks:
             attack.check_image_shape(image_shape)
 
@@ -129,16 +119,13 @@ class Mixture(Attack):
 
     @property
     def name(self) -> str:
-        """The attack's name in tables."""
         return " + ".join(attack.name for attack in self.attacks)
 
     def get_config(self) -> Config:
-        """Returns the constructor's arguments."""
         return {"attacks": [keras.saving.serialize_keras_object(attack) for attack in self.attacks]}
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
-        """Makes a mixture from what `get_config` returned."""
         return cls([keras.saving.deserialize_keras_object(attack) for attack in config["attacks"]])
 
     def __repr__(self) -> str:

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 from cleverhans.tf2.utils import compute_gradient
 from cleverhans.tf2.utils import optimize_linear
+from tensorflow import Tensor
 
 from keras_trn.attacks.attack import Epsilon
 from keras_trn.attacks.iterative_attack import IterativeAttack
@@ -11,7 +12,6 @@ from keras_trn.attacks.norms import as_cleverhans_norm
 from keras_trn.attacks.norms import project
 from keras_trn.attacks.unsaturated_cross_entropy import unsaturated_cross_entropy
 from keras_trn.input_validation import check_range
-from keras_trn.types import Config
 from keras_trn.types import Logits
 
 
@@ -19,29 +19,23 @@ from keras_trn.types import Logits
 class MomentumIterativeMethod(IterativeAttack):
     """Takes small steps along a decaying sum of gradients (MIM).
 
+    Call it as any [`Attack`][keras_trn.attacks.Attack].
     Source: Dong et al., "Boosting Adversarial Attacks with Momentum", arXiv 1710.06081;
     CleverHans' gradient and step, with the loop in the graph.
 
-    Call arguments and result: see [`Attack`][keras_trn.attacks.Attack].
-
     Args:
-        epsilon: Largest distance, in units of the image range [0, 1]; or a pair `(low, high)`
-            to draw from for each image.
+        epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
         steps: Number of steps, each one backward pass through the classifier.
-        relative_step_size: Length of a step as a fraction of epsilon; by default
-            `2.5 / steps`, at most 1.
+        relative_step_size: Step size as a fraction of epsilon; `2.5 / steps`, at most 1, if None.
         decay: Share of the accumulated gradient that is kept from step to step, from 0, which
             keeps nothing, to 1, which sums all gradients.
         seed: Whole number that fixes the epsilons drawn from a range.
 
-    Raises:
-        ValueError: If an argument is malformed.
-
     Example:
         ```python
         attack = keras_trn.attacks.MomentumIterativeMethod(epsilon=0.5, norm="l2")
-        assert attack(classifier, images).shape == images.shape
+        adversarial = attack(classifier, images)
         ```
     """
 
@@ -60,17 +54,12 @@ class MomentumIterativeMethod(IterativeAttack):
         self.decay = check_range("decay", decay, 0, 1)
 
     def craft(
-        self,
-        logits: Logits,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        random_seed: tf.Tensor,
-    ) -> tf.Tensor:
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
         norm = as_cleverhans_norm(self.norm)
         step_size = self.step_size(epsilon)
 
-        def step(adversarial: tf.Tensor, momentum: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def step(adversarial: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
             gradient = compute_gradient(
                 logits, unsaturated_cross_entropy, adversarial, labels, False
             )
@@ -84,9 +73,4 @@ class MomentumIterativeMethod(IterativeAttack):
 
     @property
     def name(self) -> str:
-        """The attack's name in tables."""
         return f"MIM-{self.steps}"
-
-    def get_config(self) -> Config:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "decay": self.decay}

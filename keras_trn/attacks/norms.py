@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 from cleverhans.tf2.utils import clip_eta
+from tensorflow import Tensor
 
 from keras_trn.attacks.random_numbers import ALGORITHM
 from keras_trn.attacks.random_numbers import random_direction
@@ -18,15 +19,13 @@ def as_cleverhans_norm(norm: str) -> float:
     return _CLEVERHANS_NORMS[norm]
 
 
-def project(adversarial: tf.Tensor, images: tf.Tensor, epsilon: tf.Tensor, norm: str) -> tf.Tensor:
+def project(adversarial: Tensor, images: Tensor, epsilon: Tensor, norm: str) -> Tensor:
     """Brings images back within epsilon of the clean ones and into [0, 1]."""
     perturbation = clip_eta(adversarial - images, as_cleverhans_norm(norm), epsilon)
     return tf.clip_by_value(images + perturbation, 0.0, 1.0)
 
 
-def keep_inside(
-    adversarial: tf.Tensor, images: tf.Tensor, epsilon: tf.Tensor, norm: str
-) -> tf.Tensor:
+def keep_inside(adversarial: Tensor, images: Tensor, epsilon: Tensor, norm: str) -> Tensor:
     """Brings back what has left the ball or [0, 1]; what is inside is unchanged, bit for bit."""
     if norm == "linf":
         lowest, highest = tf.maximum(images - epsilon, 0.0), tf.minimum(images + epsilon, 1.0)
@@ -38,7 +37,7 @@ def keep_inside(
     return tf.clip_by_value(tf.where(is_outside, shortened, adversarial), 0.0, 1.0)
 
 
-def random_in_ball(images: tf.Tensor, epsilon: tf.Tensor, norm: str, seed: tf.Tensor) -> tf.Tensor:
+def random_in_ball(images: Tensor, epsilon: Tensor, norm: str, seed: Tensor) -> Tensor:
     """Draws, for each image, a point uniformly from the ball of radius epsilon.
 
     CleverHans' `random_lp_vector` takes one radius for a whole batch, and no stateless seed.

@@ -2,6 +2,7 @@
 
 import keras
 import tensorflow as tf
+from tensorflow import Tensor
 
 from keras_trn.attacks.basic_iterative_method import BasicIterativeMethod
 from keras_trn.attacks.norms import random_in_ball
@@ -12,23 +13,17 @@ from keras_trn.types import Logits
 class ProjectedGradientDescent(BasicIterativeMethod):
     """Takes small steps along the gradient, from a random point of the ball (PGD).
 
+    Call it as any [`Attack`][keras_trn.attacks.Attack].
     Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", arXiv
     1706.06083; each step is CleverHans' `fast_gradient_method`.
 
-    Call arguments and result: see [`Attack`][keras_trn.attacks.Attack].
-
     Args:
-        epsilon: Largest distance, in units of the image range [0, 1]; or a pair `(low, high)`
-            to draw from for each image.
+        epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
         steps: Number of steps, each one backward pass through the classifier.
-        relative_step_size: Length of a step as a fraction of epsilon; by default
-            `2.5 / steps`, at most 1.
+        relative_step_size: Step size as a fraction of epsilon; `2.5 / steps`, at most 1, if None.
         seed: Whole number that fixes the random start, and the epsilons drawn from a range.
             Every batch then starts from the same points.
-
-    Raises:
-        ValueError: If an argument is malformed.
 
     Example:
         ```python
@@ -41,17 +36,11 @@ class ProjectedGradientDescent(BasicIterativeMethod):
     is_random = True
 
     def craft(
-        self,
-        logits: Logits,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        random_seed: tf.Tensor,
-    ) -> tf.Tensor:
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
         start = images + random_in_ball(images, epsilon, self.norm, random_seed)
         return self._climb(logits, tf.clip_by_value(start, 0.0, 1.0), images, labels, epsilon)
 
     @property
     def name(self) -> str:
-        """The attack's name in tables."""
         return f"PGD-{self.steps}"

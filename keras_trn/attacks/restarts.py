@@ -5,6 +5,7 @@ from typing import Self
 
 import keras
 import tensorflow as tf
+from tensorflow import Tensor
 
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.random_numbers import split_seed
@@ -23,7 +24,7 @@ class Restarts(Attack):
     that fools the classifier, or else the one with the highest cross-entropy. An image costs
     `restarts` times what the attack costs, and `restarts` forward passes more.
 
-    It has the capabilities of its attack. Call arguments and result: see
+    It has the capabilities of its attack, and is called as any
     [`Attack`][keras_trn.attacks.Attack].
 
     Args:
@@ -32,7 +33,7 @@ class Restarts(Attack):
         restarts: Number of runs.
 
     Raises:
-        ValueError: If an argument is malformed, or `attack` is a mixture.
+        ValueError: If `attack` is a mixture.
 
     Example:
         ```python
@@ -40,7 +41,6 @@ class Restarts(Attack):
             keras_trn.attacks.ProjectedGradientDescent(epsilon=0.1), restarts=3
         )
         assert attack.name == "PGD-20 x3"
-        assert attack(classifier, images).shape == images.shape
         ```
     """
 
@@ -55,25 +55,16 @@ class Restarts(Attack):
         self.attack: Any = attack
         self.restarts = check_count("restarts", restarts)
         super().__init__(attack.epsilon, norm=attack.norm, seed=attack.seed)
-        self.gradient_free = attack.gradient_free
-        self.runs_in_graph = attack.runs_in_graph
-        self.is_iterative = attack.is_iterative
-        self.is_random = attack.is_random
+        self.gradient_free, self.runs_in_graph = attack.gradient_free, attack.runs_in_graph
+        self.is_iterative, self.is_random = attack.is_iterative, attack.is_random
         self.minimal_norm = attack.minimal_norm
 
     def craft(
-        self,
-        logits: Logits,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        random_seed: tf.Tensor,
-    ) -> tf.Tensor:
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
         seeds = split_seed(random_seed, self.restarts)
 
-        def run(
-            index: tf.Tensor, best: tf.Tensor, highest: tf.Tensor
-        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        def run(index: Tensor, best: Tensor, highest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             adversarial = self.attack.perturb(logits, images, labels, epsilon, seeds[index])
             scores = _scores(logits(adversarial), labels)
             # True of a score that is not a number.
@@ -95,35 +86,26 @@ class Restarts(Attack):
         return self.attack.step_size(epsilon)
 
     def check_epsilon(self, epsilon: ArrayLike | float) -> Any:
-        """Checks that the attack can take an epsilon."""
         return self.attack.check_epsilon(epsilon)
 
     def check_image_shape(self, image_shape: ImageShape) -> None:
-        """Checks that the attack can attack images of a shape."""
         self.attack.check_image_shape(image_shape)
 
     def variant(self, **changes: Any) -> Self:
-        """Returns restarts of the same attack with other arguments.
-
-        Args:
-            **changes: `restarts`, or arguments of the attack's constructor.
-        """
+        """Returns restarts of the same attack with other arguments, or other `restarts`."""
         restarts = changes.pop("restarts", self.restarts)
         return type(self)(self.attack.variant(**changes), restarts)
 
     @property
     def name(self) -> str:
-        """The attack's name in tables."""
         return f"{self.attack.name} x{self.restarts}"
 
     def get_config(self) -> Config:
-        """Returns the constructor's arguments."""
         attack = keras.saving.serialize_keras_object(self.attack)
         return {"attack": attack, "restarts": self.restarts}
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
-        """Makes an attack from what `get_config` returned."""
         attack = keras.saving.deserialize_keras_object(config["attack"])
         return cls(**{**config, "attack": attack})
 
@@ -131,7 +113,7 @@ class Restarts(Attack):
         return f"Restarts({self.attack!r}, restarts={self.restarts})"
 
 
-def _scores(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+def _scores(logits: Tensor, labels: Tensor) -> Tensor:
     """Returns the cross-entropy of images, and infinity where they fool the classifier."""
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     return tf.where(tf.argmax(logits, axis=-1) == labels, losses, float("inf"))

@@ -2,6 +2,7 @@
 
 import keras
 import tensorflow as tf
+from tensorflow import Tensor
 
 from keras_trn.attacks.adam import adam_start
 from keras_trn.attacks.adam import adam_step
@@ -12,7 +13,6 @@ from keras_trn.attacks.norms import project
 from keras_trn.attacks.random_numbers import random_signs
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
-from keras_trn.types import Config
 from keras_trn.types import Logits
 
 
@@ -28,30 +28,22 @@ class SPSA(IterativeAttack):
     An image costs `steps * (2 * samples + 1)` forward passes, in pairs of two batches, so memory
     does not grow with `samples`. An image no longer changes once it is misclassified.
 
+    Call it as any [`Attack`][keras_trn.attacks.Attack].
     Source: Uesato et al., "Adversarial Risk and the Dangers of Evaluating Against Weak
     Attacks", arXiv 1802.05666. CleverHans' own fails on Keras 3.
 
-    Call arguments and result: see [`Attack`][keras_trn.attacks.Attack].
-
     Args:
-        epsilon: Largest change of a pixel, in units of the image range [0, 1]; or a pair
-            `(low, high)` to draw from for each image.
+        epsilon: Largest change of a pixel, or a pair `(low, high)` to draw from for each image.
         steps: Number of steps.
-        relative_step_size: Length of a step as a fraction of epsilon; by default
-            `2.5 / steps`, at most 1.
+        relative_step_size: Step size as a fraction of epsilon; `2.5 / steps`, at most 1, if None.
         samples: Number of random directions for each step; more for larger images.
         delta: Distance from the image at which slopes are measured, in units of the image
             range, above 0; more for a classifier that rounds its images.
         seed: Whole number that fixes the directions, and the epsilons drawn from a range.
 
-    Raises:
-        ValueError: If an argument is malformed.
-
     Example:
         ```python
-        attack = keras_trn.attacks.SPSA(epsilon=0.2, steps=10, samples=16)
-        assert attack.gradient_free
-        assert attack(classifier, images).shape == images.shape
+        assert keras_trn.attacks.SPSA(epsilon=0.2, steps=10, samples=16).gradient_free
         ```
     """
 
@@ -72,18 +64,11 @@ class SPSA(IterativeAttack):
         self.delta = check_range("delta", delta, 1e-6, 1)
 
     def craft(
-        self,
-        logits: Logits,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        epsilon: tf.Tensor,
-        random_seed: tf.Tensor,
-    ) -> tf.Tensor:
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
         step_size = self.step_size(epsilon)
 
-        def step(
-            adversarial: tf.Tensor, seed: tf.Tensor, *adam: tf.Tensor
-        ) -> tuple[tf.Tensor, ...]:
+        def step(adversarial: Tensor, seed: Tensor, *adam: Tensor) -> tuple[Tensor, ...]:
             slope = self._slope(logits, adversarial, labels, seed)
             direction, adam = adam_step(slope, *adam)
             moved = project(adversarial - step_size * direction, images, epsilon, "linf")
@@ -94,13 +79,11 @@ class SPSA(IterativeAttack):
         adversarial, *_ = self.repeat(step, images, random_seed, *adam_start(images))
         return adversarial
 
-    def _slope(
-        self, logits: Logits, images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
-    ) -> tf.Tensor:
+    def _slope(self, logits: Logits, images: Tensor, labels: Tensor, seed: Tensor) -> Tensor:
         """Returns the mean, over random directions, of the direction times its slope."""
         both_labels = tf.concat([labels, labels], axis=0)
 
-        def add_sample(total: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def add_sample(total: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
             direction = random_signs(images, seed)
             pair = tf.concat([images + self.delta * direction, images - self.delta * direction], 0)
             above, below = tf.split(margins(logits(tf.clip_by_value(pair, 0, 1)), both_labels), 2)
@@ -112,9 +95,3 @@ class SPSA(IterativeAttack):
             lambda *_: True, add_sample, state, maximum_iterations=self.samples
         )
         return total / self.samples
-
-    def get_config(self) -> Config:
-        """Returns the constructor's arguments."""
-        config = {**super().get_config(), "samples": self.samples, "delta": self.delta}
-        del config["norm"]
-        return config

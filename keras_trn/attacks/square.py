@@ -10,7 +10,6 @@ from keras_trn.attacks.art_attack import import_art
 from keras_trn.attacks.attack import Epsilon
 from keras_trn.attacks.norms import as_cleverhans_norm
 from keras_trn.input_validation import check_count
-from keras_trn.types import Config
 from keras_trn.types import ImageShape
 
 # Share of the image that the first squares cover, as in the paper.
@@ -23,29 +22,23 @@ class Square(ArtAttack):
 
     It keeps a change that reduces the margin of the label over the other classes. It only
     queries logits, so a defence whose gradient is useless does not deceive it. An image costs
-    up to `queries` forward passes and two more, and none once it is misclassified.
+    up to `queries` forward passes and two more, and none once it is misclassified. It does not
+    run in a graph; see [`Attack`][keras_trn.attacks.Attack].
 
     Source: Andriushchenko et al., "Square Attack", arXiv 1912.00049; ART's `SquareAttack`.
 
-    Call arguments and result: see [`Attack`][keras_trn.attacks.Attack]. It does not run in a
-    graph.
-
     Args:
-        epsilon: Largest distance, in units of the image range [0, 1]; or a pair `(low, high)`
-            to draw from for each image.
+        epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
         queries: Largest number of changes tried; 5000 in AutoAttack.
         seed: Whole number that fixes the squares, and the epsilons drawn from a range.
 
     Raises:
-        ValueError: If an argument is malformed, or the images are too small, or too oblong, for
-            the squares.
+        ValueError: If the images are too small, or too oblong, for the squares.
 
     Example:
         ```python
-        attack = keras_trn.attacks.Square(epsilon=0.2, queries=100, seed=0)
-        assert attack.gradient_free
-        assert attack(classifier, images).shape == images.shape
+        assert keras_trn.attacks.Square(epsilon=0.2, queries=100).gradient_free
         ```
     """
 
@@ -86,7 +79,3 @@ class Square(ArtAttack):
                 f"larger than its first squares of {side} pixels a side; received images of "
                 f"{height} x {width} pixels. Use `keras_trn.attacks.SPSA`, which has no squares."
             )
-
-    def get_config(self) -> Config:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "queries": self.queries}

@@ -1,13 +1,14 @@
 """The cross-entropy that attacks maximize, with a gradient that does not vanish."""
 
 import tensorflow as tf
+from tensorflow import Tensor
 
 from keras_trn.logits import cross_entropy_direction
 
 
 # CleverHans would have AutoGraph rewrite it.
 @tf.autograph.experimental.do_not_convert
-def unsaturated_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+def unsaturated_cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
     """Returns losses whose gradient has the direction of the cross-entropy's, and a length near 1.
 
     The cross-entropy's own gradient underflows where a classifier is sure of a label, and
