@@ -282,7 +282,7 @@ def test_attack_of_a_user_keeps_the_contract(norm, wrap, classifier, some):
     assert 0 < lengths.max() <= 0.1 + 1e-5
     assert user.get_config() == {"epsilon": 0.1, "norm": norm, "seed": 1, "strength": 8.0}
     assert not attack.runs_in_graph
-    with pytest.raises(RuntimeError, match="Brighten.* runs in NumPy"):
+    with pytest.raises(RuntimeError, match=r"Brighten.* runs in NumPy"):
         tf.function(lambda images: attack(classifier, images))(some[0])
     with pytest.raises(ValueError, match="received images of"):
         attack.check_image_shape((8, 9, 1))

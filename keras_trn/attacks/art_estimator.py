@@ -1,7 +1,4 @@
-"""The classifier that attacks of the Adversarial Robustness Toolbox (ART) query.
-
-Importing this module imports ART, which is slow.
-"""
+"""The classifier that ART's attacks query; imported late, as ART is slow to import."""
 
 import collections
 from typing import Any
@@ -19,14 +16,7 @@ from keras_trn.types import Logits
 class Estimator(TensorFlowV2Classifier):
     """Answers ART's queries by graphs, each traced once for any number of images.
 
-    ART's own methods are traced anew for each number of images or run eagerly, take gradients
-    of the weights too, and take as many forward passes as there are classes.
-
-    Args:
-        logits: Function from images to logits.
-        image_shape: Height, width and number of channels.
-        loss: Function from one-hot labels and logits to losses; `None` where none is needed.
-        remembered_calls: For how many calls of `predict` an image's logits are remembered.
+    ART's own methods trace for each number of images, and take gradients of the weights too.
     """
 
     def __init__(

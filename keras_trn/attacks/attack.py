@@ -302,13 +302,21 @@ class Attack:
         return f"{type(self).__name__}({arguments})"
 
 
-def _arguments(cls: Any) -> list[str]:
-    """Lists the arguments of a constructor, and the base class's where it passes on others."""
-    parameters = inspect.signature(cls.__init__).parameters.values()
-    variable = {p.kind for p in parameters} & {inspect.Parameter.VAR_KEYWORD}
-    inherited = _arguments(cls.__mro__[1]) if variable and cls is not Attack else []
-    named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    return list(dict.fromkeys(inherited + named[1:]))
+def _arguments(cls: type) -> list[str]:
+    """Lists the arguments of a constructor, and its base classes' where it passes on others."""
+    names: list[str] = []
+    for base in cls.__mro__:
+        constructor = vars(base).get("__init__", _passes_on)
+        _, *parameters = inspect.signature(constructor).parameters.values()
+        named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        names = named + names
+        if len(named) == len(parameters):
+            break
+    return list(dict.fromkeys(names))
+
+
+def _passes_on(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Has the signature of a constructor that a class does not write."""
 
 
 def _attackable(classifier: Classifier) -> Logits:
