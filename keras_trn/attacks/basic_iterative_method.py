@@ -19,7 +19,7 @@ class BasicIterativeMethod(IterativeAttack):
     loop is part of the graph, which compiles as fast for a hundred steps as for one. CleverHans'
     own loop is unrolled, and takes one epsilon for a whole batch.
 
-    Call it as any [`Attack`][keras_trn.attacks.Attack].
+    Call it like any [`Attack`][keras_trn.attacks.Attack].
     Source: Kurakin et al., "Adversarial Examples in the Physical World", arXiv 1607.02533.
 
     Args:

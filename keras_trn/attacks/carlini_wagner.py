@@ -34,7 +34,7 @@ class CarliniWagner(Attack):
     An image costs `steps * search_steps` forward and backward passes. Images that are already
     misclassified, or for which nothing is found, are left unchanged.
 
-    Call it as any [`Attack`][keras_trn.attacks.Attack].
+    Call it like any [`Attack`][keras_trn.attacks.Attack].
     Source: Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", arXiv
     1608.04644. CleverHans' own fails on Keras 3. The tests compare its success rate with
     Foolbox's.

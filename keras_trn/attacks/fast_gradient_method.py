@@ -14,7 +14,7 @@ from keras_trn.types import Logits
 class FastGradientMethod(Attack):
     """Takes one step of length epsilon along the gradient of the loss (FGSM).
 
-    Call it as any [`Attack`][keras_trn.attacks.Attack].
+    Call it like any [`Attack`][keras_trn.attacks.Attack].
     Source: Goodfellow et al., "Explaining and Harnessing Adversarial Examples", arXiv
     1412.6572; CleverHans' `fast_gradient_method`.
 

@@ -26,7 +26,7 @@ class Mixture(Attack):
     the batch decides which attack it meets, so shuffle the training data, as `fit` does with
     arrays. If a batch has fewer images than there are attacks, the attacks take turns at random.
 
-    It runs in a graph if all its attacks do, and is called as any
+    It runs in a graph if all its attacks do, and is called like any
     [`Attack`][keras_trn.attacks.Attack]; `epsilon` overrides that of every attack.
 
     Args:

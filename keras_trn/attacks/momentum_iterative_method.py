@@ -19,7 +19,7 @@ from keras_trn.types import Logits
 class MomentumIterativeMethod(IterativeAttack):
     """Takes small steps along a decaying sum of gradients (MIM).
 
-    Call it as any [`Attack`][keras_trn.attacks.Attack].
+    Call it like any [`Attack`][keras_trn.attacks.Attack].
     Source: Dong et al., "Boosting Adversarial Attacks with Momentum", arXiv 1710.06081;
     CleverHans' gradient and step, with the loop in the graph.
 

@@ -13,7 +13,7 @@ from keras_trn.types import Logits
 class ProjectedGradientDescent(BasicIterativeMethod):
     """Takes small steps along the gradient, from a random point of the ball (PGD).
 
-    Call it as any [`Attack`][keras_trn.attacks.Attack].
+    Call it like any [`Attack`][keras_trn.attacks.Attack].
     Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", arXiv
     1706.06083; each step is CleverHans' `fast_gradient_method`.
 

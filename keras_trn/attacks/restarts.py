@@ -24,7 +24,7 @@ class Restarts(Attack):
     that fools the classifier, or else the one with the highest cross-entropy. An image costs
     `restarts` times what the attack costs, and `restarts` forward passes more.
 
-    It has the capabilities of its attack, and is called as any
+    It has the capabilities of its attack, and is called like any
     [`Attack`][keras_trn.attacks.Attack].
 
     Args:

@@ -28,7 +28,7 @@ class SPSA(IterativeAttack):
     An image costs `steps * (2 * samples + 1)` forward passes, in pairs of two batches, so memory
     does not grow with `samples`. An image no longer changes once it is misclassified.
 
-    Call it as any [`Attack`][keras_trn.attacks.Attack].
+    Call it like any [`Attack`][keras_trn.attacks.Attack].
     Source: Uesato et al., "Adversarial Risk and the Dangers of Evaluating Against Weak
     Attacks", arXiv 1802.05666. CleverHans' own fails on Keras 3.
 
