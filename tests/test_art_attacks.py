@@ -1,4 +1,4 @@
-"""Attacks by ART keep the contract of all attacks, and break a classifier."""
+"""Attacks by ART are strong, quiet, and leave the random numbers of others alone."""
 
 import random
 
@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from keras_trn.attacks import AutoProjectedGradientDescent
 from keras_trn.attacks import DeepFool
-from keras_trn.attacks import Mixture
 from keras_trn.attacks import ProjectedGradientDescent
 from keras_trn.attacks import Square
 from keras_trn.attacks import attack_ensemble
@@ -52,34 +51,6 @@ def few(digits):
 # --- Distances and epsilon ------------------------------------------------------------
 
 
-@every_attack
-def test_adversarial_images_stay_in_the_ball_and_the_unit_range(make, classifier, few):
-    images, labels = few
-    attack = make()
-    adversarial = attack(classifier, images, labels)
-    assert adversarial.dtype == tf.float32
-    assert adversarial.shape == images.shape
-    assert np.min(adversarial) >= 0 and np.max(adversarial) <= 1
-    lengths = distances(adversarial - images, attack.norm)
-    assert 0.05 * attack.epsilon < lengths.max() <= attack.epsilon + 1e-5
-
-
-@every_attack
-def test_epsilon_of_zero_leaves_images_unchanged(make, classifier, few):
-    images, labels = few
-    np.testing.assert_array_equal(make()(classifier, images, labels, epsilon=0), images)
-
-
-@every_attack
-def test_each_image_has_its_own_epsilon(make, classifier, few):
-    images, labels = few
-    epsilons = np.tile([0.0, 0.02, 0.1, 0.2], 3)
-    attack = make(seed=0)
-    lengths = distances(attack(classifier, images, labels, epsilon=epsilons) - images, attack.norm)
-    assert np.all(lengths <= epsilons + 1e-5)
-    assert np.all(lengths[epsilons == 0.2] > 0.1)
-
-
 def test_epsilon_is_drawn_from_its_range_for_each_image(classifier, few):
     images, labels = few
     attack = AutoProjectedGradientDescent((0.1, 0.3), steps=2)
@@ -101,15 +72,6 @@ def test_images_that_are_misclassified_already_are_left_as_they_are(make, classi
     assert np.all(distances(adversarial - images, "linf")[1::2] > 0)
 
 
-@every_attack
-def test_labels_default_to_those_predicted(make, classifier, few):
-    images, _ = few
-    attack = make(seed=0)
-    np.testing.assert_array_equal(
-        attack(classifier, images), attack(classifier, images, predictions(classifier, images))
-    )
-
-
 def test_a_classifier_of_two_classes_is_attacked(few):
     images, _ = few
     classifier = classifier_of_two_classes()
@@ -120,14 +82,6 @@ def test_a_classifier_of_two_classes_is_attacked(few):
 
 
 # --- Seeds ----------------------------------------------------------------------------
-
-
-@every_random_attack
-def test_a_seed_gives_one_result(make, classifier, few):
-    images, labels = few
-    first = make(seed=7)(classifier, images, labels)
-    np.testing.assert_array_equal(make(seed=7)(classifier, images, labels), first)
-    assert np.any(make(seed=8)(classifier, images, labels) != first)
 
 
 def test_the_seed_of_keras_governs_attacks_without_one(classifier, few):
@@ -152,32 +106,6 @@ def test_the_random_numbers_of_others_are_as_before(make, classifier, few):
 
 
 # --- Graphs and threat models ---------------------------------------------------------
-
-
-@every_attack
-def test_attack_inside_a_graph_is_refused_and_another_is_named(make, classifier, few):
-    attack = make()
-    attack_in_graph = tf.function(lambda images: attack(classifier, images))
-    with pytest.raises(RuntimeError, match=r"NumPy, and not inside a graph.*Projected.*Descent\("):
-        attack_in_graph(few[0])
-    with pytest.raises(RuntimeError, match="a Mixture"):
-        Mixture([attack])(classifier, few[0])
-
-
-@every_attack
-def test_classifier_is_traced_once_for_all_batch_sizes(make, classifier, few):
-    traced = []
-
-    def logits(images):
-        traced.append(images)
-        return classifier(images)
-
-    attack = make()
-    attack(logits, few[0])
-    number = len(traced)
-    for batch_size in (1, 5):
-        attack(logits, few[0][:batch_size])
-    assert len(traced) == number
 
 
 @every_attack
@@ -299,25 +227,6 @@ def test_square_refuses_images_that_its_squares_do_not_fit_in(shape, norm):
 
 
 # --- Configs, names and errors --------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [
-        AutoProjectedGradientDescent((0.1, 2.0), norm="l2", steps=7, seed=5),
-        AutoProjectedGradientDescent(0.1, **DLR),
-        Square(0.1, queries=9, seed=1),
-        DeepFool((0.0, 1.0), steps=3, overshoot=0.1, seed=2),
-    ],
-    ids=lambda attack: attack.name,
-)
-def test_config_round_trip(attack):
-    serialized = keras.saving.serialize_keras_object(attack)
-    copy = keras.saving.deserialize_keras_object(serialized)
-    assert type(copy) is type(attack)
-    assert copy.get_config() == attack.get_config()
-    upper_end = attack.epsilon[1] if isinstance(attack.epsilon, tuple) else attack.epsilon
-    assert attack.with_largest_epsilon().epsilon == upper_end
 
 
 def test_attacks_in_the_manner_of_auto_attack():

@@ -1,7 +1,6 @@
 """The attack of Carlini and Wagner finds what that of Foolbox finds."""
 
 import foolbox
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -48,17 +47,6 @@ def test_it_breaks_a_trained_classifier_at_its_defaults(classifier, digits):
     assert np.median(lengths(adversarial - images)) < 0.55
 
 
-def test_adversarial_images_stay_in_the_ball_and_the_unit_range(classifier, digits):
-    images, labels = digits[0][:16], digits[1][:16]
-    epsilons = np.tile([0.0, 0.1, 0.3, 0.5], 4)
-    adversarial = quick()(classifier, images, labels, epsilon=epsilons)
-    assert np.min(adversarial) >= 0 and np.max(adversarial) <= 1
-    found = lengths(adversarial - images)
-    assert np.all(found <= epsilons + 1e-5)
-    assert np.all(found[epsilons == 0.3] > 0)
-    np.testing.assert_array_equal(adversarial[::4], images[::4])
-
-
 def test_images_that_are_misclassified_already_are_left_as_they_are(classifier, digits):
     images = digits[0][:8]
     labels = (predictions(classifier, images) + 1) % 10
@@ -74,26 +62,12 @@ def test_confidence_asks_for_a_margin(classifier, digits):
     assert np.all(logits.max(axis=-1) - of_label >= 3.0 - 1e-3)
 
 
-def test_it_works_inside_a_graph(classifier, digits):
-    images = digits[0][:8]
-    attack = quick()
-    in_graph = tf.function(lambda images: attack(classifier, images))(images)
-    np.testing.assert_allclose(in_graph, attack(classifier, images), atol=1e-4)
-
-
 def test_it_works_through_a_defence(classifier, protect, digits):
     images = digits[0][:8]
     target = WhiteboxFull().target(protect(classifier))
     labels = predictions(target, images)
     adversarial = quick(2.0)(target, images, labels)
     assert np.mean(predictions(target, adversarial) == labels) <= 0.5
-
-
-def test_config_round_trip():
-    attack = CarliniWagner((0.1, 0.3), 7, 3, learning_rate=0.2, confidence=1.0, seed=1)
-    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(attack))
-    assert copy.get_config() == attack.get_config()
-    assert copy.name == "CW" and copy.norm == "l2" and not copy.gradient_free
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Restarts keep the best of several runs."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,7 +11,6 @@ from keras_trn.attacks import FastGradientMethod
 from keras_trn.attacks import Mixture
 from keras_trn.attacks import ProjectedGradientDescent
 from keras_trn.attacks import Restarts
-from keras_trn.attacks import Square
 
 
 class Shift(Attack):
@@ -70,33 +68,6 @@ def test_more_restarts_find_no_less(attack, classifier, digits):
     )
 
 
-def test_a_seed_gives_one_result(classifier, few):
-    for make in (
-        lambda seed: ProjectedGradientDescent((0.05, 0.1), steps=2, seed=seed),
-        lambda seed: Square(0.1, queries=10, seed=seed),
-    ):
-        first = Restarts(make(7), 2)(classifier, *few)
-        np.testing.assert_array_equal(Restarts(make(7), 2)(classifier, *few), first)
-        assert np.any(Restarts(make(8), 2)(classifier, *few) != first)
-
-
-def test_each_image_keeps_its_epsilon(classifier, few):
-    images, labels = few
-    epsilons = np.tile([0.0, 0.1, 0.2], 4)
-    attack = Restarts(ProjectedGradientDescent(0.3, steps=3), 3)
-    adversarial = attack(classifier, images, labels, epsilon=epsilons)
-    changes = np.abs(adversarial - images).max(axis=(1, 2, 3))
-    np.testing.assert_allclose(changes, epsilons, atol=1e-5)
-
-
-def test_restarts_work_inside_a_graph(classifier, few):
-    attack = Restarts(ProjectedGradientDescent(0.2, steps=2, seed=0), 2)
-    in_graph = tf.function(lambda images, labels: attack(classifier, images, labels))(*few)
-    np.testing.assert_allclose(in_graph, attack(classifier, *few), atol=1e-5)
-    with pytest.raises(RuntimeError, match="Square runs in NumPy"):
-        tf.function(lambda images: Restarts(Square(0.1))(classifier, images))(few[0])
-
-
 def test_restarts_in_a_mixture(classifier, few):
     attack = Mixture([Restarts(ProjectedGradientDescent(0.2, steps=2), 2), FastGradientMethod(0.1)])
     changes = np.abs(attack(classifier, *few) - few[0]).max(axis=(1, 2, 3))
@@ -111,13 +82,6 @@ def test_restarts_are_what_the_attack_is(classifier):
     assert not Restarts(ProjectedGradientDescent(1.0, norm="l2")).gradient_free
     assert attack.with_largest_epsilon().attack.epsilon == 0.2
     assert Restarts(SPSA(0.1)).with_seed(4).attack.seed == 4
-
-
-def test_config_round_trip():
-    attack = Restarts(Square((0.1, 0.2), queries=7, seed=3), restarts=2)
-    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(attack))
-    assert repr(copy) == repr(attack)
-    assert copy.get_config() == attack.get_config()
 
 
 @pytest.mark.parametrize("attack", ["PGD", None, Mixture([SPSA(0.1)])], ids=str)

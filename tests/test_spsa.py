@@ -1,4 +1,4 @@
-"""SPSA keeps the contract of all attacks, and never asks for a gradient."""
+"""SPSA never asks for a gradient, and is strong without one."""
 
 import keras
 import numpy as np
@@ -49,47 +49,20 @@ def test_it_needs_no_gradient(classifier, few):
     )
 
 
-def test_adversarial_images_stay_in_the_ball_and_the_unit_range(classifier, few):
-    images, labels = few
-    epsilons = np.tile([0.0, 0.05, 0.1, 0.2], 3)
-    adversarial = quick()(classifier, images, labels, epsilon=epsilons)
-    assert np.min(adversarial) >= 0 and np.max(adversarial) <= 1
-    changes = np.abs(adversarial - images).max(axis=(1, 2, 3))
-    assert np.all(changes <= epsilons + 1e-6)
-    assert np.all(changes[epsilons == 0.2] > 0)
-    np.testing.assert_array_equal(adversarial[::4], images[::4])
-
-
 def test_images_that_are_misclassified_already_are_left_as_they_are(classifier, few):
     images, _ = few
     labels = (predictions(classifier, images) + 1) % 10
     np.testing.assert_array_equal(quick()(classifier, images, labels), images)
 
 
-def test_a_seed_gives_one_result(classifier, few):
-    first = quick(seed=7)(classifier, *few)
-    np.testing.assert_array_equal(quick(seed=7)(classifier, *few), first)
-    assert np.any(quick(seed=8)(classifier, *few) != first)
-    attack = quick()
-    assert np.any(attack(classifier, *few) != attack(classifier, *few))
-
-
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-def test_it_works_inside_a_graph(jit_compile, classifier, few):
+def test_it_works_with_xla(classifier, few):
     attack = quick(seed=0)
 
-    @tf.function(jit_compile=jit_compile)
+    @tf.function(jit_compile=True)
     def attack_in_graph(images, labels):
         return attack(classifier, images, labels)
 
     np.testing.assert_allclose(attack_in_graph(*few), attack(classifier, *few), atol=1e-3)
-
-
-def test_config_round_trip():
-    attack = SPSA((0.1, 0.3), 7, relative_step_size=0.2, samples=3, delta=0.05, seed=1)
-    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(attack))
-    assert copy.get_config() == attack.get_config()
-    assert copy.name == "SPSA" and copy.norm == "linf" and copy.gradient_free
 
 
 @pytest.mark.parametrize(

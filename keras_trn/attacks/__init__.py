@@ -1,25 +1,19 @@
-"""Attacks with one signature, from CleverHans, from ART and our own."""
+"""Attacks with one contract, from CleverHans, from ART and our own."""
 
-from keras_trn.attacks.attack import Attack as Attack
-from keras_trn.attacks.attack_ensemble import attack_ensemble as attack_ensemble
-from keras_trn.attacks.auto_projected_gradient_descent import (
-    AutoProjectedGradientDescent as AutoProjectedGradientDescent,
-)
-from keras_trn.attacks.basic_iterative_method import BasicIterativeMethod as BasicIterativeMethod
-from keras_trn.attacks.carlini_wagner import CarliniWagner as CarliniWagner
-from keras_trn.attacks.deep_fool import DeepFool as DeepFool
-from keras_trn.attacks.fast_gradient_method import FastGradientMethod as FastGradientMethod
-from keras_trn.attacks.mixture import Mixture as Mixture
-from keras_trn.attacks.momentum_iterative_method import (
-    MomentumIterativeMethod as MomentumIterativeMethod,
-)
-from keras_trn.attacks.projected_gradient_descent import (
-    ProjectedGradientDescent as ProjectedGradientDescent,
-)
-from keras_trn.attacks.random_noise import RandomNoise as RandomNoise
-from keras_trn.attacks.restarts import Restarts as Restarts
-from keras_trn.attacks.spsa import SPSA as SPSA
-from keras_trn.attacks.square import Square as Square
+from keras_trn.attacks.attack import Attack
+from keras_trn.attacks.attack_ensemble import attack_ensemble
+from keras_trn.attacks.auto_projected_gradient_descent import AutoProjectedGradientDescent
+from keras_trn.attacks.basic_iterative_method import BasicIterativeMethod
+from keras_trn.attacks.carlini_wagner import CarliniWagner
+from keras_trn.attacks.deep_fool import DeepFool
+from keras_trn.attacks.fast_gradient_method import FastGradientMethod
+from keras_trn.attacks.mixture import Mixture
+from keras_trn.attacks.momentum_iterative_method import MomentumIterativeMethod
+from keras_trn.attacks.projected_gradient_descent import ProjectedGradientDescent
+from keras_trn.attacks.random_noise import RandomNoise
+from keras_trn.attacks.restarts import Restarts
+from keras_trn.attacks.spsa import SPSA
+from keras_trn.attacks.square import Square
 
 __all__ = [
     "SPSA",

@@ -1,37 +1,24 @@
 """Adam for the loops of attacks, where there is no variable to optimize."""
 
 import tensorflow as tf
+from tensorflow import Tensor
 
 _MEAN_DECAY = 0.9
 _SQUARE_DECAY = 0.999
 
+# Steps taken, and decaying means of the gradient and of its square.
+AdamState = tuple[Tensor, Tensor, Tensor]
 
-def adam_start(tensor):
-    """Returns the state of Adam before its first step.
 
-    Args:
-        tensor: What is optimized.
-
-    Returns:
-        The number of steps taken, and the means of the gradient and its square.
-    """
+def adam_start(tensor: Tensor) -> AdamState:
+    """Returns the state of Adam before its first step."""
     return tf.constant(0.0), tf.zeros_like(tensor), tf.zeros_like(tensor)
 
 
-def adam_step(gradient, steps_taken, mean, square):
-    """Turns a gradient into a step of Adam, to be scaled with the learning rate.
-
-    Source: Kingma and Ba, "Adam", arXiv 1412.6980.
-
-    Args:
-        gradient: Gradient of the loss.
-        steps_taken: Part of Adam's state, as are `mean` and `square`.
-        mean: Decaying mean of the gradients.
-        square: Decaying mean of their squares.
-
-    Returns:
-        The step, which the loss asks to subtract, and the new state.
-    """
+def adam_step(
+    gradient: Tensor, steps_taken: Tensor, mean: Tensor, square: Tensor
+) -> tuple[Tensor, AdamState]:
+    """Returns a step of Adam (arXiv 1412.6980) for a learning rate of 1, and the new state."""
     steps_taken += 1.0
     mean = _MEAN_DECAY * mean + (1.0 - _MEAN_DECAY) * gradient
     square = _SQUARE_DECAY * square + (1.0 - _SQUARE_DECAY) * tf.square(gradient)

@@ -1,12 +1,15 @@
-"""The one signature of all attacks."""
+"""The contract of all attacks."""
 
 import functools
 import inspect
 import math
 import warnings
+from typing import Any
+from typing import Self
 
 import numpy as np
 import tensorflow as tf
+from tensorflow import Tensor
 
 from keras_trn.attacks.norms import keep_inside
 from keras_trn.classifier_interface import squashing_head
@@ -19,6 +22,14 @@ from keras_trn.input_validation import check_seed
 from keras_trn.input_validation import with_known_shape
 from keras_trn.logits import differentiable_logits_function
 from keras_trn.logits import logits_function
+from keras_trn.types import ArrayLike
+from keras_trn.types import Classifier
+from keras_trn.types import Config
+from keras_trn.types import ImageShape
+from keras_trn.types import Logits
+
+# A number, or a pair (low, high).
+Epsilon = Any
 
 # The largest perturbation that can make a difference to images in [0, 1]. An L2
 # distance has no such bound, as it grows with the number of pixels.
@@ -28,27 +39,34 @@ _LARGEST_EPSILON = {"linf": 1.0, "l2": math.inf}
 class Attack:
     """Crafts adversarial images within a distance of the clean ones.
 
-    The base of all attacks: it settles labels and epsilon, checks the input,
-    and runs the attack as one graph, traced once for a classifier and an image
-    shape, whatever the batch size. A subclass writes `craft`.
+    The base of all attacks. A subclass writes `craft`. The base class settles labels and
+    epsilon, checks the input, and compiles `craft` once for a classifier and an image shape. It
+    projects the result into the ball of radius epsilon and into [0, 1].
+
+    A subclass declares what it can do by these attributes:
+
+    - `gradient_free` (False): it queries logits and takes no gradient.
+    - `runs_in_graph` (True): `craft` consists of TensorFlow operations. Otherwise it is given
+      eager tensors. It can then use NumPy, and cannot be trained against.
+    - `is_iterative` (False): it has an attribute and an argument `steps`, and a method
+      `step_size(epsilon)`. An argument `relative_step_size` fixes the step size for any `steps`.
+    - `is_random` (True): it uses `random_seed`.
+    - `minimal_norm` (False): it searches for the smallest perturbation, whatever epsilon is.
 
     Args:
-        epsilon: The largest distance between a clean and an adversarial image,
-            in units of the image range [0, 1]; or a pair `(low, high)`, from
-            which an epsilon is drawn uniformly for each image. 0 leaves images
-            as they are.
-        norm: What epsilon measures: `"linf"`, the largest change of a pixel, or
-            `"l2"`, the Euclidean length of the change of the whole image.
-        seed: Whole number that fixes what is random in the attack. By default
-            each call differs, as `keras.utils.set_random_seed` governs.
+        epsilon: Largest distance between a clean and an adversarial image, in units of the
+            image range [0, 1]; or a pair `(low, high)`, from which an epsilon is drawn
+            uniformly for each image. 0 leaves images unchanged.
+        norm: What epsilon measures: `"linf"`, the largest change of a pixel, or `"l2"`, the
+            Euclidean length of the change of the whole image.
+        seed: Whole number that fixes what is random in the attack, the drawn epsilons
+            included. By default each call differs; `keras.utils.set_random_seed` governs them.
 
     Call arguments:
-        classifier: A Keras model that returns logits, or any callable from images
-            to logits: what the attacker differentiates.
+        classifier: A Keras model that returns logits, or any callable from images to logits.
         images: Clean images of shape `(batch, height, width, channels)` in [0, 1].
-        labels: Class indices of shape `(batch,)` that the attack leads away from.
-            By default those the classifier predicts, so that the perturbation
-            carries nothing of the truth that the classifier does not know.
+        labels: Class indices of shape `(batch,)`, which the adversarial images should not be
+            given. By default the predicted ones, which leak nothing of the true labels.
         epsilon: Overrides the attack's own: a number, or one number per image.
         seed: Overrides the attack's own, for this call; not inside a graph.
 
@@ -56,8 +74,9 @@ class Attack:
         A float32 tensor of adversarial images of the shape of `images`, in [0, 1].
 
     Raises:
-        ValueError: If epsilon is negative or too large, the norm unknown, or the
-            images or labels malformed.
+        ValueError: If epsilon is negative or too large, the norm is unknown, or the images or
+            labels are malformed.
+        RuntimeError: If an attack that does not run in a graph is called inside one.
 
     Example:
         ```python
@@ -67,14 +86,17 @@ class Attack:
         ```
     """
 
-    # Whether the attack only asks for logits, and never for a gradient.
     gradient_free = False
+    runs_in_graph = True
+    is_iterative = False
+    is_random = True
+    minimal_norm = False
 
-    def __init__(self, epsilon, norm="linf", seed=None):
+    def __init__(self, epsilon: Epsilon, norm: str = "linf", seed: int | None = None) -> None:
         if norm not in _LARGEST_EPSILON:
             raise ValueError(f"norm must be 'linf' or 'l2', received {norm!r}.")
-        self.norm = norm
-        self.epsilon = self._checked_epsilon(epsilon)
+        self.norm: Any = norm
+        self.epsilon = self.check_epsilon(epsilon)
         self.seed = check_seed(seed)
         if isinstance(self.epsilon, tuple) and (
             len(self.epsilon) != 2 or self.epsilon[0] > self.epsilon[1]
@@ -85,8 +107,10 @@ class Attack:
             )
         self._graphs = GraphCache()
 
-    def craft(self, logits, images, labels, epsilon, random_seed):
-        """Writes the attack down: what a subclass must say.
+    def craft(
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
+        """Crafts adversarial images, which `perturb` projects: what a subclass must write.
 
         Args:
             logits: Function from images to logits.
@@ -94,29 +118,30 @@ class Attack:
             labels: Int64 tensor of shape `(batch,)`.
             epsilon: Float32 tensor of shape `(batch, 1, 1, 1)`.
             random_seed: Int32 tensor of shape `(2,)`, for stateless random numbers.
-
-        Returns:
-            The adversarial images.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define `craft`.")
 
-    def perturb(self, logits, images, labels, epsilon, random_seed):
-        """Crafts adversarial images, and brings back what leaves the ball or [0, 1].
-
-        Args:
-            logits: Function from images to logits.
-            images: Float32 tensor of clean images.
-            labels: Int64 tensor of shape `(batch,)`.
-            epsilon: Float32 tensor of shape `(batch, 1, 1, 1)`.
-            random_seed: Int32 tensor of shape `(2,)`, for stateless random numbers.
-
-        Returns:
-            The adversarial images, within epsilon of the clean ones, and in [0, 1].
-        """
+    def perturb(
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
+        """Crafts adversarial images as `craft` does, and projects them into the ball and [0, 1]."""
+        if not (self.runs_in_graph or tf.executing_eagerly()):
+            raise RuntimeError(
+                f"{self.name} runs in NumPy, and not inside a graph such as a training step. "
+                "Evaluate with it outside of graphs, and train against an attack that runs in a "
+                f"graph: `keras_trn.attacks.ProjectedGradientDescent(epsilon, norm={self.norm!r})`."
+            )
         adversarial = self.craft(logits, images, labels, epsilon, random_seed)
-        return keep_inside(adversarial, images, epsilon, self.norm)
+        return keep_inside(tf.ensure_shape(adversarial, images.shape), images, epsilon, self.norm)
 
-    def __call__(self, classifier, images, labels=None, epsilon=None, seed=None):
+    def __call__(
+        self,
+        classifier: Classifier,
+        images: ArrayLike,
+        labels: ArrayLike | None = None,
+        epsilon: Any = None,
+        seed: int | None = None,
+    ) -> Tensor:
         images = tf.convert_to_tensor(images)
         seed = self.seed if seed is None else check_seed(seed)
         if not tf.executing_eagerly():
@@ -125,120 +150,130 @@ class Attack:
             logits = differentiable_logits_function(classifier)
             return self._craft(logits, images, *self._draw(images, epsilon, seed), labels)
         images = tf.cast(check_images(images), tf.float32)
+        self.check_image_shape(tuple(images.shape[1:]))
         if labels is not None:
             check_labels(labels, self._num_classes(classifier, images), batch_size=len(images))
             labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
         if epsilon is not None:
-            epsilon = self._checked_epsilon(np.ravel(epsilon))
+            epsilon = self.check_epsilon(np.ravel(epsilon))
             if len(epsilon) not in (1, len(images)):
                 raise ValueError(f"Received {len(images)} images but {len(epsilon)} epsilons.")
         # Drawn outside the graph, which would keep the global seed it was traced with.
         epsilon, random_seed = self._draw(images, epsilon, seed)
-        return self._run(classifier, images, labels, epsilon, random_seed)
+        return self._run(classifier, images, epsilon, random_seed, labels)
 
-    def _num_classes(self, classifier, images):
-        """How many classes a classifier knows, for which it is asked once."""
+    def _num_classes(self, classifier: Classifier, images: Tensor) -> int:
+        """Counts the classes of a classifier, which is queried once."""
 
-        def count():
+        def count() -> int:
             return logits_function(classifier)(images[:1]).shape[-1]
 
         return self._graphs.remember("classes", classifier, count)
 
-    def _run(self, classifier, images, labels, epsilon, random_seed):
-        """Runs the attack on input that is checked: as a graph, unless a subclass knows better."""
-        if labels is None:
-            return self._graph(classifier, images, "predicted")(images, epsilon, random_seed)
-        return self._graph(classifier, images, "given")(images, epsilon, random_seed, labels)
-
-    def _craft(self, logits, images, epsilon, random_seed, labels=None):
-        """Crafts in graph mode; labels default to those predicted."""
-        if labels is None:
-            labels = tf.argmax(logits(images), axis=-1)
-        labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
-        return self.perturb(logits, images, labels, epsilon, random_seed)
-
-    def _graph(self, classifier, images, label_source):
-        """The compiled attack for a classifier and an image shape."""
+    def _run(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        epsilon: Tensor,
+        random_seed: Tensor,
+        labels: Tensor | None,
+    ) -> Tensor:
+        """Runs the attack on checked input, compiled as far as it can be."""
         image_shape = tuple(images.shape[1:])
         signature = [
             tf.TensorSpec((None, *image_shape), tf.float32),
             tf.TensorSpec((None, 1, 1, 1), tf.float32),
             tf.TensorSpec((2,), tf.int32),
+            tf.TensorSpec((None,), tf.int64),
         ]
-        if label_source == "given":
-            signature.append(tf.TensorSpec((None,), tf.int64))
-        return self._graphs.get(
-            (image_shape, label_source),
+        if not self.runs_in_graph:
+            logits = self._graphs.get(
+                ("logits", image_shape), classifier, lambda: _attackable(classifier), signature[:1]
+            )
+            return self._craft(logits, images, epsilon, random_seed, labels)
+        given = [images, epsilon, random_seed, *([] if labels is None else [labels])]
+        graph = self._graphs.get(
+            ("craft", image_shape, len(given)),
             (self, classifier),
             lambda: functools.partial(self._craft, _attackable(classifier)),
-            signature,
+            signature[: len(given)],
         )
+        return graph(*given)
 
-    def _draw(self, images, epsilon, seed):
+    def _craft(
+        self,
+        logits: Logits,
+        images: Tensor,
+        epsilon: Tensor,
+        random_seed: Tensor,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Crafts adversarial images; labels default to the predicted ones."""
+        if labels is None:
+            labels = tf.argmax(logits(images), axis=-1)
+        labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
+        return self.perturb(logits, images, labels, epsilon, random_seed)
+
+    def _draw(
+        self, images: Tensor, epsilon: ArrayLike | None, seed: int | None
+    ) -> tuple[Tensor, Tensor]:
         """Draws what is random: an epsilon for each image, and the seed of the attack."""
-        return self._epsilon_per_image(images, epsilon, seed), self._random_seed(seed=seed)
+        return self._epsilon_per_image(images, epsilon, seed), self._random_seed(seed)
 
-    def _epsilon_per_image(self, images, epsilon, seed=None):
-        """One epsilon for each image: given, drawn from the range, or the same for all."""
+    def _epsilon_per_image(
+        self, images: Tensor, epsilon: ArrayLike | None, seed: int | None
+    ) -> Tensor:
+        """Returns an epsilon for each image: the given, the drawn, or the attack's own one."""
         batch_size = tf.shape(images)[0]
         if epsilon is None and isinstance(self.epsilon, tuple):
-            epsilon = self.draw_epsilon(batch_size, self._random_seed(stream=1, seed=seed))
+            epsilon = self.draw_epsilon(batch_size, self._random_seed(seed, stream=1))
         elif epsilon is None:
             epsilon = self.epsilon
         epsilon = tf.reshape(tf.cast(epsilon, tf.float32), [-1])
         return tf.reshape(tf.broadcast_to(epsilon, [batch_size]), [-1, 1, 1, 1])
 
-    def draw_epsilon(self, number, random_seed):
-        """Draws an epsilon for each of several images, from the range if there is one.
-
-        Args:
-            number: Number of images.
-            random_seed: Two whole numbers, as TensorFlow's stateless random numbers take.
-
-        Returns:
-            A float32 tensor of shape `(number,)`.
-        """
-        low, high = self.epsilon if isinstance(self.epsilon, tuple) else (self.epsilon,) * 2
-        return tf.random.stateless_uniform([number], random_seed, low, high, alg="philox")
-
-    def _random_seed(self, stream=0, seed=None):
-        """A seed for TensorFlow's stateless random numbers."""
+    @staticmethod
+    def _random_seed(seed: int | None, stream: int = 0) -> Tensor:
+        """Makes a seed for TensorFlow's stateless random numbers."""
         if seed is not None:
             return tf.constant([seed, stream])
         return tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
 
-    def _checked_epsilon(self, epsilon):
-        """The epsilon, or each of several, as Python's numbers."""
+    def draw_epsilon(self, number: int, random_seed: ArrayLike) -> Tensor:
+        """Draws epsilons for a number of images, from the range if there is one."""
+        low, high = self.epsilon if isinstance(self.epsilon, tuple) else (self.epsilon,) * 2
+        return tf.random.stateless_uniform([number], random_seed, low, high, alg="philox")
+
+    def check_epsilon(self, epsilon: ArrayLike | float) -> Any:
+        """Returns an epsilon, or several, as Python numbers, or raises a `ValueError`."""
         if isinstance(epsilon, (list, tuple, np.ndarray)) and np.shape(epsilon) != ():
-            return tuple(map(self._checked_epsilon, epsilon))
+            return tuple(map(self.check_epsilon, epsilon))
         return check_range(
             f"epsilon of an {self.norm} attack", epsilon, 0, _LARGEST_EPSILON[self.norm]
         )
 
-    def with_largest_epsilon(self):
+    def check_image_shape(self, image_shape: ImageShape) -> None:
+        """Raises a `ValueError` if the attack cannot attack images of that shape; override it."""
+
+    def with_largest_epsilon(self) -> Self:
         """Returns the same attack with the upper end of its range as epsilon."""
         epsilon = self.epsilon[1] if isinstance(self.epsilon, tuple) else self.epsilon
-        return self._copy(epsilon=epsilon)
+        return self.variant(epsilon=epsilon)
 
-    def with_seed(self, seed):
-        """Returns the same attack with a seed, unless it has one of its own.
+    def with_seed(self, seed: int) -> Self:
+        """Returns the same attack with a seed, unless it already has one."""
+        # Always a new attack: one keeps the graphs of all that it attacks as long as it lives.
+        return self.variant(seed=seed if self.seed is None else self.seed)
 
-        Args:
-            seed: Whole number that fixes what is random in the attack.
-        """
-        # Always another one: it keeps the graphs of all that it attacks as long as it lives.
-        return self._copy(seed=seed if self.seed is None else self.seed)
-
-    def _copy(self, **changes):
-        """Makes the same attack with other arguments."""
+    def variant(self, **changes: Any) -> Self:
+        """Returns the same attack with other arguments, such as `steps`."""
         config = self.get_config()
-        parameters = inspect.signature(type(self)).parameters.values()
-        named = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-        if missing := named - set(config):
+        if missing := set(_arguments(type(self))) - set(config):
+            items = ", ".join(f"'{name}': self.{name}" for name in sorted(missing))
             raise TypeError(
                 f"The attack {self.name} cannot be copied: `get_config` lacks the arguments "
                 f"{', '.join(sorted(missing))} of its constructor. Write `def get_config(self): "
-                f"return {{**super().get_config(), {_as_items(missing)}}}`."
+                f"return {{**super().get_config(), {items}}}`."
             )
         try:
             return type(self).from_config({**config, **changes})
@@ -248,26 +283,44 @@ class Attack:
             ) from error
 
     @property
-    def name(self):
-        """What the attack is called in tables."""
+    def name(self) -> str:
+        """The attack's name in tables."""
         return type(self).__name__
 
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {"epsilon": self.epsilon, "norm": self.norm, "seed": self.seed}
+    def get_config(self) -> Config:
+        """Returns the constructor's arguments, from the attributes of the same names."""
+        names = _arguments(type(self))
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         """Makes an attack from what `get_config` returned."""
         return cls(**config)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
 
 
-def _attackable(classifier):
-    """The logits to be attacked, with a warning where they are none."""
+def _arguments(cls: type) -> list[str]:
+    """Lists the arguments of a constructor, and its base classes' where it passes on others."""
+    names: list[str] = []
+    for base in cls.__mro__:
+        constructor = vars(base).get("__init__", _passes_on)
+        _, *parameters = inspect.signature(constructor).parameters.values()
+        named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        names = named + names
+        if len(named) == len(parameters):
+            break
+    return list(dict.fromkeys(names))
+
+
+def _passes_on(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Has the signature of a constructor that a class does not write."""
+
+
+def _attackable(classifier: Classifier) -> Logits:
+    """Returns the logits to attack, with a warning where they are probabilities."""
     if squashing := squashing_head(classifier):
         warnings.warn(
             f"The attacked classifier ends in a {squashing}: its gradient vanishes where a "
@@ -276,7 +329,3 @@ def _attackable(classifier):
             stacklevel=5,
         )
     return differentiable_logits_function(classifier)
-
-
-def _as_items(names):
-    return ", ".join(f"'{name}': self.{name}" for name in sorted(names))

@@ -1,22 +1,26 @@
-"""The attacks of AutoAttack that there are without PyTorch."""
+"""Several attacks to run one after the other."""
 
+from keras_trn.attacks.attack import Attack
+from keras_trn.attacks.attack import Epsilon
 from keras_trn.attacks.auto_projected_gradient_descent import AutoProjectedGradientDescent
 from keras_trn.attacks.square import Square
 
 
-def attack_ensemble(epsilon, norm="linf", steps=100, queries=1000, seed=None):
-    """Makes the attacks to be run one after the other in the manner of AutoAttack.
+def attack_ensemble(
+    epsilon: Epsilon,
+    norm: str = "linf",
+    steps: int = 100,
+    queries: int = 1000,
+    seed: int | None = None,
+) -> list[Attack]:
+    """Makes a list of attacks to run one after the other, in the manner of AutoAttack.
 
-    An image counts as robust if it withstands all of them: the accuracy is that of
-    the worst case for each image, not the lowest in a column of a table.
+    An image counts as robust if it withstands all of them: report the worst case per image,
+    not the lowest number in a column.
 
-    This is not AutoAttack: of its standard version, the targeted FAB-T and the
-    targeted APGD-DLR are missing, and APGD-DLR without targets and fewer queries of
-    Square stand in for them. Do not call a number from here an AutoAttack accuracy,
-    which is usually lower.
-
-    Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an
-    Ensemble of Diverse Parameter-Free Attacks", arXiv 2003.01690.
+    This is not AutoAttack. The targeted FAB-T and the targeted APGD-DLR of its standard version
+    are missing; an untargeted APGD-DLR and fewer queries of Square replace them. Do not call a
+    number from here an AutoAttack accuracy, which is usually lower (arXiv 2003.01690).
 
     Args:
         epsilon: Largest distance, in units of the image range [0, 1].
@@ -28,19 +32,14 @@ def attack_ensemble(epsilon, norm="linf", steps=100, queries=1000, seed=None):
     Returns:
         A list of APGD-CE, APGD-DLR and Square.
 
-    Raises:
-        ValueError: If an argument is malformed.
-
     Example:
         ```python
         attacks = keras_trn.attacks.attack_ensemble(epsilon=8 / 255, seed=0)
         assert [attack.name for attack in attacks] == ["APGD-CE", "APGD-DLR", "Square"]
         ```
     """
+    losses = ("cross_entropy", "difference_of_logits_ratio")
     return [
-        *(
-            AutoProjectedGradientDescent(epsilon, norm=norm, loss=loss, steps=steps, seed=seed)
-            for loss in ("cross_entropy", "difference_of_logits_ratio")
-        ),
-        Square(epsilon, norm=norm, queries=queries, seed=seed),
+        *(AutoProjectedGradientDescent(epsilon, norm, loss, steps, seed) for loss in losses),
+        Square(epsilon, norm, queries, seed),
     ]

@@ -2,61 +2,54 @@
 
 import keras
 from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
+from tensorflow import Tensor
 
 from keras_trn.attacks.iterative_attack import IterativeAttack
 from keras_trn.attacks.norms import as_cleverhans_norm
 from keras_trn.attacks.norms import project
 from keras_trn.attacks.unsaturated_cross_entropy import unsaturated_cross_entropy
+from keras_trn.types import Logits
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class BasicIterativeMethod(IterativeAttack):
-    """Small steps along the gradient, from the clean image (BIM).
+    """Takes small steps along the gradient, from the clean image (BIM).
 
-    Each step is CleverHans' `fast_gradient_method`, followed by a projection
-    onto the ball. The loop is part of the graph, so that it compiles as fast
-    for a hundred steps as for one; CleverHans' own unrolls its steps, and takes
-    one epsilon for a whole batch.
+    Each step is CleverHans' `fast_gradient_method`, followed by a projection onto the ball. The
+    loop is part of the graph, which compiles as fast for a hundred steps as for one. CleverHans'
+    own loop is unrolled, and takes one epsilon for a whole batch.
 
-    Source: Kurakin et al., "Adversarial Examples in the Physical World", arXiv
-    1607.02533.
+    Call it like any [`Attack`][keras_trn.attacks.Attack].
+    Source: Kurakin et al., "Adversarial Examples in the Physical World", arXiv 1607.02533.
 
     Args:
-        epsilon: Largest distance, in units of the image range [0, 1]; or a pair
-            `(low, high)` to draw from for each image.
+        epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
         steps: Number of steps, each one backward pass through the classifier.
-        relative_step_size: Length of a step as a fraction of epsilon; by default
-            `2.5 / steps`, at most 1.
+        relative_step_size: Step size as a fraction of epsilon; `2.5 / steps`, at most 1, if None.
         seed: Whole number that fixes the epsilons drawn from a range.
-
-    Call arguments:
-        classifier: A Keras model, or a callable, from images to logits.
-        images: Clean images of shape `(batch, height, width, channels)` in [0, 1].
-        labels: Class indices of shape `(batch,)`; by default the predicted ones.
-        epsilon: Overrides the attack's own: a number, or one per image.
-
-    Returns:
-        A float32 tensor of adversarial images, of the shape of `images`.
-
-    Raises:
-        ValueError: If an argument is malformed.
 
     Example:
         ```python
         attack = keras_trn.attacks.BasicIterativeMethod(epsilon=0.1, steps=10)
-        assert attack(classifier, images).shape == images.shape
+        adversarial = attack(classifier, images)
         ```
     """
 
-    def craft(self, logits, images, labels, epsilon, random_seed):
+    is_random = False
+
+    def craft(
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
         return self._climb(logits, images, images, labels, epsilon)
 
-    def _climb(self, logits, start, images, labels, epsilon):
+    def _climb(
+        self, logits: Logits, start: Tensor, images: Tensor, labels: Tensor, epsilon: Tensor
+    ) -> Tensor:
         """Takes the steps from `start`, within epsilon of `images`."""
         step_size = self.step_size(epsilon)
 
-        def step(adversarial):
+        def step(adversarial: Tensor) -> tuple[Tensor]:
             adversarial = fast_gradient_method(
                 logits,
                 adversarial,
@@ -73,6 +66,5 @@ class BasicIterativeMethod(IterativeAttack):
         return adversarial
 
     @property
-    def name(self):
-        """What the attack is called in tables."""
+    def name(self) -> str:
         return f"BIM-{self.steps}"

@@ -1,87 +1,85 @@
-"""The attack of Carlini and Wagner: the shortest perturbation, by optimization."""
+"""The attack of Carlini and Wagner: the smallest perturbation, by optimization."""
 
 import math
 
 import keras
 import tensorflow as tf
+from tensorflow import Tensor
 
 from keras_trn.attacks.adam import adam_start
 from keras_trn.attacks.adam import adam_step
 from keras_trn.attacks.attack import Attack
+from keras_trn.attacks.attack import Epsilon
 from keras_trn.attacks.margin import margins
 from keras_trn.attacks.norms import project
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
+from keras_trn.types import Logits
 
-# Keeps black and white pixels, whose place in the space of the attack is infinite, finite.
+# Keeps black and white pixels, which lie at infinity in the space of the attack, finite.
 _SMOOTHING = 0.999999
 _FIRST_CONSTANT = 0.1
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class CarliniWagner(Attack):
-    """Looks for the shortest perturbation that fools the classifier (CW).
+    """Searches for the smallest perturbation that fools the classifier (CW).
 
-    Adam minimizes the squared length of the perturbation plus a constant times
-    the margin by which the classifier still prefers the label. The constant is
-    searched for each image: ten times larger until the classifier is fooled,
-    then halfway between the largest that failed and the smallest that did not.
-    The shortest adversarial perturbation is kept, and shortened to epsilon if it
-    is longer: the classifier is then no longer fooled.
+    Adam minimizes the squared length of the perturbation plus a constant times the margin by
+    which the classifier still prefers the label. The constant is searched for each image: ten
+    times larger until the classifier is fooled, then halfway between the largest that failed
+    and the smallest that succeeded. The shortest adversarial perturbation is kept, and shortened
+    to epsilon if it is longer; it then no longer fools the classifier.
 
-    An image costs `steps * search_steps` forward and backward passes. Images
-    that are misclassified already, or for which nothing is found, stay as they are.
+    An image costs `steps * search_steps` forward and backward passes. Images that are already
+    misclassified, or for which nothing is found, are left unchanged.
 
-    Source: Carlini and Wagner, "Towards Evaluating the Robustness of Neural
-    Networks", arXiv 1608.04644. CleverHans' own fails on Keras 3. The tests
-    compare the success rates with those of Foolbox.
+    Call it like any [`Attack`][keras_trn.attacks.Attack].
+    Source: Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", arXiv
+    1608.04644. CleverHans' own fails on Keras 3. The tests compare its success rate with
+    Foolbox's.
 
     Args:
-        epsilon: Largest L2 distance, in units of the image range [0, 1]; or a pair
-            `(low, high)` to draw from for each image.
+        epsilon: Largest L2 distance, or a pair `(low, high)` to draw from for each image.
         steps: Number of steps of Adam for each constant.
         search_steps: Number of constants tried for each image.
-        learning_rate: Learning rate of Adam, above 0 and at most 1. A black or white
-            pixel only moves after a way of about 8: `steps * learning_rate` should
-            exceed that.
+        learning_rate: Learning rate of Adam, above 0 and at most 1. A black or white pixel only
+            moves after a distance of about 8: `steps * learning_rate` should exceed that.
         confidence: Margin that another class must have over the label, in logits.
         seed: Whole number that fixes the epsilons drawn from a range.
 
-    Call arguments:
-        classifier: A Keras model, or a callable, from images to logits.
-        images: Clean images of shape `(batch, height, width, channels)` in [0, 1].
-        labels: Class indices of shape `(batch,)`; by default the predicted ones.
-        epsilon: Overrides the attack's own: a number, or one per image.
-
-    Returns:
-        A float32 tensor of adversarial images, of the shape of `images`.
-
-    Raises:
-        ValueError: If an argument is malformed.
-
     Example:
         ```python
-        attack = keras_trn.attacks.CarliniWagner(epsilon=1.0, steps=20)
-        assert attack(classifier, images).shape == images.shape
+        adversarial = keras_trn.attacks.CarliniWagner(epsilon=1.0, steps=20)(classifier, images)
         ```
     """
 
-    def __init__(
-        self, epsilon, steps=100, search_steps=6, learning_rate=0.1, confidence=0.0, seed=None
-    ):
-        super().__init__(epsilon, norm="l2", seed=seed)
-        steps = check_count("steps", steps)
-        search_steps = check_count("search_steps", search_steps)
-        learning_rate = check_range("learning_rate", learning_rate, 0, 1)
-        confidence = check_range("confidence", confidence, 0, math.inf)
-        self.steps = steps
-        self.search_steps = search_steps
-        self.learning_rate = learning_rate
-        self.confidence = confidence
+    is_random = False
+    minimal_norm = True
+    name = "CW"
 
-    def craft(self, logits, images, labels, epsilon, random_seed):
-        def search_step(constant, low, high, best, best_length):
-            best, best_length, fooled = self._optimise(
+    def __init__(
+        self,
+        epsilon: Epsilon,
+        steps: int = 100,
+        search_steps: int = 6,
+        learning_rate: float = 0.1,
+        confidence: float = 0.0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(epsilon, norm="l2", seed=seed)
+        self.steps = check_count("steps", steps)
+        self.search_steps = check_count("search_steps", search_steps)
+        self.learning_rate = check_range("learning_rate", learning_rate, 0, 1)
+        self.confidence = check_range("confidence", confidence, 0, math.inf)
+
+    def craft(
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
+        def search_step(
+            constant: Tensor, low: Tensor, high: Tensor, best: Tensor, best_length: Tensor
+        ) -> tuple[Tensor, ...]:
+            best, best_length, fooled = self._optimize(
                 logits, images, labels, constant, best, best_length
             )
             low = tf.where(fooled, low, constant)
@@ -103,10 +101,20 @@ class CarliniWagner(Attack):
         )
         return project(best, images, epsilon, "l2")
 
-    def _optimise(self, logits, images, labels, constant, best, best_length):
+    def _optimize(
+        self,
+        logits: Logits,
+        images: Tensor,
+        labels: Tensor,
+        constant: Tensor,
+        best: Tensor,
+        best_length: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Runs Adam with one constant for each image, and updates the best images."""
 
-        def step(space, found, best, best_length, *adam):
+        def step(
+            space: Tensor, found: Tensor, best: Tensor, best_length: Tensor, *adam: Tensor
+        ) -> tuple[Tensor, ...]:
             with tf.GradientTape() as tape:
                 tape.watch(space)
                 adversarial = (tf.tanh(space) + 1.0) / 2.0
@@ -118,13 +126,8 @@ class CarliniWagner(Attack):
             shorter = fooled & (tf.sqrt(squares) < best_length)
             best = tf.where(shorter[:, None, None, None], adversarial, best)
             best_length = tf.where(shorter, tf.sqrt(squares), best_length)
-            return (
-                space - self.learning_rate * direction,
-                found | fooled,
-                best,
-                best_length,
-                *adam,
-            )
+            space = space - self.learning_rate * direction
+            return space, found | fooled, best, best_length, *adam
 
         space = tf.atanh((2.0 * images - 1.0) * _SMOOTHING)
         found = tf.zeros_like(labels, tf.bool)
@@ -135,19 +138,3 @@ class CarliniWagner(Attack):
             maximum_iterations=self.steps,
         )
         return best, best_length, found
-
-    @property
-    def name(self):
-        """What the attack is called in tables."""
-        return "CW"
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {
-            "epsilon": self.epsilon,
-            "steps": self.steps,
-            "search_steps": self.search_steps,
-            "learning_rate": self.learning_rate,
-            "confidence": self.confidence,
-            "seed": self.seed,
-        }

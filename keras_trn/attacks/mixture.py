@@ -1,50 +1,49 @@
 """Several attacks in one batch."""
 
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+from typing import Self
+
 import keras
 import tensorflow as tf
+from tensorflow import Tensor
 
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.random_numbers import ALGORITHM
 from keras_trn.graphs import GraphCache
+from keras_trn.types import ArrayLike
+from keras_trn.types import Config
+from keras_trn.types import ImageShape
+from keras_trn.types import Logits
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class Mixture(Attack):
     """Gives each of several attacks an equal share of every batch.
 
-    A restorer that is trained on a mixture meets all attacks in each step.
-    Which image meets which attack follows from its place in the batch, so the
-    training data should be shuffled, as `fit` does with arrays. Where a batch has
-    fewer images than there are attacks, the attacks take turns at random.
+    A restorer that is trained on a mixture meets all attacks in each step. An image's place in
+    the batch decides which attack it meets, so shuffle the training data, as `fit` does with
+    arrays. If a batch has fewer images than there are attacks, the attacks take turns at random.
+
+    It runs in a graph if all its attacks do, and is called like any
+    [`Attack`][keras_trn.attacks.Attack]; `epsilon` overrides that of every attack.
 
     Args:
-        attacks: List of attacks, each with its own epsilon and norm.
-
-    Call arguments:
-        classifier: A Keras model, or a callable, from images to logits.
-        images: Clean images of shape `(batch, height, width, channels)` in [0, 1].
-        labels: Class indices of shape `(batch,)`; by default the predicted ones.
-        epsilon: Overrides the epsilon of every attack: a number, or one per image.
-
-    Returns:
-        A float32 tensor of adversarial images, of the shape of `images`.
+        attacks: Attacks, each with its own epsilon, norm and seed.
 
     Raises:
-        ValueError: If `attacks` is empty or holds something that is no attack.
+        ValueError: If `attacks` is empty or holds something else.
 
     Example:
         ```python
-        attack = keras_trn.attacks.Mixture(
-            [
-                keras_trn.attacks.FastGradientMethod(epsilon=(0.0, 0.2)),
-                keras_trn.attacks.ProjectedGradientDescent(epsilon=1.0, norm="l2"),
-            ]
-        )
-        assert attack(classifier, images).shape == images.shape
+        fgsm = keras_trn.attacks.FastGradientMethod(epsilon=(0.0, 0.2))
+        pgd = keras_trn.attacks.ProjectedGradientDescent(epsilon=1.0, norm="l2")
+        assert keras_trn.attacks.Mixture([fgsm, pgd]).name == "FGSM + PGD-20"
         ```
     """
 
-    def __init__(self, attacks):
+    def __init__(self, attacks: Sequence[Attack]) -> None:
         attacks = list(attacks)
         if not attacks or not all(isinstance(attack, Attack) for attack in attacks):
             raise ValueError(
@@ -52,14 +51,17 @@ class Mixture(Attack):
                 f"received {attacks!r}."
             )
         self.attacks = attacks
-        self.seed = None
+        # Each attack has its own.
+        self.epsilon = self.norm = self.seed = None
+        self.gradient_free = all(attack.gradient_free for attack in attacks)
+        self.runs_in_graph = all(attack.runs_in_graph for attack in attacks)
+        self.minimal_norm = all(attack.minimal_norm for attack in attacks)
         self._graphs = GraphCache()
 
-    def perturb(self, logits, images, labels, epsilon, random_seed):
-        # Each attack keeps to the ball of its own norm.
-        return self.craft(logits, images, labels, epsilon, random_seed)
-
-    def craft(self, logits, images, labels, epsilon, random_seed):
+    def perturb(
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
+        """Crafts adversarial images, which each attack projects into its own ball."""
         crafted = []
         for index, (attack, start, stop) in enumerate(self._shares(images, random_seed)):
             # A batch may have fewer images than there are attacks, and convolutions
@@ -70,58 +72,61 @@ class Mixture(Attack):
                 images[share],
                 labels[share],
                 epsilon[share],
-                random_seed + index
-                if attack.seed is None
-                else attack._random_seed(seed=attack.seed),
+                random_seed + index if attack.seed is None else self._random_seed(attack.seed),
             )
             crafted.append(adversarial[: stop - start])
         return tf.concat(crafted, axis=0)
 
-    def _shares(self, images, random_seed):
+    def _shares(
+        self, images: Tensor, random_seed: Tensor
+    ) -> Iterator[tuple[Attack, Tensor, Tensor]]:
         """Yields each attack with the bounds of its part of the batch."""
         batch_size, number = tf.shape(images)[0], len(self.attacks)
-        # Rounded up or down at random, such that also a single image meets every attack in turn.
+        # Rounded up or down at random, so that a single image also meets every attack in turn.
         rounding = tf.random.stateless_uniform([], random_seed, alg=ALGORITHM)
         shares = tf.cast(batch_size * tf.range(number + 1), tf.float32) / number
         bounds = tf.cast(tf.floor(shares + rounding), tf.int32)
         for index, attack in enumerate(self.attacks):
             yield attack, bounds[index], bounds[index + 1]
 
-    def _draw(self, images, epsilon, seed):
-        random_seed = self._random_seed(seed=seed)
+    def _draw(
+        self, images: Tensor, epsilon: ArrayLike | None, seed: int | None
+    ) -> tuple[Tensor, Tensor]:
+        random_seed = self._random_seed(seed)
         if epsilon is not None:
-            return self._epsilon_per_image(images, epsilon), random_seed
+            return self._epsilon_per_image(images, epsilon, seed), random_seed
         epsilons = [
             attack._epsilon_per_image(images[start:stop], None, seed)
             for attack, start, stop in self._shares(images, random_seed)
         ]
         return tf.concat(epsilons, axis=0), random_seed
 
-    def _checked_epsilon(self, epsilon):
-        checked, *_ = [attack._checked_epsilon(epsilon) for attack in self.attacks]
+    def check_epsilon(self, epsilon: ArrayLike | float) -> Any:
+        checked, *_ = [attack.check_epsilon(epsilon) for attack in self.attacks]
         return checked
 
-    def with_largest_epsilon(self):
-        """Returns the mixture of its attacks at full strength."""
-        return Mixture([attack.with_largest_epsilon() for attack in self.attacks])
+    def check_image_shape(self, image_shape: ImageShape) -> None:
+        for attack in self.attacks:
+            attack.check_image_shape(image_shape)
 
-    def with_seed(self, seed):
-        """Returns the mixture of its attacks, each with a seed."""
-        return Mixture([attack.with_seed(seed) for attack in self.attacks])
+    def with_largest_epsilon(self) -> Self:
+        """Returns the mixture with the upper end of each range as epsilon."""
+        return type(self)([attack.with_largest_epsilon() for attack in self.attacks])
+
+    def with_seed(self, seed: int) -> Self:
+        """Returns the mixture with a seed for each attack that has none."""
+        return type(self)([attack.with_seed(seed) for attack in self.attacks])
 
     @property
-    def name(self):
-        """What the attack is called in tables."""
+    def name(self) -> str:
         return " + ".join(attack.name for attack in self.attacks)
 
-    def get_config(self):
-        """Returns the constructor's arguments."""
+    def get_config(self) -> Config:
         return {"attacks": [keras.saving.serialize_keras_object(attack) for attack in self.attacks]}
 
     @classmethod
-    def from_config(cls, config):
-        """Makes a mixture from what `get_config` returned."""
+    def from_config(cls, config: Config) -> Self:
         return cls([keras.saving.deserialize_keras_object(attack) for attack in config["attacks"]])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Mixture({self.attacks!r})"

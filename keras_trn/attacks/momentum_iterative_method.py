@@ -4,65 +4,62 @@ import keras
 import tensorflow as tf
 from cleverhans.tf2.utils import compute_gradient
 from cleverhans.tf2.utils import optimize_linear
+from tensorflow import Tensor
 
+from keras_trn.attacks.attack import Epsilon
 from keras_trn.attacks.iterative_attack import IterativeAttack
 from keras_trn.attacks.norms import as_cleverhans_norm
 from keras_trn.attacks.norms import project
 from keras_trn.attacks.unsaturated_cross_entropy import unsaturated_cross_entropy
 from keras_trn.input_validation import check_range
+from keras_trn.types import Logits
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class MomentumIterativeMethod(IterativeAttack):
-    """Small steps along a decaying sum of gradients (MIM).
+    """Takes small steps along a decaying sum of gradients (MIM).
 
-    Source: Dong et al., "Boosting Adversarial Attacks with Momentum", arXiv
-    1710.06081; CleverHans' gradient and step, with the loop in the graph.
+    Call it like any [`Attack`][keras_trn.attacks.Attack].
+    Source: Dong et al., "Boosting Adversarial Attacks with Momentum", arXiv 1710.06081;
+    CleverHans' gradient and step, with the loop in the graph.
 
     Args:
-        epsilon: Largest distance, in units of the image range [0, 1]; or a pair
-            `(low, high)` to draw from for each image.
+        epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
         steps: Number of steps, each one backward pass through the classifier.
-        relative_step_size: Length of a step as a fraction of epsilon; by default
-            `2.5 / steps`, at most 1.
-        decay: Share of the accumulated gradient that is kept from step to step,
-            from 0, which forgets, to 1, which sums all.
+        relative_step_size: Step size as a fraction of epsilon; `2.5 / steps`, at most 1, if None.
+        decay: Share of the accumulated gradient that is kept from step to step, from 0, which
+            keeps nothing, to 1, which sums all gradients.
         seed: Whole number that fixes the epsilons drawn from a range.
-
-    Call arguments:
-        classifier: A Keras model, or a callable, from images to logits.
-        images: Clean images of shape `(batch, height, width, channels)` in [0, 1].
-        labels: Class indices of shape `(batch,)`; by default the predicted ones.
-        epsilon: Overrides the attack's own: a number, or one per image.
-
-    Returns:
-        A float32 tensor of adversarial images, of the shape of `images`.
-
-    Raises:
-        ValueError: If an argument is malformed.
 
     Example:
         ```python
         attack = keras_trn.attacks.MomentumIterativeMethod(epsilon=0.5, norm="l2")
-        assert attack(classifier, images).shape == images.shape
+        adversarial = attack(classifier, images)
         ```
     """
 
-    def __init__(
-        self, epsilon, norm="linf", steps=20, relative_step_size=None, decay=1.0, seed=None
-    ):
-        super().__init__(
-            epsilon, norm=norm, steps=steps, relative_step_size=relative_step_size, seed=seed
-        )
-        decay = check_range("decay", decay, 0, 1)
-        self.decay = decay
+    is_random = False
 
-    def craft(self, logits, images, labels, epsilon, random_seed):
+    def __init__(
+        self,
+        epsilon: Epsilon,
+        norm: str = "linf",
+        steps: int = 20,
+        relative_step_size: float | None = None,
+        decay: float = 1.0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(epsilon, norm, steps, relative_step_size, seed)
+        self.decay = check_range("decay", decay, 0, 1)
+
+    def craft(
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
         norm = as_cleverhans_norm(self.norm)
         step_size = self.step_size(epsilon)
 
-        def step(adversarial, momentum):
+        def step(adversarial: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
             gradient = compute_gradient(
                 logits, unsaturated_cross_entropy, adversarial, labels, False
             )
@@ -75,10 +72,5 @@ class MomentumIterativeMethod(IterativeAttack):
         return adversarial
 
     @property
-    def name(self):
-        """What the attack is called in tables."""
+    def name(self) -> str:
         return f"MIM-{self.steps}"
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "decay": self.decay}

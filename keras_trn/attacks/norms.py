@@ -1,30 +1,32 @@
-"""What the two norms mean: their names, balls and projections."""
+"""The two norms: their names, balls and projections."""
 
 import numpy as np
 import tensorflow as tf
 from cleverhans.tf2.utils import clip_eta
+from tensorflow import Tensor
 
 from keras_trn.attacks.random_numbers import ALGORITHM
+from keras_trn.attacks.random_numbers import random_direction
 
-# What a length in float32 can be off by.
+# How far off a length in float32 can be.
 ROUNDING = 1e-6
 
 _CLEVERHANS_NORMS = {"linf": np.inf, "l2": 2}
 
 
-def as_cleverhans_norm(norm):
-    """Translates `"linf"` or `"l2"` into the number that CleverHans takes."""
+def as_cleverhans_norm(norm: str) -> float:
+    """Translates `"linf"` or `"l2"` into the number that CleverHans and ART take."""
     return _CLEVERHANS_NORMS[norm]
 
 
-def project(adversarial, images, epsilon, norm):
+def project(adversarial: Tensor, images: Tensor, epsilon: Tensor, norm: str) -> Tensor:
     """Brings images back within epsilon of the clean ones and into [0, 1]."""
     perturbation = clip_eta(adversarial - images, as_cleverhans_norm(norm), epsilon)
     return tf.clip_by_value(images + perturbation, 0.0, 1.0)
 
 
-def keep_inside(adversarial, images, epsilon, norm):
-    """Brings back what has left the ball or [0, 1]; what is inside stays as it is, bit for bit."""
+def keep_inside(adversarial: Tensor, images: Tensor, epsilon: Tensor, norm: str) -> Tensor:
+    """Brings back what has left the ball or [0, 1]; what is inside is unchanged, bit for bit."""
     if norm == "linf":
         lowest, highest = tf.maximum(images - epsilon, 0.0), tf.minimum(images + epsilon, 1.0)
         return tf.clip_by_value(adversarial, lowest, highest)
@@ -35,17 +37,10 @@ def keep_inside(adversarial, images, epsilon, norm):
     return tf.clip_by_value(tf.where(is_outside, shortened, adversarial), 0.0, 1.0)
 
 
-def random_direction(images, seed):
-    """Draws, for each image, a direction uniformly: a tensor of Euclidean length 1."""
-    normal = tf.random.stateless_normal(tf.shape(images), seed, alg=ALGORITHM)
-    return tf.math.l2_normalize(normal, axis=[1, 2, 3])
-
-
-def random_in_ball(images, epsilon, norm, seed):
+def random_in_ball(images: Tensor, epsilon: Tensor, norm: str, seed: Tensor) -> Tensor:
     """Draws, for each image, a point uniformly from the ball of radius epsilon.
 
-    CleverHans' own `random_lp_vector` takes one radius for a whole batch, and a
-    seed that does not make two calls alike.
+    CleverHans' `random_lp_vector` takes one radius for a whole batch, and no stateless seed.
     """
     shape = tf.shape(images)
     if norm == "linf":

@@ -2,39 +2,28 @@
 
 import keras
 import tensorflow as tf
+from tensorflow import Tensor
 
 from keras_trn.attacks.basic_iterative_method import BasicIterativeMethod
 from keras_trn.attacks.norms import random_in_ball
+from keras_trn.types import Logits
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class ProjectedGradientDescent(BasicIterativeMethod):
-    """Small steps along the gradient, from a random point of the ball (PGD).
+    """Takes small steps along the gradient, from a random point of the ball (PGD).
 
-    Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial
-    Attacks", arXiv 1706.06083; each step is CleverHans' `fast_gradient_method`.
+    Call it like any [`Attack`][keras_trn.attacks.Attack].
+    Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", arXiv
+    1706.06083; each step is CleverHans' `fast_gradient_method`.
 
     Args:
-        epsilon: Largest distance, in units of the image range [0, 1]; or a pair
-            `(low, high)` to draw from for each image.
+        epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
         steps: Number of steps, each one backward pass through the classifier.
-        relative_step_size: Length of a step as a fraction of epsilon; by default
-            `2.5 / steps`, at most 1.
-        seed: Whole number that fixes the random start, and the epsilons drawn
-            from a range. Every batch then starts from the same points.
-
-    Call arguments:
-        classifier: A Keras model, or a callable, from images to logits.
-        images: Clean images of shape `(batch, height, width, channels)` in [0, 1].
-        labels: Class indices of shape `(batch,)`; by default the predicted ones.
-        epsilon: Overrides the attack's own: a number, or one per image.
-
-    Returns:
-        A float32 tensor of adversarial images, of the shape of `images`.
-
-    Raises:
-        ValueError: If an argument is malformed.
+        relative_step_size: Step size as a fraction of epsilon; `2.5 / steps`, at most 1, if None.
+        seed: Whole number that fixes the random start, and the epsilons drawn from a range.
+            Every batch then starts from the same points.
 
     Example:
         ```python
@@ -44,12 +33,14 @@ class ProjectedGradientDescent(BasicIterativeMethod):
         ```
     """
 
-    def craft(self, logits, images, labels, epsilon, random_seed):
+    is_random = True
+
+    def craft(
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
         start = images + random_in_ball(images, epsilon, self.norm, random_seed)
-        start = tf.clip_by_value(start, 0.0, 1.0)
-        return self._climb(logits, start, images, labels, epsilon)
+        return self._climb(logits, tf.clip_by_value(start, 0.0, 1.0), images, labels, epsilon)
 
     @property
-    def name(self):
-        """What the attack is called in tables."""
+    def name(self) -> str:
         return f"PGD-{self.steps}"

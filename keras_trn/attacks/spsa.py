@@ -1,83 +1,74 @@
-"""SPSA: descent along slopes that are measured, without any gradient."""
+"""SPSA: descent along measured slopes, without any gradient."""
 
 import keras
 import tensorflow as tf
+from tensorflow import Tensor
 
 from keras_trn.attacks.adam import adam_start
 from keras_trn.attacks.adam import adam_step
+from keras_trn.attacks.attack import Epsilon
 from keras_trn.attacks.iterative_attack import IterativeAttack
 from keras_trn.attacks.margin import margins
 from keras_trn.attacks.norms import project
 from keras_trn.attacks.random_numbers import random_signs
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
+from keras_trn.types import Logits
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class SPSA(IterativeAttack):
-    """Steps of Adam along slopes measured in random directions.
+    """Takes steps of Adam along slopes measured in random directions.
 
-    Simultaneous perturbation stochastic approximation: the margin of the label
-    over the other classes is asked for on both sides of the image in a random
-    direction, and the mean of many such slopes stands in for the gradient. It asks
-    for logits alone, and so is not deceived by a defence whose gradient is of no use.
+    Simultaneous perturbation stochastic approximation queries the margin of the label over the
+    other classes on both sides of the image in a random direction. The mean of many such slopes
+    replaces the gradient. It only queries logits, so a defence whose gradient is useless does
+    not deceive it.
 
-    An image costs `steps * (2 * samples + 1)` forward passes, in pairs of two
-    batches, so that memory does not grow with `samples`. An image stays as it is
-    once it is misclassified.
+    An image costs `steps * (2 * samples + 1)` forward passes, in pairs of two batches, so memory
+    does not grow with `samples`. An image no longer changes once it is misclassified.
 
-    Source: Uesato et al., "Adversarial Risk and the Dangers of Evaluating Against
-    Weak Attacks", arXiv 1802.05666. CleverHans' own fails on Keras 3.
+    Call it like any [`Attack`][keras_trn.attacks.Attack].
+    Source: Uesato et al., "Adversarial Risk and the Dangers of Evaluating Against Weak
+    Attacks", arXiv 1802.05666. CleverHans' own fails on Keras 3.
 
     Args:
-        epsilon: Largest change of a pixel, in units of the image range [0, 1]; or a
-            pair `(low, high)` to draw from for each image.
+        epsilon: Largest change of a pixel, or a pair `(low, high)` to draw from for each image.
         steps: Number of steps.
-        relative_step_size: Length of a step as a fraction of epsilon; by default
-            `2.5 / steps`, at most 1.
+        relative_step_size: Step size as a fraction of epsilon; `2.5 / steps`, at most 1, if None.
         samples: Number of random directions for each step; more for larger images.
-        delta: How far from the image the slopes are measured, in units of the image
+        delta: Distance from the image at which slopes are measured, in units of the image
             range, above 0; more for a classifier that rounds its images.
-        seed: Whole number that fixes the directions, and the epsilons drawn from a
-            range.
-
-    Call arguments:
-        classifier: A Keras model, or a callable, from images to logits.
-        images: Clean images of shape `(batch, height, width, channels)` in [0, 1].
-        labels: Class indices of shape `(batch,)`; by default the predicted ones.
-        epsilon: Overrides the attack's own: a number, or one per image.
-
-    Returns:
-        A float32 tensor of adversarial images, of the shape of `images`.
-
-    Raises:
-        ValueError: If an argument is malformed.
+        seed: Whole number that fixes the directions, and the epsilons drawn from a range.
 
     Example:
         ```python
-        attack = keras_trn.attacks.SPSA(epsilon=0.2, steps=10, samples=16)
-        assert attack.gradient_free
-        assert attack(classifier, images).shape == images.shape
+        assert keras_trn.attacks.SPSA(epsilon=0.2, steps=10, samples=16).gradient_free
         ```
     """
 
     gradient_free = True
+    name = "SPSA"
 
     def __init__(
-        self, epsilon, steps=40, relative_step_size=None, samples=32, delta=0.01, seed=None
-    ):
-        super().__init__(
-            epsilon, norm="linf", steps=steps, relative_step_size=relative_step_size, seed=seed
-        )
-        samples = check_count("samples", samples)
-        delta = check_range("delta", delta, 1e-6, 1)
-        self.samples = samples
-        self.delta = delta
+        self,
+        epsilon: Epsilon,
+        steps: int = 40,
+        relative_step_size: float | None = None,
+        samples: int = 32,
+        delta: float = 0.01,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(epsilon, "linf", steps, relative_step_size, seed)
+        self.samples = check_count("samples", samples)
+        self.delta = check_range("delta", delta, 1e-6, 1)
 
-    def craft(self, logits, images, labels, epsilon, random_seed):
+    def craft(
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
         step_size = self.step_size(epsilon)
 
-        def step(adversarial, seed, *adam):
+        def step(adversarial: Tensor, seed: Tensor, *adam: Tensor) -> tuple[Tensor, ...]:
             slope = self._slope(logits, adversarial, labels, seed)
             direction, adam = adam_step(slope, *adam)
             moved = project(adversarial - step_size * direction, images, epsilon, "linf")
@@ -88,32 +79,19 @@ class SPSA(IterativeAttack):
         adversarial, *_ = self.repeat(step, images, random_seed, *adam_start(images))
         return adversarial
 
-    def _slope(self, logits, images, labels, seed):
-        """The mean, over random directions, of the direction times the slope along it."""
+    def _slope(self, logits: Logits, images: Tensor, labels: Tensor, seed: Tensor) -> Tensor:
+        """Returns the mean, over random directions, of the direction times its slope."""
         both_labels = tf.concat([labels, labels], axis=0)
 
-        def add_sample(total, seed):
+        def add_sample(total: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
             direction = random_signs(images, seed)
             pair = tf.concat([images + self.delta * direction, images - self.delta * direction], 0)
             above, below = tf.split(margins(logits(tf.clip_by_value(pair, 0, 1)), both_labels), 2)
             slope = (above - below) / (2.0 * self.delta)
             return total + slope[:, None, None, None] * direction, tf.add(seed, [0, 1])
 
+        state = (tf.zeros_like(images), seed)
         total, _ = tf.while_loop(
-            lambda *_: True,
-            add_sample,
-            (tf.zeros_like(images), seed),
-            maximum_iterations=self.samples,
+            lambda *_: True, add_sample, state, maximum_iterations=self.samples
         )
         return total / self.samples
-
-    @property
-    def name(self):
-        """What the attack is called in tables."""
-        return "SPSA"
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        config = {**super().get_config(), "samples": self.samples, "delta": self.delta}
-        del config["norm"]
-        return config

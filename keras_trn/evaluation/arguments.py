@@ -62,7 +62,7 @@ def checked_epsilons(epsilons, attacks):
         raise ValueError(
             f"There is no attack to run at the epsilons {epsilons}: add one to `attacks`."
         )
-    return [attacks[0]._checked_epsilon(epsilon) for epsilon in epsilons]
+    return [attacks[0].check_epsilon(epsilon) for epsilon in epsilons]
 
 
 def as_threat_models(threat_models):
@@ -93,11 +93,7 @@ def check_image_shape(attacks, image_shape):
         ValueError: If one cannot.
     """
     for attack in attacks:
-        # Restarts hold the attack that they start.
-        while hasattr(attack, "attack"):
-            attack = attack.attack
-        if hasattr(attack, "_check_image_shape"):
-            attack._check_image_shape(image_shape)
+        attack.check_image_shape(image_shape)
 
 
 def describe(model):

@@ -11,7 +11,6 @@ from tqdm import tqdm
 from keras_trn import threat_models as known_threat_models
 from keras_trn.attacks import ProjectedGradientDescent
 from keras_trn.attacks import Restarts
-from keras_trn.attacks.iterative_attack import IterativeAttack
 from keras_trn.evaluation.arguments import as_threat_models
 from keras_trn.evaluation.arguments import checked_attacks
 from keras_trn.evaluation.arguments import checked_epsilons
@@ -234,7 +233,7 @@ def _checked_attack(attacks, seed):
     """The attack that the checks are about: the first that takes several steps, or else PGD."""
     for attack in attacks:
         attack = attack.attack if isinstance(attack, Restarts) else attack
-        if isinstance(attack, IterativeAttack) and not attack.gradient_free:
+        if attack.is_iterative and not attack.gradient_free:
             return attack
     return ProjectedGradientDescent(attacks[0].epsilon, attacks[0].norm, seed=seed)
 

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from keras_trn import attacks
 from keras_trn import threat_models as known_threat_models
-from keras_trn.attacks.iterative_attack import IterativeAttack
 from keras_trn.evaluation.arguments import check_image_shape
 from keras_trn.evaluation.checks.sampling import random_corners
 from keras_trn.evaluation.checks.sampling import random_inside
@@ -156,7 +155,7 @@ class Examination:
         return math.sqrt(math.prod(self.images.shape[1:]))
 
     def _variant(self, **changes):
-        return type(self.attack).from_config({**self.attack.get_config(), **changes})
+        return self.attack.variant(**changes)
 
     # --- Runs -------------------------------------------------------------------------
 
@@ -371,7 +370,7 @@ class Examination:
 
 
 def _check_attack(attack):
-    is_fit = isinstance(attack, IterativeAttack) and not attack.gradient_free
+    is_fit = attack.is_iterative and not attack.gradient_free
     if not is_fit or isinstance(attack.epsilon, tuple):
         raise ValueError(
             "An examination needs an attack of several steps along gradients with one epsilon, "
