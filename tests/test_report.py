@@ -8,8 +8,8 @@ import pytest
 
 import keras_trn
 from keras_trn.evaluation.checks import CheckResult
-from keras_trn.evaluation.examples import pack
-from keras_trn.evaluation.examples import unpack
+from keras_trn.evaluation.bit_packing import pack_bits as pack
+from keras_trn.evaluation.bit_packing import unpack_bits as unpack
 from keras_trn.evaluation.pages import with_tables
 
 ROOT = Path(__file__).parent.parent
