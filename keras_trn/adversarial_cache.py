@@ -1,5 +1,6 @@
 """Adversarial examples of a frozen classifier, crafted once and kept on disk."""
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Iterable
@@ -27,7 +28,6 @@ from keras_trn.logits import predicted_labels
 from keras_trn.training import checked_attack
 from keras_trn.types import LabelledImages
 
-# Perturbations are small: float16 keeps them to a thousandth of their size.
 _PERTURBATION_TYPE = np.float16
 _CRAFTED_TOGETHER = 128
 _FEATURES = {
@@ -129,40 +129,33 @@ def _single_attacks(attack: Attack) -> list[Attack]:
     return [attack] if parts is None else [one for part in parts for one in _single_attacks(part)]
 
 
+@dataclasses.dataclass
 class _Cache:
     """Crafts the files of a folder, and reads them."""
 
-    def __init__(
-        self,
-        classifier: keras.Model,
-        attacks: list[Attack],
-        folder: Path,
-        rounds: int,
-        shard_size: int,
-        seed: int,
-    ) -> None:
-        self.classifier = classifier
-        self.attacks = attacks
-        self.folder = folder
-        self.rounds = rounds
-        self.shard_size = shard_size
-        self.seed = seed
-        self.image_shape, self.num_classes = describe_classifier(classifier)
-        self.is_random = False
-        self.paths: list[str] = []
-        self.examples = 0
+    classifier: keras.Model
+    attacks: list[Attack]
+    folder: Path
+    rounds: int
+    shard_size: int
+    seed: int
+    is_random: bool = False
+    examples: int = 0
+    paths: list[str] = dataclasses.field(default_factory=list)
 
     # --- Crafting --------------------------------------------------------------
 
     def craft_missing(self, dataset: LabelledImages, verbose: int) -> None:
         """Crafts the shards that the folder does not hold yet."""
-        data = CheckedData(dataset, self.image_shape, self.num_classes)
+        data = CheckedData(dataset, *describe_classifier(self.classifier))
         # All images of a file have one size, even if the classifier takes any.
         self.image_shape = data.image_shape
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._check_settings()
         with tqdm(unit="example", disable=not verbose) as progress:
             for shard, (images, labels) in enumerate(data.in_groups(self.shard_size)):
+                if shard == 0:
+                    # Data that do not keep their order have been refused by now.
+                    self._check_settings()
                 for round_ in range(self.rounds):
                     self._craft_if_missing(shard, round_, images, labels)
                     progress.update(len(images))
@@ -224,7 +217,7 @@ class _Cache:
         if not path.exists():
             crafted = self._craft(shard, round_, images)
             with atomic_write(path) as temporary:
-                _write_examples(temporary, images, labels, **crafted)
+                _write_examples(temporary, {"image": images, "label": labels, **crafted})
         self.paths.append(str(path))
         self.examples += len(images)
 
@@ -249,7 +242,9 @@ class _Cache:
                     epsilon=epsilons[part],
                     seed=seed,
                 )
-        crafted = {"adversarial": adversarial, "epsilon": epsilons}
+        # Perturbations are small: float16 keeps them to a thousandth of their size.
+        perturbations = (adversarial - images).astype(_PERTURBATION_TYPE)
+        crafted = {"perturbation": perturbations, "epsilon": epsilons}
         return {**crafted, "attack": turns, "predicted": predicted}
 
     # --- Reading ---------------------------------------------------------------
@@ -280,27 +275,19 @@ class _Cache:
         return {"images": images, "adversarial": adversarial, **crafting}, parsed["label"]
 
 
-def _write_examples(
-    path: Path,
-    images: np.ndarray,
-    labels: np.ndarray,
-    adversarial: np.ndarray,
-    epsilon: np.ndarray,
-    attack: np.ndarray,
-    predicted: np.ndarray,
-) -> None:
-    """Writes examples into a file of TFRecords."""
+def _write_examples(path: Path, columns: dict[str, np.ndarray]) -> None:
+    """Writes a file of TFRecords, an example for each row of the columns."""
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for row, image in enumerate(images):
-            perturbation = (adversarial[row] - image).astype(_PERTURBATION_TYPE)
+        for row in range(len(columns["label"])):
             example = tf.train.Example()
-            feature = example.features.feature
-            feature["image"].bytes_list.value.append(image.tobytes())
-            feature["perturbation"].bytes_list.value.append(perturbation.tobytes())
-            feature["label"].int64_list.value.append(int(labels[row]))
-            feature["epsilon"].float_list.value.append(epsilon[row])
-            feature["attack"].int64_list.value.append(int(attack[row]))
-            feature["predicted"].int64_list.value.append(int(predicted[row]))
+            for name, column in columns.items():
+                feature, value = example.features.feature[name], column[row]
+                if column.ndim > 1:
+                    feature.bytes_list.value.append(value.tobytes())
+                elif column.dtype == np.float32:
+                    feature.float_list.value.append(value)
+                else:
+                    feature.int64_list.value.append(int(value))
             writer.write(example.SerializeToString(deterministic=True))
 
 

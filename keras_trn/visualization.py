@@ -120,9 +120,25 @@ def show_map(axis: "Axes", gradient_map: ArrayLike) -> None:
 def make_image_grid(
     rows: int, titles: Sequence[str], width: float, height: float, margin: float = 0.0
 ) -> tuple["Figure", np.ndarray]:
-    """Makes a figure and its axes, one of `width` times `height` inches for each image."""
-    size = (width * len(titles) + margin, height * rows)
-    figure = new_figure(figsize=size)
+    """Makes a figure with a grid of axes for images.
+
+    Args:
+        rows: Number of rows.
+        titles: Titles of the columns.
+        width: Width of an image in inches.
+        height: Height of an image in inches.
+        margin: Further width of the figure, for text at its left.
+
+    Returns:
+        The matplotlib figure, and its axes as an array of shape `(rows, columns)`.
+
+    Example:
+        ```python
+        _, axes = keras_trn.visualization.make_image_grid(2, ["clean", "restored"], 1.7, 1.9)
+        assert axes.shape == (2, 2)
+        ```
+    """
+    figure = new_figure(figsize=(width * len(titles) + margin, height * rows))
     axes = figure.subplots(rows, len(titles), squeeze=False)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=11, pad=20)
@@ -130,7 +146,23 @@ def make_image_grid(
 
 
 def new_figure(**options: Any) -> "Figure":
-    """Makes a matplotlib figure outside of `pyplot`: it shows once and needs no closing."""
+    """Makes a figure outside of `pyplot`: it shows once in a notebook, and needs no closing.
+
+    Args:
+        options: Arguments of `matplotlib.figure.Figure`, such as `figsize`.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+
+    Example:
+        ```python
+        figure = keras_trn.visualization.new_figure(figsize=(4, 3))
+        assert not figure.axes
+        ```
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import keras_trn
+from keras_trn.evaluation.bit_packing import pack_bits
+from keras_trn.evaluation.bit_packing import unpack_bits
 from keras_trn.evaluation.checks import CheckResult
-from keras_trn.evaluation.bit_packing import pack_bits as pack
-from keras_trn.evaluation.bit_packing import unpack_bits as unpack
 from keras_trn.evaluation.pages import with_tables
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +32,7 @@ def make_cell(attack, right, defence="protected", threat_model="oblivious", **ch
         "attacked_ssim": 0.7,
         "restored_psnr": 20.0,
         "restored_ssim": 0.9,
-        "correct": pack(right),
+        "correct": pack_bits(right),
         "seconds": 1.0,
     }
     if attack == "benign":
@@ -92,7 +92,7 @@ def test_defence_that_was_not_attacked_has_no_worst_case(report):
 def test_cells_are_found_by_what_they_are(report):
     assert report.cell("benign")["accuracy"] == 0.75
     assert report.cell("benign", defence="bare")["accuracy"] == 1.0
-    assert report.cell("PGD-5", "whitebox_full")["correct"] == pack([0, 1, 1, 1])
+    assert report.cell("PGD-5", "whitebox_full")["correct"] == pack_bits([0, 1, 1, 1])
     assert report.cell("PGD-5", labels="predicted")["accuracy"] == 1.0
     assert report.cell("PGD-5", epsilon=0.1)["in_epsilon_sweep"]
     with pytest.raises(KeyError, match=r"Defences: bare, protected; attacks: .*'DeepFool' under"):
@@ -134,6 +134,7 @@ def test_tables_show_each_attack_once_and_the_worst(report):
         "| bare | 100.0 | 0.0 | 0.0 | - | - |",
         "| protected | 75.0 | 25.0 | 50.0 | 50.0 | 75.0 |",
     ]
+    assert report.table("accuracy")["protected"].tolist() == [75, 75, 75, 100, 50, 25, 25]
     quality = report.to_markdown("quality")
     assert "| - | benign | - | 50.0 | - | 20.0 | 0.700 | 0.900 |" in quality
     assert "| input_gradients | WARN | All gradients are zero. |" in report.to_markdown("checks")
@@ -226,7 +227,7 @@ def test_worst_is_plotted_for_the_norm_of_the_curves(report):
 
 def test_bits_are_packed_without_loss():
     right = np.random.default_rng(0).random(77) < 0.5
-    np.testing.assert_array_equal(unpack(pack(right), 77), right)
+    np.testing.assert_array_equal(unpack_bits(pack_bits(right), 77), right)
 
 
 def test_table_goes_to_its_place_and_nowhere_else(report, tmp_path):

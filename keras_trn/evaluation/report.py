@@ -47,7 +47,7 @@ class Report:
     """Holds the results of `keras_trn.evaluate`.
 
     A report prints as tables, also in a notebook. Its JSON file holds all that is needed
-    to repeat the evaluation.
+    to repeat the evaluation. Its plots need matplotlib.
 
     A **cell** is the result of one defence under one attack and threat model: a dictionary
     with
@@ -371,28 +371,17 @@ class Report:
         return "\n\n".join(parts)
 
     def plot_accuracy(self) -> "Figure":
-        """Plots accuracy against epsilon, a line for each threat model.
-
-        Returns:
-            A matplotlib figure. Raises `ImportError` without matplotlib, as all plots do.
-        """
+        """Plots accuracy against epsilon, a line for each threat model."""
         return plots.plot_accuracy(self)
 
     def plot_quality(self) -> "Figure":
-        """Plots PSNR and SSIM of adversarial and restored images.
-
-        Returns:
-            A matplotlib figure.
-        """
+        """Plots PSNR and SSIM of adversarial and restored images."""
         return plots.plot_quality(self)
 
     def plot_pictures(self) -> "Figure":
         """Shows adversarial and restored images, a row for each threat model.
 
         The class that the bare classifier predicts is above each image, in red if wrong.
-
-        Returns:
-            A matplotlib figure.
 
         Raises:
             ValueError: If the report was read from a file, which has no images.

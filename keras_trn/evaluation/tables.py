@@ -128,11 +128,11 @@ def _as_text(frame: pd.DataFrame, decimals: Mapping[str, int]) -> list[tuple[str
             return "-"
         return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
-    columns = [
-        [text(value, decimals.get(str(name), 1)) for value in column]
-        for name, column in frame.items()
+    digits = [decimals.get(str(name), 1) for name in frame.columns]
+    return [
+        tuple(text(value, places) for value, places in zip(row, digits, strict=True))
+        for row in frame.itertuples(index=False)
     ]
-    return list(zip(*columns, strict=True))
 
 
 def _attacker_text(threat_model: str, labels: str) -> str:
