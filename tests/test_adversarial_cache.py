@@ -67,7 +67,7 @@ def cache(classifier, dataset, folder, attack=None, **kwargs):
 
 
 def collect(examples):
-    """All examples of a pipeline as arrays, in an order of their own."""
+    """Returns all examples of a pipeline as arrays, sorted by images, labels and attacks."""
     inputs, labels = zip(*examples.as_numpy_iterator(), strict=True)
     arrays = {key: np.concatenate([batch[key] for batch in inputs]) for key in inputs[0]}
     arrays["labels"] = np.concatenate(labels)
@@ -359,8 +359,8 @@ def test_fit_learns_from_examples_alone(classifier, dataset, protect, tmp_path):
     assert history["psnr"][-1] > history["psnr"][0]
 
 
-def test_fit_and_evaluate_take_examples_beside_fresh_ones(classifier, dataset, protect, tmp_path):
-    pipeline = cache(classifier, dataset, tmp_path)
+def test_fit_and_evaluate_take_examples_and_fresh_ones(classifier, dataset, protect, tmp_path):
+    pipeline = cache(classifier, dataset.take(1), tmp_path)
     protected = protect(classifier)
     history = protected.fit(pipeline, validation_data=pipeline, epochs=1, verbose=0).history
     assert np.isfinite(history["loss"]).all() and np.isfinite(history["val_loss"]).all()
