@@ -115,8 +115,8 @@ def cache_adversarial_examples(
     cache.craft_missing(dataset, verbose)
     if cache.is_random:
         warnings.warn(
-            "The classifier answers one image at random, now this way and now that. The folder "
-            "knows it by its weights alone, and keeps the examples that one run of it gave.",
+            "The classifier answers one image at random. The folder identifies it by its weights "
+            "alone, and keeps the examples of its first run.",
             UserWarning,
             stacklevel=2,
         )

@@ -114,9 +114,9 @@ class Measurements:
         """Warns that a checkpoint holds results of random models."""
         if self.random_defences:
             warnings.warn(
-                f"{', '.join(map(repr, self.random_defences))} answers one image at random, now "
-                "this way and now that. The checkpoint knows such a model by its weights and "
-                "configuration alone, and gives back what one run of it was.",
+                f"{', '.join(map(repr, self.random_defences))} answers one image at random. "
+                "The checkpoint identifies such a model by its weights and configuration alone, "
+                "and returns the results of its first run.",
                 UserWarning,
                 stacklevel=stacklevel,
             )
