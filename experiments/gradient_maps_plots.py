@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_trn.visualization import import_figure
+from keras_trn.visualization import new_figure
 
 # What the tables about single attacks show beside each other.
 COMPARED = (
@@ -81,7 +81,7 @@ def plot_gradient_maps(runs):
     Returns:
         A matplotlib figure.
     """
-    figure = import_figure()(figsize=(11, 4.4), layout="constrained")
+    figure = new_figure(figsize=(11, 4.4))
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     _plot_gains(left, runs)
     _plot_agreement(right, runs)

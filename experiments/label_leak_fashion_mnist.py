@@ -20,8 +20,8 @@ import keras
 import keras_trn
 from experiments import common_setting
 from experiments import fashion_mnist
+from keras_trn.evaluation.bit_packing import unpack_bits
 from keras_trn.evaluation.environment import describe_environment
-from keras_trn.evaluation.examples import unpack
 
 SEED = 0
 CLASSIFIER_EPOCHS = 3
@@ -68,14 +68,14 @@ def measure(classifier, other, restorers, validation):
             transfer(other, labels="predicted"),
         ],
     )
-    wrong_before = ~unpack(cells[0]["correct"], cells[0]["examples"])
+    wrong_before = ~unpack_bits(cells[0]["correct"], cells[0]["examples"])
     columns = ("attack", "threat_model", "labels", "epsilon", "defence", "examples", "accuracy")
     return [
         {
             **{column: cell[column] for column in (*columns, "agreement")},
             "wrong_before": int(wrong_before.sum()),
             "accuracy_where_wrong_before": float(
-                unpack(cell["correct"], cell["examples"])[wrong_before].mean()
+                unpack_bits(cell["correct"], cell["examples"])[wrong_before].mean()
             ),
         }
         for cell in cells

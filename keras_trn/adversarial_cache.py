@@ -1,33 +1,35 @@
 """Adversarial examples of a frozen classifier, crafted once and kept on disk."""
 
-import contextlib
-import hashlib
+import dataclasses
 import json
-import os
-import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from keras_trn.attacks import Attack
 from keras_trn.classifier_interface import describe_classifier
+from keras_trn.digests import digest_of_arrays
+from keras_trn.digests import to_json
 from keras_trn.evaluation.data import CheckedData
 from keras_trn.evaluation.randomness import ROUNDING_OF_LOGITS
 from keras_trn.evaluation.randomness import largest_distance
 from keras_trn.evaluation.randomness import repeated_logits
+from keras_trn.files import atomic_write
+from keras_trn.files import write_text
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_whole_number
 from keras_trn.logits import predicted_labels
 from keras_trn.training import as_attack
+from keras_trn.types import LabelledImages
 
-_SETTINGS = "settings.json"
-# Perturbations are small: float16 keeps them to a thousandth of their size.
 _PERTURBATION_TYPE = np.float16
 _CRAFTED_TOGETHER = 128
-# How NumPy writes a number of its own, of which Python's equal is meant.
-_NUMPY_NUMBER = re.compile(r"np\.(?:float|u?int)\d+\(([^()]*)\)")
 _FEATURES = {
     "image": tf.io.FixedLenFeature([], tf.string),
     "perturbation": tf.io.FixedLenFeature([], tf.string),
@@ -39,79 +41,66 @@ _FEATURES = {
 
 
 def cache_adversarial_examples(
-    classifier,
-    dataset,
-    attack,
-    folder,
-    batch_size=64,
-    drop_remainder=False,
-    rounds=1,
-    shard_size=1024,
-    seed=0,
-    verbose=1,
-):
+    classifier: keras.Model,
+    dataset: LabelledImages,
+    attack: Attack | Iterable[Attack],
+    folder: str | Path,
+    batch_size: int = 64,
+    drop_remainder: bool = False,
+    rounds: int = 1,
+    shard_size: int = 1024,
+    seed: int = 0,
+    verbose: int = 1,
+) -> tf.data.Dataset:
     """Crafts adversarial examples of a frozen classifier once, and trains from disk.
 
-    While a restorer is trained its classifier stays as it is, and so do the
-    classifier's adversarial examples: they can be crafted before, and used in every
-    epoch. They are kept in the folder in shards. A run that was interrupted continues
-    with the first shard that is missing, and ends with the same examples as one that
-    was not. A few shards are in memory at a time, however many there are.
+    The classifier does not change while a restorer is trained, and neither do its
+    adversarial examples. They can be crafted before, and used in every epoch. They are kept
+    in the folder in shards, of which few are in memory at a time. An interrupted run
+    continues with the first missing shard, and ends with the same examples.
 
-    Each image meets one attack in each round, in turns, and an attack whose epsilon is
-    a range draws one for each image. All attacks lead away from what the classifier
-    predicts.
+    In each round, the images are given to the attacks in turn. An attack whose epsilon is a
+    range draws one for each image. All attacks start from the predicted labels.
 
     Args:
         classifier: A Keras model from images in [0, 1] to logits.
-        dataset: A `tf.data.Dataset` of batches of images and labels, the same in the
-            same order whenever it is run through; a `keras.utils.PyDataset` of them; or a
-            pair of arrays. Sample weights are left out.
-        attack: An attack of `keras_trn.attacks`, or a list of them.
-        folder: Where the examples are kept; made if it is not there.
-        batch_size: Number of images in a batch of the pipeline that is returned.
-        drop_remainder: Whether to leave out a last batch that has fewer.
-        rounds: How many adversarial examples are crafted of each image. They
-            differ in attack, epsilon and random start.
+        dataset: Images and labels as in `keras_trn.evaluate`, in the same order each time.
+        attack: One or several attacks.
+        folder: Folder of the examples; it is made if it does not exist.
+        batch_size: Number of images in a batch of the returned pipeline.
+        drop_remainder: Whether to leave out a smaller last batch.
+        rounds: Number of adversarial examples of each image. They differ in attack, epsilon
+            and random start.
         shard_size: Number of images in a file.
-        seed: Whole number that fixes what is random in the attacks, and the order of
-            the pipeline.
+        seed: Seed of the attacks and of the order of the pipeline.
         verbose: 1 for a progress bar, 0 for none.
 
     Returns:
-        A `tf.data.Dataset` for `ProtectedClassifier.fit`, shuffled anew in every epoch.
-        Its elements are pairs of a dictionary and labels, an int64 tensor of shape
-        `(batch,)`. The dictionary holds
+        A `tf.data.Dataset` for `ProtectedClassifier.fit`, shuffled anew in every epoch. Its
+        elements are pairs of a dictionary and int64 labels of shape `(batch,)`. The
+        dictionary holds
 
         - `"images"`: the clean images, float32 of shape `(batch, height, width, channels)`;
         - `"adversarial"`: their adversarial examples, of the same shape;
-        - `"epsilon"`: the largest distance that each was allowed, float32 of shape
-          `(batch,)`;
-        - `"attack"`: which of the attacks it was, int64 of shape `(batch,)`;
+        - `"epsilon"`: the epsilon of each, float32 of shape `(batch,)`;
+        - `"attack"`: the index of the attack, int64 of shape `(batch,)`;
         - `"predicted"`: the class that the classifier predicts for the clean image, and that
-          the attack led away from, int64 of shape `(batch,)`.
+          was attacked, int64 of shape `(batch,)`.
 
     Raises:
         ValueError: If the folder holds examples of another classifier, of other data or
             other settings; if the data are malformed or do not keep their order; or if an
             argument is malformed.
-        TypeError: If an attack does not tell all of its settings.
+        TypeError: If the config of an attack lacks some of its settings.
 
     Example:
         ```python
-        import tempfile
-
-        train, validation, test = keras_trn.datasets.load("digits", shuffle=False)
-        attacks = [
-            keras_trn.attacks.FastGradientMethod(epsilon=(0.0, 0.2)),
-            keras_trn.attacks.ProjectedGradientDescent(epsilon=(0.0, 0.2), steps=3),
-        ]
-        with tempfile.TemporaryDirectory() as folder:
-            examples = keras_trn.cache_adversarial_examples(
-                classifier, train.take(2), attacks, folder, verbose=0
-            )
-            inputs, labels = next(iter(examples))
-        assert inputs["adversarial"].shape == (64, 8, 8, 1)
+        attack = keras_trn.attacks.FastGradientMethod(epsilon=(0.0, 0.2))
+        examples = keras_trn.cache_adversarial_examples(
+            classifier, (images, labels), attack, "folder", verbose=0
+        )
+        inputs, labels = next(iter(examples))
+        assert inputs["adversarial"].shape == (8, 8, 8, 1)
         ```
     """
     batch_size = check_count("batch_size", batch_size)
@@ -120,73 +109,70 @@ def cache_adversarial_examples(
     seed = check_whole_number("seed", seed, 0, np.iinfo(np.int32).max)
     attacks = _single_attacks(as_attack(attack))
     for single in attacks:
-        # Fails where `get_config` does not tell all that the examples depend on.
+        # Raises `TypeError` if `get_config` lacks settings that the examples depend on.
         single.with_seed(single.seed)
     cache = _Cache(classifier, attacks, Path(folder), rounds, shard_size, seed)
     cache.craft_missing(dataset, verbose)
     if cache.is_random:
         warnings.warn(
-            "The classifier answers one image at random, now this way and now that. The folder "
-            "knows it by its weights alone, and keeps the examples that one run of it gave.",
+            "The classifier answers one image at random. The folder identifies it by its weights "
+            "alone, and keeps the examples of its first run.",
             UserWarning,
             stacklevel=2,
         )
-    return cache.pipeline(batch_size, drop_remainder)
+    return cache.make_pipeline(batch_size, drop_remainder)
 
 
-def _single_attacks(attack):
-    """The attacks of a mixture, which may hold mixtures itself; or a single one."""
+def _single_attacks(attack: Attack) -> list[Attack]:
+    """Returns the attacks of a mixture, which may hold mixtures; or the single attack."""
     parts = getattr(attack, "attacks", None)
     return [attack] if parts is None else [one for part in parts for one in _single_attacks(part)]
 
 
+@dataclasses.dataclass
 class _Cache:
-    """The files of a folder, and how they come to be."""
+    """Crafts the files of a folder, and reads them."""
 
-    def __init__(self, classifier, attacks, folder, rounds, shard_size, seed):
-        self.classifier = classifier
-        self.attacks = attacks
-        self.folder = folder
-        self.rounds = rounds
-        self.shard_size = shard_size
-        self.seed = seed
-        self.image_shape, self.num_classes = describe_classifier(classifier)
-        self.is_random = False
-        self.paths = []
-        self.examples = 0
+    classifier: keras.Model
+    attacks: list[Attack]
+    folder: Path
+    rounds: int
+    shard_size: int
+    seed: int
+    is_random: bool = False
+    examples: int = 0
+    paths: list[str] = dataclasses.field(default_factory=list)
 
     # --- Crafting --------------------------------------------------------------
 
-    def craft_missing(self, dataset, verbose):
-        """Crafts what the folder does not hold yet."""
-        data = CheckedData(dataset, self.image_shape, self.num_classes)
+    def craft_missing(self, dataset: LabelledImages, verbose: int) -> None:
+        """Crafts the shards that the folder does not hold yet."""
+        data = CheckedData(dataset, *describe_classifier(self.classifier))
         # All images of a file have one size, even if the classifier takes any.
         self.image_shape = data.image_shape
         self.folder.mkdir(parents=True, exist_ok=True)
         with tqdm(unit="example", disable=not verbose) as progress:
             for shard, (images, labels) in enumerate(data.in_groups(self.shard_size)):
                 if shard == 0:
-                    self._settle()
+                    # Data that do not keep their order have been refused by now.
+                    self._check_settings()
                 for round_ in range(self.rounds):
-                    self._craft_unless_there(shard, round_, images, labels)
+                    self._craft_if_missing(shard, round_, images, labels)
                     progress.update(len(images))
 
-    def _settle(self):
-        """Writes down what the examples depend on, or checks that it is what it was."""
-        settings = {
-            "classifier": _digest(*self.classifier.get_weights()),
-            "answers": self._answers(),
-            "attacks": [_NUMPY_NUMBER.sub(r"\1", repr(attack)) for attack in self.attacks],
-            "rounds": self.rounds,
-            "shard_size": self.shard_size,
-            "seed": self.seed,
-            "features": sorted(_FEATURES),
-        }
-        path = self.folder / _SETTINGS
+    def _check_settings(self) -> None:
+        """Compares the settings with those in the folder, or writes them into a new folder."""
+        settings = self._settings()
+        path = self.folder / "settings.json"
         if not path.exists():
-            with _written_whole(path) as unfinished:
-                unfinished.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+            write_text(path, json.dumps(settings, indent=1))
         before = json.loads(path.read_text(encoding="utf-8"))
+        if any(isinstance(attack, str) for attack in before.get("attacks", [])):
+            raise ValueError(
+                f"{str(self.folder)!r} holds adversarial examples of an older version of "
+                "keras_trn, whose settings cannot be compared with these. Take another folder, "
+                "or delete this one."
+            )
         for name, value in settings.items():
             if not _is_same(name, was := before.get(name), value):
                 raise ValueError(
@@ -195,19 +181,31 @@ class _Cache:
                     "this one."
                 )
 
-    def _answers(self):
-        """The logits for a grey image: they tell classifiers apart that have the same weights.
+    def _settings(self) -> dict[str, Any]:
+        """Returns all that the examples depend on, except for the data, as JSON holds it."""
+        settings = {
+            "classifier": _short_digest(*self.classifier.get_weights()),
+            "answers": self._logits_of_grey(),
+            "attacks": [keras.saving.serialize_keras_object(attack) for attack in self.attacks],
+            "rounds": self.rounds,
+            "shard_size": self.shard_size,
+            "seed": self.seed,
+            "features": sorted(_FEATURES),
+        }
+        return json.loads(to_json(settings))
 
-        `None` for a classifier that answers at random, of which they tell nothing.
-        """
+    def _logits_of_grey(self) -> list[float] | None:
+        """Returns logits by which classifiers of the same weights differ; `None` if random."""
         grey = tf.fill([1, *self.image_shape], 0.5)
         first, second = repeated_logits(self.classifier, grey, runs=2)
         self.is_random = largest_distance([first, second]) > ROUNDING_OF_LOGITS
         return None if self.is_random else first.ravel().tolist()
 
-    def _craft_unless_there(self, shard, round_, images, labels):
+    def _craft_if_missing(
+        self, shard: int, round_: int, images: np.ndarray, labels: np.ndarray
+    ) -> None:
         name = f"round-{round_}-shard-{shard:05d}"
-        path = self.folder / f"{name}-{_digest(images, labels)}.tfrecord"
+        path = self.folder / f"{name}-{_short_digest(images, labels)}.tfrecord"
         others = set(self.folder.glob(f"{name}-*.tfrecord")) - {path}
         if others:
             raise ValueError(
@@ -218,14 +216,14 @@ class _Cache:
             )
         if not path.exists():
             crafted = self._craft(shard, round_, images)
-            with _written_whole(path) as unfinished:
-                _write_examples(unfinished, images, labels, **crafted)
+            with atomic_write(path) as temporary:
+                _write_examples(temporary, {"image": images, "label": labels, **crafted})
         self.paths.append(str(path))
         self.examples += len(images)
 
-    def _craft(self, shard, round_, images):
-        """Crafts the examples of a shard: what is kept of them with images and labels."""
-        # Seeded for each shard, so that it does not matter where an interrupted run goes on.
+    def _craft(self, shard: int, round_: int, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the adversarial examples of a shard, and how they were crafted."""
+        # Each shard has a seed, so an interrupted run gives the same examples.
         generator = np.random.default_rng([self.seed, round_, shard])
         turns = (np.arange(len(images)) + round_) % len(self.attacks)
         adversarial, epsilons = np.copy(images), np.zeros(len(images), "float32")
@@ -244,17 +242,15 @@ class _Cache:
                     epsilon=epsilons[part],
                     seed=seed,
                 )
-        return {
-            "adversarial": adversarial,
-            "epsilon": epsilons,
-            "attack": turns,
-            "predicted": predicted,
-        }
+        # Perturbations are small: float16 keeps them to a thousandth of their size.
+        perturbations = (adversarial - images).astype(_PERTURBATION_TYPE)
+        crafted = {"perturbation": perturbations, "epsilon": epsilons}
+        return {**crafted, "attack": turns, "predicted": predicted}
 
     # --- Reading ---------------------------------------------------------------
 
-    def pipeline(self, batch_size, drop_remainder):
-        """Makes the pipeline of all examples, shuffled anew whenever it is run through."""
+    def make_pipeline(self, batch_size: int, drop_remainder: bool) -> tf.data.Dataset:
+        """Returns the pipeline of all examples, shuffled anew whenever it is run through."""
         files = tf.data.Dataset.from_tensor_slices(self.paths)
         files = files.shuffle(len(self.paths), seed=self.seed)
         examples = files.interleave(
@@ -267,7 +263,7 @@ class _Cache:
         known = tf.data.experimental.assert_cardinality(number)
         return batches.map(self._parse, tf.data.AUTOTUNE).apply(known).prefetch(2)
 
-    def _parse(self, examples):
+    def _parse(self, examples: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         parsed = tf.io.parse_example(examples, _FEATURES)
         shape = [-1, *self.image_shape]
         images = tf.reshape(tf.io.decode_raw(parsed["image"], tf.float32), shape)
@@ -275,51 +271,34 @@ class _Cache:
             tf.io.decode_raw(parsed["perturbation"], _PERTURBATION_TYPE), shape
         )
         adversarial = tf.clip_by_value(images + tf.cast(perturbation, tf.float32), 0.0, 1.0)
-        inputs = {
-            "images": images,
-            "adversarial": adversarial,
-            **{name: parsed[name] for name in ("epsilon", "attack", "predicted")},
-        }
-        return inputs, parsed["label"]
+        crafting = {name: parsed[name] for name in ("epsilon", "attack", "predicted")}
+        return {"images": images, "adversarial": adversarial, **crafting}, parsed["label"]
 
 
-def _write_examples(path, images, labels, adversarial, epsilon, attack, predicted):
-    """Writes examples into a file of TFRecords."""
+def _write_examples(path: Path, columns: dict[str, np.ndarray]) -> None:
+    """Writes a file of TFRecords, an example for each row of the columns."""
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for row, image in enumerate(images):
-            perturbation = (adversarial[row] - image).astype(_PERTURBATION_TYPE)
+        for row in range(len(columns["label"])):
             example = tf.train.Example()
-            feature = example.features.feature
-            feature["image"].bytes_list.value.append(image.tobytes())
-            feature["perturbation"].bytes_list.value.append(perturbation.tobytes())
-            feature["label"].int64_list.value.append(int(labels[row]))
-            feature["epsilon"].float_list.value.append(epsilon[row])
-            feature["attack"].int64_list.value.append(int(attack[row]))
-            feature["predicted"].int64_list.value.append(int(predicted[row]))
+            for name, column in columns.items():
+                feature, value = example.features.feature[name], column[row]
+                if column.ndim > 1:
+                    feature.bytes_list.value.append(value.tobytes())
+                elif column.dtype == np.float32:
+                    feature.float_list.value.append(value)
+                else:
+                    feature.int64_list.value.append(int(value))
             writer.write(example.SerializeToString(deterministic=True))
 
 
-@contextlib.contextmanager
-def _written_whole(path):
-    """Lets a file be written under another name, so that it is there whole or not at all."""
-    # Two processes may be at work in one folder.
-    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-    yield unfinished
-    os.replace(unfinished, path)
-
-
-def _is_same(name, before, now):
-    if name == "answers" and None in (before, now):
-        # Of a random classifier the weights have to do.
-        return True
-    if isinstance(now, list) and isinstance(now[0], float):
-        # Another machine may round otherwise.
-        return len(before) == len(now) and np.allclose(before, now, rtol=1e-3, atol=1e-3)
+def _is_same(name: str, before: Any, now: Any) -> bool:
+    if name == "answers":
+        # A random classifier is only known by its weights, and other machines round otherwise.
+        return None in (before, now) or (
+            len(before) == len(now) and np.allclose(before, now, rtol=1e-3, atol=1e-3)
+        )
     return before == now
 
 
-def _digest(*arrays):
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:12]
+def _short_digest(*arrays: np.ndarray) -> str:
+    return digest_of_arrays(*arrays)[:12]

@@ -1,23 +1,40 @@
-"""Pictures of what an attack does and what the restorer undoes."""
+"""Pictures of what an attack changes and what the restorer restores."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
+from keras_trn.attacks import Attack
 from keras_trn.logits import predicted_labels
+from keras_trn.protected_classifier import ProtectedClassifier
+from keras_trn.types import ArrayLike
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
-def plot_restorations(protected, images, labels, attack, class_names=None):
+def plot_restorations(
+    protected: ProtectedClassifier,
+    images: np.ndarray,
+    labels: ArrayLike,
+    attack: Attack,
+    class_names: Sequence[str] | None = None,
+) -> "Figure":
     """Shows image, adversarial image, gradient map and restored image side by side.
 
-    Above each image stands what the bare classifier takes it for, in red where
-    that is wrong. The gradient map is the one that the restorer is given: red
-    where more brightness raises the loss, blue where less does.
+    The class that the bare classifier predicts is above each image, in red if wrong. The
+    gradient map is the input of the restorer: red where more brightness raises the loss,
+    blue where less does.
 
     Args:
-        protected: A `keras_trn.ProtectedClassifier` with a gradient map.
-        images: A few clean images of shape `(number, height, width, channels)`
-            in [0, 1]; each becomes a row.
+        protected: A protected classifier with a gradient map.
+        images: Clean images of shape `(number, height, width, channels)` in [0, 1]; each
+            becomes a row.
         labels: Class indices of shape `(number,)`.
-        attack: An attack of `keras_trn.attacks`, on the bare classifier.
+        attack: An attack, which is run on the bare classifier.
         class_names: Names of the classes; by default their numbers.
 
     Returns:
@@ -28,119 +45,121 @@ def plot_restorations(protected, images, labels, attack, class_names=None):
 
     Example:
         ```python
-        restorer = keras_trn.TwoStreamRestorationNetwork(width=8, depth=1)
-        protected = keras_trn.ProtectedClassifier(classifier, restorer)
-        train, validation, test = keras_trn.datasets.load("digits")
-        images, labels = keras_trn.datasets.to_arrays(test)
+        protected = keras_trn.ProtectedClassifier(classifier)
         attack = keras_trn.attacks.FastGradientMethod(epsilon=0.2)
-        figure = keras_trn.visualization.plot_restorations(
-            protected, images[:3], labels[:3], attack
-        )
+        figure = keras_trn.visualization.plot_restorations(protected, images, labels, attack)
         ```
     """
-    figure_class = import_figure()
     adversarial = attack(protected.classifier, images, labels).numpy()
-    maps = protected.estimate_gradient_maps(adversarial, labels)
+    maps = protected.estimate_gradient_maps(adversarial, labels)[..., : images.shape[-1]]
     restored = protected.restore(adversarial, labels)
-    columns = {
-        "image": images,
-        attack.name: adversarial,
-        "gradient map": maps,
-        "restored": restored,
-    }
-
-    figure = figure_class(figsize=(1.7 * len(columns), 1.9 * len(images)), layout="constrained")
-    axes = figure.subplots(len(images), len(columns), squeeze=False)
-    for column, (title, pictures) in zip(axes.T, columns.items(), strict=True):
-        column[0].set_title(title, fontsize=11, pad=20)
-        is_map = title == "gradient map"
-        taken_for = None if is_map else predicted_labels(protected.classifier, pictures).numpy()
-        for row, (axis, picture) in enumerate(zip(column, pictures, strict=True)):
-            if is_map:
-                show_map(axis, picture[..., : images.shape[-1]])
-                continue
-            name = taken_for[row] if class_names is None else class_names[taken_for[row]]
-            show_image(axis, picture, taken_for[row], labels[row], name)
+    titles = ["image", attack.name, "gradient map", "restored"]
+    figure, axes = make_image_grid(len(images), titles, width=1.7, height=1.9)
+    for column, shown in zip((0, 1, 3), (images, adversarial, restored), strict=True):
+        predicted = predicted_labels(protected.classifier, shown).numpy()
+        for row, image in enumerate(shown):
+            name = None if class_names is None else class_names[predicted[row]]
+            show_image(axes[row, column], image, predicted[row], np.ravel(labels)[row], name)
+    for axis, gradient_map in zip(axes[:, 2], maps, strict=True):
+        show_map(axis, gradient_map)
     return figure
 
 
-def show_image(axis, image, taken_for, label, name=None):
-    """Shows an image, and above it what it is taken for, in red where that is wrong.
+def show_image(
+    axis: "Axes", image: ArrayLike, predicted: int, label: int, name: str | None = None
+) -> None:
+    """Shows an image, and above it the predicted class, in red if it is wrong.
 
-    An image of 3 channels is shown in colour, one of any other number in grey: the mean
-    of its channels.
+    An image of 3 channels is shown in colour. Of any other number, the mean of the channels
+    is shown in grey.
 
     Args:
         axis: The matplotlib axis to show it in.
         image: Array of shape `(height, width, channels)` in [0, 1].
-        taken_for: Index of the class that the image is taken for.
-        label: Index of the class that it is of.
-        name: Name of the class that it is taken for; by default its index.
+        predicted: Index of the predicted class.
+        label: Index of the true class.
+        name: Name of the predicted class; by default its index.
 
     Example:
         ```python
-        axis = keras_trn.visualization.import_figure()().subplots()
-        image = np.zeros((8, 8, 1), "float32")
-        keras_trn.visualization.show_image(axis, image, taken_for=3, label=5)
+        axis = keras_trn.visualization.new_figure().subplots()
+        keras_trn.visualization.show_image(axis, images[0], predicted=3, label=5)
         ```
     """
-    axis.set_axis_off()
-    axis.imshow(_as_picture(image), cmap="gray", vmin=0, vmax=1)
-    is_right = taken_for == label
-    axis.text(
-        0.5,
-        1.03,
-        f"“{taken_for if name is None else name}”",
-        transform=axis.transAxes,
-        ha="center",
-        va="bottom",
-        color="black" if is_right else "crimson",
-        weight="normal" if is_right else "bold",
-    )
-
-
-def _as_picture(image):
-    """What matplotlib shows of an image: colours, or one grey value for each pixel."""
     image = np.asarray(image)
-    # Matplotlib would take a fourth channel for transparency.
-    return image if image.shape[-1] == 3 else image.mean(axis=-1)
+    # Matplotlib would show a fourth channel as transparency.
+    shown = image if image.shape[-1] == 3 else image.mean(axis=-1)
+    axis.set_axis_off()
+    axis.imshow(shown, cmap="gray", vmin=0, vmax=1)
+    color, weight = ("black", "normal") if predicted == label else ("crimson", "bold")
+    text = f"“{predicted if name is None else name}”"
+    position: dict[str, Any] = {"transform": axis.transAxes, "ha": "center", "va": "bottom"}
+    axis.text(0.5, 1.03, text, color=color, weight=weight, **position)
 
 
-def show_map(axis, gradient_map):
-    """Shows a gradient map, or a perturbation: red where it is above zero, blue where below.
+def show_map(axis: "Axes", gradient_map: ArrayLike) -> None:
+    """Shows a gradient map or a perturbation: red above zero, blue below.
 
     Args:
         axis: The matplotlib axis to show it in.
-        gradient_map: Array of shape `(height, width, channels)`.
+        gradient_map: Array of shape `(height, width, channels)`; the mean of the channels is
+            shown.
 
     Example:
         ```python
-        axis = keras_trn.visualization.import_figure()().subplots()
+        axis = keras_trn.visualization.new_figure().subplots()
         keras_trn.visualization.show_map(axis, np.eye(8)[..., None])
         ```
     """
-    gradient_map = np.asarray(gradient_map)
+    shown = np.asarray(gradient_map).mean(axis=-1)
+    largest = np.abs(shown).max() or 1.0
     axis.set_axis_off()
-    gradient_map = gradient_map.mean(axis=-1)
-    largest = np.abs(gradient_map).max() or 1.0
-    axis.imshow(gradient_map, cmap="RdBu_r", vmin=-largest, vmax=largest)
+    axis.imshow(shown, cmap="RdBu_r", vmin=-largest, vmax=largest)
 
 
-def import_figure():
-    """Returns matplotlib's class of figures, or says how to install it.
+def make_image_grid(
+    rows: int, titles: Sequence[str], width: float, height: float, margin: float = 0.0
+) -> tuple["Figure", np.ndarray]:
+    """Makes a figure with a grid of axes for images.
 
-    A figure that is not made by `pyplot` shows once in a notebook, and needs not
-    be closed.
+    Args:
+        rows: Number of rows.
+        titles: Titles of the columns.
+        width: Width of an image in inches.
+        height: Height of an image in inches.
+        margin: Further width of the figure, for text at its left.
 
     Returns:
-        The class `matplotlib.figure.Figure`.
+        The matplotlib figure, and its axes as an array of shape `(rows, columns)`.
+
+    Example:
+        ```python
+        _, axes = keras_trn.visualization.make_image_grid(2, ["clean", "restored"], 1.7, 1.9)
+        assert axes.shape == (2, 2)
+        ```
+    """
+    figure = new_figure(figsize=(width * len(titles) + margin, height * rows))
+    axes = figure.subplots(rows, len(titles), squeeze=False)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=11, pad=20)
+    return figure, axes
+
+
+def new_figure(**options: Any) -> "Figure":
+    """Makes a figure outside of `pyplot`: it shows once in a notebook, and needs no closing.
+
+    Args:
+        options: Arguments of `matplotlib.figure.Figure`, such as `figsize`.
+
+    Returns:
+        A matplotlib figure.
 
     Raises:
         ImportError: If matplotlib is not installed.
 
     Example:
         ```python
-        figure = keras_trn.visualization.import_figure()(figsize=(4, 3))
+        figure = keras_trn.visualization.new_figure(figsize=(4, 3))
         assert not figure.axes
         ```
     """
@@ -151,4 +170,4 @@ def import_figure():
             "Pictures need matplotlib: `pip install matplotlib`, or install the package with "
             "`pip install 'keras_trn[tutorials]'`."
         ) from error
-    return Figure
+    return Figure(layout="constrained", **options)

@@ -9,7 +9,7 @@ from test_numpy_numbers import ATTACK_ARGUMENTS
 
 import keras_trn
 from keras_trn.evaluation import plots
-from keras_trn.evaluation.report import Picture
+from keras_trn.evaluation.report import PictureRow
 
 ATTACKS = keras_trn.attacks
 MAPS = keras_trn.gradient_maps
@@ -144,14 +144,14 @@ def test_restorations_of_different_sizes_do_not_fit_into_one_array():
 
 @pytest.fixture
 def axis():
-    return keras_trn.visualization.import_figure()().subplots()
+    return keras_trn.visualization.new_figure().subplots()
 
 
 @pytest.mark.parametrize("size", [(5, 7), (1, 7), (5, 1), (1, 1)])
 @every_number_of_channels
 def test_image_of_any_shape_is_shown(axis, size, channels):
     image = random_images(1, *size, channels)[0]
-    keras_trn.visualization.show_image(axis, image, taken_for=1, label=1)
+    keras_trn.visualization.show_image(axis, image, predicted=1, label=1)
     (shown,) = axis.images
     expected = image if channels == 3 else image.mean(-1)
     np.testing.assert_array_equal(shown.get_array(), expected)
@@ -194,7 +194,7 @@ def test_report_shows_pictures_whatever_the_channels(axis, channels):
         settings={},
         environment={},
         seconds=0.0,
-        pictures=[Picture("benign", images, states, np.array([1, 2]), np.array([1, 1]))],
+        pictures=[PictureRow("benign", images, states, np.array([1, 2]), np.array([1, 1]))],
     )
     figure = plots.plot_pictures(report)
     for shown, image in zip(figure.axes, images, strict=True):

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 import keras_trn
+from keras_trn.evaluation.bit_packing import pack_bits
+from keras_trn.evaluation.bit_packing import unpack_bits
 from keras_trn.evaluation.checks import CheckResult
-from keras_trn.evaluation.examples import pack
-from keras_trn.evaluation.examples import unpack
 from keras_trn.evaluation.pages import with_tables
 
 ROOT = Path(__file__).parent.parent
 
 
-def make_cell(attack, right, defence="protected", threat_model="oblivious", **changes):
-    right = np.array(right, bool)
+def make_cell(attack, correct, defence="protected", threat_model="oblivious", **changes):
+    correct = np.array(correct, bool)
     cell = {
         "defence": defence,
         "attack": attack,
@@ -25,14 +25,14 @@ def make_cell(attack, right, defence="protected", threat_model="oblivious", **ch
         "norm": "linf",
         "epsilon": 0.2,
         "in_epsilon_sweep": False,
-        "examples": len(right),
-        "accuracy": float(right.mean()),
+        "examples": len(correct),
+        "accuracy": float(correct.mean()),
         "agreement": 0.5,
         "attacked_psnr": 14.0,
         "attacked_ssim": 0.7,
         "restored_psnr": 20.0,
         "restored_ssim": 0.9,
-        "correct": pack(right),
+        "correct": pack_bits(correct),
         "seconds": 1.0,
     }
     if attack == "benign":
@@ -71,7 +71,7 @@ def report():
 
 def test_worst_is_per_image_and_within_the_budget(report):
     assert report.budgets == [("linf", 0.2), ("l2", 1.0)]
-    # Only the second image is right without attack and under every L-inf attack.
+    # Only the second image is correct without attack and under every L-inf attack.
     assert report.worst() == 0.25
     assert report.worst(epsilon=0.1) == 0.75
     assert report.worst(norm="l2") == 0.25
@@ -92,7 +92,7 @@ def test_defence_that_was_not_attacked_has_no_worst_case(report):
 def test_cells_are_found_by_what_they_are(report):
     assert report.cell("benign")["accuracy"] == 0.75
     assert report.cell("benign", defence="bare")["accuracy"] == 1.0
-    assert report.cell("PGD-5", "whitebox_full")["correct"] == pack([0, 1, 1, 1])
+    assert report.cell("PGD-5", "whitebox_full")["correct"] == pack_bits([0, 1, 1, 1])
     assert report.cell("PGD-5", labels="predicted")["accuracy"] == 1.0
     assert report.cell("PGD-5", epsilon=0.1)["in_epsilon_sweep"]
     with pytest.raises(KeyError, match=r"Defences: bare, protected; attacks: .*'DeepFool' under"):
@@ -134,6 +134,7 @@ def test_tables_show_each_attack_once_and_the_worst(report):
         "| bare | 100.0 | 0.0 | 0.0 | - | - |",
         "| protected | 75.0 | 25.0 | 50.0 | 50.0 | 75.0 |",
     ]
+    assert report.table("accuracy")["protected"].tolist() == [75, 75, 75, 100, 50, 25, 25]
     quality = report.to_markdown("quality")
     assert "| - | benign | - | 50.0 | - | 20.0 | 0.700 | 0.900 |" in quality
     assert "| input_gradients | WARN | All gradients are zero. |" in report.to_markdown("checks")
@@ -147,7 +148,7 @@ def test_text_has_all_tables(report):
         assert part in report._repr_markdown_()
 
 
-def test_what_was_not_run_stands_next_to_the_tables(report, tmp_path):
+def test_what_was_not_run_is_named_below_the_tables(report, tmp_path):
     reason = "TensorFlow has no derivative of LRNGrad"
     missing = {"defence": "protected", "threat_model": "whitebox_full", "reason": reason}
     report.not_run.append(missing)
@@ -178,21 +179,21 @@ def test_what_was_not_run_stands_next_to_the_tables(report, tmp_path):
 
 
 def saved_reports():
-    """The files of results that hold a report, and not the figures of a study."""
+    """Returns the files of results that hold a report, and not the figures of a study."""
     paths = sorted((ROOT / "results").glob("*.json"))
     return [path for path in paths if "robustbench" in json.loads(path.read_text("utf-8"))]
 
 
 @pytest.mark.parametrize("path", saved_reports(), ids=lambda path: path.stem)
-def test_reports_of_before_are_still_read(path):
+def test_committed_reports_can_be_read(path):
     written = json.loads(path.read_text(encoding="utf-8"))
     report = keras_trn.evaluation.Report.from_json(path)
     assert report.not_run == written.get("not_run", [])
     assert report.cells == written["cells"]
-    assert str(report)
+    assert "**worst**" in report.to_markdown()
 
 
-def test_numbers_of_numpy_are_written(report, tmp_path):
+def test_numbers_of_numpy_can_be_saved(report, tmp_path):
     report.settings["check_examples"] = np.int64(4)
     report.cells[0]["seconds"] = np.float32(0.5)
     report.to_json(tmp_path / "report.json")
@@ -212,7 +213,16 @@ def test_plots_show_the_threat_models(report):
     ]
     (worst,) = [line for line in accuracy.axes[0].lines if line.get_label() == "worst"]
     np.testing.assert_allclose(worst.get_ydata(), [75.0, 75.0, 25.0])
-    assert len(report.plot_quality().axes) == 2
+
+
+def test_quality_is_plotted_for_each_attack_but_not_for_exact_copies(report):
+    ratios, _ = report.plot_quality().axes
+    widths = np.array([bar.get_width() for bar in ratios.patches])
+    np.testing.assert_array_equal(widths, [np.nan, 14, 14, 14, 14, 20, 20, 20, 20, 20])
+    assert [text.get_text() for text in ratios.get_yticklabels()][:2] == [
+        "benign",
+        "oblivious, PGD-5, L∞ 0.2",
+    ]
 
 
 def test_worst_is_plotted_for_the_norm_of_the_curves(report):
@@ -225,11 +235,11 @@ def test_worst_is_plotted_for_the_norm_of_the_curves(report):
 
 
 def test_bits_are_packed_without_loss():
-    right = np.random.default_rng(0).random(77) < 0.5
-    np.testing.assert_array_equal(unpack(pack(right), 77), right)
+    bits = np.random.default_rng(0).random(77) < 0.5
+    np.testing.assert_array_equal(unpack_bits(pack_bits(bits), 77), bits)
 
 
-def test_table_goes_to_its_place_and_nowhere_else(report, tmp_path):
+def test_table_is_written_to_its_place_only(report, tmp_path):
     report.to_json(tmp_path / "a.json")
     page = "Before.\n<!-- table of a.json: checks -->\nstale\n<!-- end of table -->\nAfter."
     filled = with_tables(page, tmp_path)
@@ -252,7 +262,7 @@ def test_table_goes_to_its_place_and_nowhere_else(report, tmp_path):
         "keras_trn/presets/trn_fashion_mnist.md",
     ],
 )
-def test_pages_show_the_results_as_they_are(page):
+def test_pages_show_the_committed_results(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert "<!-- table of results/" in text
     assert with_tables(text, ROOT) == text

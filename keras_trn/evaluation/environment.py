@@ -1,8 +1,9 @@
-"""Where and with what an evaluation was run."""
+"""The software and hardware that results may depend on."""
 
 import os
 import platform
 from importlib import metadata
+from typing import Any
 
 import tensorflow as tf
 
@@ -20,20 +21,10 @@ _PACKAGES = (
 )
 
 
-def describe_environment():
-    """Returns the versions of the packages, and the hardware, that results may depend on.
-
-    Returns:
-        A dictionary with `versions` and `hardware`.
-
-    Example:
-        ```python
-        from keras_trn.evaluation.environment import describe_environment
-
-        assert describe_environment()["versions"]["tensorflow"]
-        ```
-    """
-    gpus = tf.config.list_physical_devices("GPU")
+def describe_environment() -> dict[str, Any]:
+    """Returns the `versions` of the packages and the `hardware`."""
+    details = tf.config.experimental.get_device_details
+    gpus = [details(gpu).get("device_name") for gpu in tf.config.list_physical_devices("GPU")]
     return {
         "versions": {
             "python": platform.python_version(),
@@ -42,14 +33,12 @@ def describe_environment():
         "hardware": {
             "machine": f"{platform.machine()}, {platform.system()}",
             "cpu_cores": os.cpu_count(),
-            "gpus": [
-                tf.config.experimental.get_device_details(gpu).get("device_name") for gpu in gpus
-            ],
+            "gpus": gpus,
         },
     }
 
 
-def _version(package):
+def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -1,110 +1,112 @@
 """Attacks a defence as its attackers would, checks the attacks, and reports both."""
 
 import dataclasses
+import functools
 import hashlib
 import time
+from collections.abc import Iterable
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from keras_trn import threat_models as known_threat_models
+from keras_trn.attacks import Attack
 from keras_trn.attacks import ProjectedGradientDescent
 from keras_trn.attacks import Restarts
 from keras_trn.evaluation.arguments import as_threat_models
 from keras_trn.evaluation.arguments import checked_attacks
 from keras_trn.evaluation.arguments import checked_epsilons
 from keras_trn.evaluation.checkpoint import Checkpoint
-from keras_trn.evaluation.checkpoint import Fingerprints
 from keras_trn.evaluation.checks import ALL_CHECKS
 from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.checks import Examination
 from keras_trn.evaluation.checks import run_checks
 from keras_trn.evaluation.environment import describe_environment
+from keras_trn.evaluation.fingerprints import Fingerprints
 from keras_trn.evaluation.measurement import BARE
 from keras_trn.evaluation.measurement import measure_all
-from keras_trn.evaluation.report import Picture
+from keras_trn.evaluation.report import PictureRow
 from keras_trn.evaluation.report import Report
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_whole_number
 from keras_trn.logits import predicted_labels
 from keras_trn.restored_classifier import RestoredClassifier
+from keras_trn.threat_models import ThreatModel
+from keras_trn.types import ArrayLike
+from keras_trn.types import LabelledImages
 
 PROTECTED = "protected"
 _SHOWN_IMAGES = 4
 
 
 def evaluate(
-    defence,
-    dataset,
-    attacks,
-    threat_models=None,
-    baselines=None,
-    epsilons=(),
-    check_examples=100,
-    checkpoint=None,
-    seed=0,
-    verbose=1,
-):
+    defence: keras.Model,
+    dataset: LabelledImages,
+    attacks: Attack | Iterable[Attack],
+    threat_models: ThreatModel | str | Iterable[ThreatModel | str] | None = None,
+    baselines: Mapping[str, keras.Model] | None = None,
+    epsilons: ArrayLike | float = (),
+    check_examples: int = 100,
+    checkpoint: str | Path | None = None,
+    seed: int = 0,
+    verbose: int = 1,
+) -> Report:
     """Evaluates a defence, and checks the evaluation.
 
-    Runs every attack under every threat model that admits it, reports accuracy,
-    the worst case per image, and how close the restored images are to the clean
-    ones; and runs the sanity checks of `keras_trn.evaluation.checks`, which tell
-    whether the attacks were strong enough to be believed.
+    Runs every attack under every threat model that admits it. Reports accuracy, the worst
+    case for each image, and how close the restored images are to the clean ones. Then runs
+    the sanity checks of `keras_trn.evaluation.checks`, which tell whether the attacks were
+    strong enough to be believed.
 
-    Any Keras classifier can be evaluated, protected or not. What an oblivious
-    attacker attacks is the bare classifier: the one behind the restoration, where
-    there is one.
+    Any Keras classifier can be evaluated, protected or not. An oblivious attacker attacks
+    the bare classifier, which is the one behind the restoration.
 
-    A perturbation that was crafted with the true label carries that label, and a
-    restorer can read it there. `Oblivious(labels="predicted")` and
+    A perturbation that was crafted with the true label carries that label, and a restorer
+    can read it there. `Oblivious(labels="predicted")` and
     `Transfer(another_classifier, labels="predicted")` give it less to read.
 
     Args:
         defence: The model to evaluate, from images to logits: a
-            `keras_trn.ProtectedClassifier`, another `RestoredClassifier`, or any
-            Keras classifier.
-        dataset: A `tf.data.Dataset` of batches of images in [0, 1] and labels, the
-            same in the same order whenever it is run through; a
-            `keras.utils.PyDataset` of them; or a pair of arrays. Sample weights are
-            left out.
-        attacks: List of attacks of `keras_trn.attacks`, each with one epsilon, or
-            one of them.
-        threat_models: List of `keras_trn.threat_models`, or their names, or one of
-            them; by default all that need nothing further, and `blackbox` where an
-            attack only queries.
-        baselines: Dictionary of other models to measure in the same run, on the same
-            images and, where they do not depend on the defence, on the same
-            adversarial images; such as `keras_trn.baselines.JpegCompression(classifier)`.
-        epsilons: Further epsilons at which the first attack is run, for accuracy
-            against epsilon. A threat model that does not admit it has no curve.
-        check_examples: Number of images, from the start of the data, on which the
-            sanity checks are run.
-        checkpoint: Path of a file that keeps what is finished. Where the evaluation is
-            interrupted, the same call continues where it stopped; results of other
-            weights, data or settings are not taken for these.
-        seed: Fixes what is random in attacks that have no seed of their own.
+            `keras_trn.ProtectedClassifier`, another `RestoredClassifier`, or any Keras
+            classifier.
+        dataset: Images in [0, 1] and labels, in the same order whenever they are run
+            through: a `tf.data.Dataset` or `keras.utils.PyDataset` of batches, or a pair of
+            arrays. Sample weights are left out.
+        attacks: One or several attacks, each with one epsilon.
+        threat_models: One or several threat models, or their names. By default all that
+            need no further arguments, and `blackbox` if an attack only queries.
+        baselines: Other models to measure on the same images, by name, such as
+            `keras_trn.baselines.JpegCompression(classifier)`. They share the adversarial
+            images that do not depend on the defence.
+        epsilons: Further epsilons at which the first attack is run, for accuracy against
+            epsilon. A threat model that does not admit this attack has no curve.
+        check_examples: Number of images, from the start of the data, for the sanity checks.
+        checkpoint: Path of a file that keeps finished results. The same call continues an
+            interrupted evaluation; other weights, data or settings are computed anew.
+        seed: Seed of all attacks that have none.
         verbose: 1 for a progress bar, 0 for none.
 
     Returns:
-        A `keras_trn.evaluation.Report`. What could not be run in full, such as
-        `whitebox_full` on a defence whose gradient map has no gradient, is left out
-        of the table and named below it.
+        A `keras_trn.evaluation.Report`. A threat model that cannot be run in full, such as
+        `whitebox_full` on a defence whose gradient map has no gradient, is left out of the
+        table and named below it.
 
     Raises:
-        ValueError: If data, attacks, threat models or baselines are malformed, the
-            dataset does not keep its order, or an attack leaves the ball of its
-            epsilon.
-        TypeError: If an attack does not tell all of its settings.
+        ValueError: If data, attacks, threat models or baselines are malformed, the dataset
+            does not keep its order, or an attack leaves the ball of its epsilon.
+        TypeError: If the config of an attack lacks some of its settings.
 
     Example:
         ```python
-        train, validation, test = keras_trn.datasets.load("digits")
         attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=5)
         jpeg = keras_trn.baselines.JpegCompression(classifier)
         report = keras_trn.evaluate(
-            jpeg, test.take(1), [attack], ["oblivious", "bpda"], check_examples=8, verbose=0
+            jpeg, (images, labels), attack, ["oblivious", "bpda"], check_examples=8, verbose=0
         )
         assert report.worst() <= report.cell("PGD-5", "oblivious")["accuracy"]
         ```
@@ -120,23 +122,18 @@ def evaluate(
         )
     attacks = [attack.with_seed(seed) for attack in attacks]
     epsilons = checked_epsilons(epsilons, attacks)
-    threat_models = _threat_models(threat_models, attacks)
-    defences, evaluated = _defences(defence, baselines or {})
-    checkpoint = Checkpoint(checkpoint)
-    measured = measure_all(defences, dataset, attacks, threat_models, epsilons, checkpoint, verbose)
+    if threat_models is None:
+        threat_models = _default_threat_models(attacks)
+    threat_models = as_threat_models(threat_models)
+    defences, evaluated = _name_defences(defence, baselines or {})
+    kept = Checkpoint(checkpoint)
+    measured = measure_all(defences, dataset, attacks, threat_models, epsilons, kept, verbose)
     measured.warn_of_randomness(stacklevel=3)
     images, labels = measured.data.first(check_examples)
     checked_attack = _checked_attack(attacks, seed)
-    checks = _checks(
-        defences, images, labels, checked_attack, threat_models, checkpoint, seed, verbose
-    )
-    pictures = _pictures(
-        defences[evaluated],
-        images,
-        labels,
-        attacks,
-        _run_on(evaluated, threat_models, measured.not_run),
-    )
+    checks = _checks(defences, images, labels, checked_attack, threat_models, kept, seed, verbose)
+    missing = [row["threat_model"] for row in measured.not_run if row["defence"] == evaluated]
+    shown = [threat_model for threat_model in threat_models if threat_model.name not in missing]
     return Report(
         defences=list(defences),
         evaluated=evaluated,
@@ -154,24 +151,21 @@ def evaluate(
         },
         environment=describe_environment(),
         seconds=time.perf_counter() - started,
-        pictures=pictures,
+        pictures=_make_pictures(defences[evaluated], images, labels, attacks, shown),
         not_run=measured.not_run,
     )
 
 
-def _calibrations(defences):
-    """What `ProtectedClassifier.calibrate` found for each defence that was calibrated."""
+def _calibrations(defences: dict[str, keras.Model]) -> dict[str, dict[str, Any]]:
+    """Returns the result of `ProtectedClassifier.calibrate` of each calibrated defence."""
     found = {name: getattr(defence, "calibration", None) for name, defence in defences.items()}
     return {name: dataclasses.asdict(one) for name, one in found.items() if one is not None}
 
 
-def _threat_models(threat_models, attacks):
-    if threat_models is not None:
-        return as_threat_models(threat_models)
-    oblivious = known_threat_models.Oblivious
+def _default_threat_models(attacks: list[Attack]) -> list[ThreatModel]:
     every = [
-        oblivious(),
-        oblivious(labels="predicted"),
+        known_threat_models.Oblivious(),
+        known_threat_models.Oblivious(labels="predicted"),
         known_threat_models.BPDA(),
         known_threat_models.WhiteboxStopgrad(),
         known_threat_models.WhiteboxFull(),
@@ -180,25 +174,34 @@ def _threat_models(threat_models, attacks):
     return [model for model in every if any(model.admits(attack) for attack in attacks)]
 
 
-def _defences(defence, baselines):
-    """All models by their names, the bare classifier first; and the name of the evaluated one."""
+def _name_defences(
+    defence: keras.Model, baselines: Mapping[str, keras.Model]
+) -> tuple[dict[str, keras.Model], str]:
+    """Returns all models by name, the bare classifier first, and the name of the evaluated one."""
     for name in (BARE, PROTECTED):
         if name in baselines:
-            raise ValueError(f"A baseline cannot be called {name!r}, which is a column of its own.")
+            raise ValueError(
+                f"A baseline cannot be called {name!r}: the evaluated model uses this name. "
+                "Choose another one."
+            )
     if isinstance(defence, RestoredClassifier):
         return {BARE: defence.classifier, PROTECTED: defence, **baselines}, PROTECTED
     return {BARE: defence, **baselines}, BARE
 
 
-def _run_on(name, threat_models, not_run):
-    """The threat models that were run on a defence."""
-    left_out = {missing["threat_model"] for missing in not_run if missing["defence"] == name}
-    return [threat_model for threat_model in threat_models if threat_model.name not in left_out]
-
-
-def _checks(defences, images, labels, attack, threat_models, checkpoint, seed, verbose):
+def _checks(
+    defences: dict[str, keras.Model],
+    images: np.ndarray,
+    labels: np.ndarray,
+    attack: Attack,
+    threat_models: list[ThreatModel],
+    checkpoint: Checkpoint,
+    seed: int,
+    verbose: int,
+) -> dict[str, list[CheckResult]]:
     """The results of the sanity checks of each defence."""
-    results, fingerprints = {}, Fingerprints(tf.constant(images))
+    results: dict[str, list[CheckResult]] = {}
+    fingerprints = Fingerprints(tf.constant(images))
     with tqdm(total=len(defences), disable=not verbose, unit="defence") as progress:
         for name, defence in defences.items():
             progress.set_description(f"checks, {name}")
@@ -220,16 +223,18 @@ def _checks(defences, images, labels, attack, threat_models, checkpoint, seed, v
             examination = Examination(defence, images, labels, attack, threat_models, seed=seed)
             saved = checkpoint.get_or_compute(
                 description,
-                lambda examination=examination: [
-                    vars(result) for result in run_checks(examination)
-                ],
+                functools.partial(_run_checks, examination),
             )
             results[name] = [CheckResult(**result) for result in saved]
             progress.update()
     return results
 
 
-def _checked_attack(attacks, seed):
+def _run_checks(examination: Examination) -> list[dict[str, Any]]:
+    return [vars(result) for result in run_checks(examination)]
+
+
+def _checked_attack(attacks: list[Attack], seed: int) -> Attack:
     """The attack that the checks are about: the first that takes several steps, or else PGD."""
     for attack in attacks:
         attack = attack.attack if isinstance(attack, Restarts) else attack
@@ -238,37 +243,41 @@ def _checked_attack(attacks, seed):
     return ProjectedGradientDescent(attacks[0].epsilon, attacks[0].norm, seed=seed)
 
 
-def _pictures(defence, images, labels, attacks, threat_models):
-    """A few images: benign, adversarial, and restored."""
+def _make_pictures(
+    defence: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    attacks: list[Attack],
+    threat_models: list[ThreatModel],
+) -> list[PictureRow]:
+    """Returns a few images: benign, adversarial, and restored."""
     images, labels = images[:_SHOWN_IMAGES], labels[:_SHOWN_IMAGES]
-    pictures = [_picture("benign", defence, images, labels)]
+    pictures = [_make_row("benign", defence, images, labels)]
     for threat_model in threat_models:
         admitted = [attack for attack in attacks if threat_model.admits(attack)]
-        # What an attack on predicted labels makes of an image looks much the same.
+        # Attacks on predicted labels look much the same.
         if admitted and threat_model.applies_to(defence) and threat_model.labels == "true":
             target = threat_model.target(defence)
-            attacked = admitted[0](target, images, labels).numpy()
-            pictures.append(_picture(threat_model.name, defence, attacked, labels))
+            adversarial = admitted[0](target, images, labels).numpy()
+            pictures.append(_make_row(threat_model.name, defence, adversarial, labels))
     return pictures
 
 
-def _picture(title, defence, attacked, labels):
-    """Each image before the defence, followed by the restored one."""
-    images, classifier = [attacked], defence
+def _make_row(
+    title: str | None, defence: keras.Model, attacked: np.ndarray, labels: np.ndarray
+) -> PictureRow:
+    """Returns a row in which each image is followed by the restored one, if there is one."""
+    shown, classifier = {"attacked": attacked}, defence
     if isinstance(defence, RestoredClassifier):
         known_labels = tf.constant(labels) if defence.needs_labels else None
-        restored = defence.restore_batch(tf.constant(attacked), known_labels)
-        images, classifier = [attacked, np.asarray(restored)], defence.classifier
-    columns = [predicted_labels(classifier, shown).numpy() for shown in images]
-    return Picture(
+        shown["restored"] = np.asarray(defence.restore_batch(tf.constant(attacked), known_labels))
+        classifier = defence.classifier
+    images = np.stack(list(shown.values()), axis=1)
+    predicted = [predicted_labels(classifier, images).numpy() for images in shown.values()]
+    return PictureRow(
         title=title,
-        images=_alternate(images),
-        states=["attacked", "restored"][: len(images)] * len(labels),
-        taken_for=_alternate(columns),
-        labels=np.repeat(labels, len(images)),
+        images=images.reshape(-1, *attacked.shape[1:]),
+        states=list(shown) * len(labels),
+        predicted=np.stack(predicted, axis=1).ravel(),
+        labels=np.repeat(labels, len(shown)),
     )
-
-
-def _alternate(arrays):
-    """The first of each array, then the second of each, and so on."""
-    return np.stack(arrays, axis=1).reshape(-1, *arrays[0].shape[1:])

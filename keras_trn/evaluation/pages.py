@@ -1,13 +1,13 @@
-"""Writes the tables of saved reports into Markdown pages, so that they cannot go stale.
+"""Writes the tables of saved reports into Markdown pages.
 
-A page marks the place of a table by its name and that of the report's JSON file,
-or by the name of a Markdown file that holds the table:
+A page marks the place of a table with a JSON report and the name of the table, or with a
+Markdown file that holds the table:
 
     <!-- table of results/quickstart_digits.json: accuracy -->
     <!-- end of table -->
 
-and `python -m keras_trn.evaluation.pages README.md docs/index.md`, in the folder
-that the names start from, fills it in.
+`python -m keras_trn.evaluation.pages README.md docs/index.md` fills in the tables, in the
+folder that the paths are relative to.
 """
 
 import re
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from keras_trn.evaluation.report import Report
+from keras_trn.files import write_text
 
 _PLACE = re.compile(
     r"(?P<start><!-- table of (?P<path>[^\s:]+)(: (?P<table>\w+))? -->\n).*?"
@@ -23,25 +24,10 @@ _PLACE = re.compile(
 )
 
 
-def with_tables(text, folder="."):
-    """Fills the tables of reports into a Markdown text.
+def with_tables(text: str, folder: str | Path = ".") -> str:
+    """Returns a Markdown text with the current table in each marked place."""
 
-    Args:
-        text: The text, with or without tables in the marked places.
-        folder: The folder that the names of the reports start from.
-
-    Returns:
-        The text with each table as its report has it now.
-
-    Example:
-        ```python
-        from keras_trn.evaluation.pages import with_tables
-
-        assert with_tables("No place for a table.") == "No place for a table."
-        ```
-    """
-
-    def fill(place):
+    def fill(place: re.Match[str]) -> str:
         path = Path(folder) / place["path"]
         if path.suffix == ".md":
             table = path.read_text(encoding="utf-8").strip()
@@ -54,4 +40,4 @@ def with_tables(text, folder="."):
 
 if __name__ == "__main__":
     for page in map(Path, sys.argv[1:]):
-        page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+        write_text(page, with_tables(page.read_text(encoding="utf-8")))

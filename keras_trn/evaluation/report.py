@@ -1,102 +1,85 @@
-"""What an evaluation found, to print, to plot, to save and to read again."""
+"""The report of an evaluation: to look up, to print, to plot, to save and to read again."""
 
 import dataclasses
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import Self
 
 import numpy as np
+import pandas as pd
 
+from keras_trn.digests import to_json
 from keras_trn.evaluation import plots
 from keras_trn.evaluation import tables
-from keras_trn.evaluation.checkpoint import plain
+from keras_trn.evaluation.bit_packing import unpack_bits
 from keras_trn.evaluation.checks import CheckResult
-from keras_trn.evaluation.examples import unpack
+from keras_trn.evaluation.runs import Cell
+from keras_trn.evaluation.runs import missing_run_text
+from keras_trn.files import write_text
 
-TABLES = ("summary", "accuracy", "quality", "checks")
-_WHO_KNOW = {"bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-
-def not_run_text(missing):
-    """Says what was not run, and why.
-
-    Args:
-        missing: A dictionary with `defence`, `threat_model` and `reason`.
-
-    Returns:
-        The end of a sentence.
-
-    Example:
-        ```python
-        from keras_trn.evaluation.report import not_run_text
-
-        missing = {"defence": "a", "threat_model": "bpda", "reason": "there was no time"}
-        assert not_run_text(missing) == "`bpda` on `a`, as there was no time."
-        ```
-    """
-    return f"`{missing['threat_model']}` on `{missing['defence']}`, as {missing['reason']}."
+TABLES = {
+    "summary": tables.summary_table,
+    "accuracy": tables.accuracy_table,
+    "quality": tables.quality_table,
+    "checks": tables.checks_table,
+}
+_KNOW_THE_DEFENCE = {"bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"}
 
 
 @dataclasses.dataclass
-class Picture:
-    """A row of images to show.
+class PictureRow:
+    """Holds a row of images to show, each with its state, predicted class and label."""
 
-    Args:
-        title: What stands at its start.
-        images: Array of images.
-        states: What each is: `"attacked"` or `"restored"`.
-        taken_for: The class that each is taken for.
-        labels: The class that each is of.
-    """
-
-    title: str
+    title: str | None
     images: np.ndarray
-    states: list
-    taken_for: np.ndarray
+    states: list[str]
+    predicted: np.ndarray
     labels: np.ndarray
 
 
 @dataclasses.dataclass(repr=False)
 class Report:
-    """The result of `keras_trn.evaluate`.
+    """Holds the results of `keras_trn.evaluate`.
 
-    Prints as tables, shows as tables in a notebook, and goes to JSON with all
-    that is needed to make it again.
+    A report prints as tables, also in a notebook. Its JSON file holds all that is needed
+    to repeat the evaluation. Its plots need matplotlib.
 
-    A **cell** is the result of one defence under one attack and threat model: a
-    dictionary with
+    A **cell** is the result of one defence under one attack and threat model: a dictionary
+    with
 
-    - `defence`, `threat_model`, `labels`, `attack`, `norm`, `epsilon`,
-      `settings` of the attack, `samples` of a random defence per gradient;
-      `in_epsilon_sweep` for one that is only there for accuracy against epsilon;
-    - `examples`, `accuracy`, and `agreement`, the share of images that are
-      classified as the bare classifier classifies the clean image, from 0 to 1;
-    - `attacked_psnr` and `attacked_ssim`, how close the adversarial images are to the
-      clean ones; `restored_psnr` and `restored_ssim`, how close the restored ones are;
-      PSNR in decibels;
+    - `defence`, `threat_model`, `labels`, `attack`, `norm`, `epsilon`, `settings` of the
+      attack, and `samples` of a random defence per gradient; `in_epsilon_sweep` if it only
+      serves accuracy against epsilon;
+    - `examples`, `accuracy`, and `agreement`, the share of images classified as the bare
+      classifier classifies the clean image, from 0 to 1;
+    - `attacked_psnr`, `attacked_ssim`, `restored_psnr` and `restored_ssim`: how close
+      adversarial and restored images are to the clean ones, PSNR in decibels;
     - `correct`, one bit for each image, packed to hexadecimal digits;
     - `seconds` that its run took.
 
     Args:
-        defences: Names of the defences, the bare classifier first. The tables of
-            quality and of checks are about the one that was to be judged.
-        evaluated: Name of the defence that was to be judged.
+        defences: Names of the defences, the bare classifier first.
+        evaluated: Name of the evaluated defence; the tables of quality and of checks are
+            about it.
         cells: List of cells.
-        checks: Dictionary from the names of defences to the results of their
-            sanity checks.
-        settings: What `evaluate` was called with.
+        checks: Results of the sanity checks of each defence.
+        settings: Arguments of `evaluate`.
         environment: Versions and hardware.
-        seconds: How long the evaluation took.
-        not_run: What could not be run in full and was left out of the cells: a list of
-            dictionaries with `defence`, `threat_model` and `reason`.
-        pictures: Rows of adversarial and restored images, to be shown; not part of the
-            JSON file.
+        seconds: Duration of the evaluation.
+        pictures: Rows of adversarial and restored images; not part of the JSON file.
+        not_run: Threat models that could not be run in full and have no cells: dictionaries
+            with `defence`, `threat_model` and `reason`.
 
     Example:
         ```python
-        train, validation, test = keras_trn.datasets.load("digits")
         attack = keras_trn.attacks.FastGradientMethod(epsilon=0.2)
         report = keras_trn.evaluate(
-            classifier, test.take(1), [attack], check_examples=8, verbose=0
+            classifier, (images, labels), attack, check_examples=8, verbose=0
         )
         assert report.worst("bare") <= report.cell("FGSM")["accuracy"]
         report.to_json("report.json")
@@ -104,48 +87,46 @@ class Report:
         ```
     """
 
-    defences: list
+    defences: list[str]
     evaluated: str
-    cells: list
-    checks: dict
-    settings: dict
-    environment: dict
+    cells: list[Cell]
+    checks: dict[str, list[CheckResult]]
+    settings: dict[str, Any]
+    environment: dict[str, Any]
     seconds: float
-    pictures: list[Picture] | None = None
-    not_run: list = dataclasses.field(default_factory=list)
+    pictures: list[PictureRow] | None = None
+    not_run: list[dict[str, str]] = dataclasses.field(default_factory=list)
 
     # --- Looking up ----------------------------------------------------------
 
-    def cell(self, attack, threat_model=None, defence=None, labels="true", epsilon=None):
+    def cell(
+        self,
+        attack: str,
+        threat_model: str | None = None,
+        defence: str | None = None,
+        labels: str = "true",
+        epsilon: float | None = None,
+    ) -> Cell:
         """Returns one cell.
 
         Args:
             attack: Name of the attack, as in the table; `"benign"` for none.
-            threat_model: Name of the threat model; by default the first in the
-                report that fits.
-            defence: Name of the defence; by default the one that was judged.
-            labels: Whether the attacker knew the `"true"` labels or took the
-                `"predicted"` ones.
-            epsilon: Epsilon of a cell of the curve; by default the attack's own.
-
-        Returns:
-            The dictionary of its measurements, see above.
+            threat_model: Name of the threat model; by default the first in the report that
+                fits.
+            defence: Name of the defence; by default the evaluated one.
+            labels: `"true"` if the attacker knew the labels, or `"predicted"`.
+            epsilon: Further epsilon of the sweep; by default the attack's own.
 
         Raises:
             KeyError: If there is no such cell.
         """
-        wanted = {"attack": attack, "defence": defence or self.evaluated}
-        wanted["in_epsilon_sweep"] = epsilon is not None
-        if attack == "benign":
-            wanted.pop("in_epsilon_sweep")
-        else:
-            wanted["labels"] = labels
-        if threat_model is not None:
-            wanted["threat_model"] = threat_model
-        if epsilon is not None:
-            wanted["epsilon"] = epsilon
+        wanted: Cell = {"attack": attack, "defence": defence or self.evaluated}
+        if attack != "benign":
+            wanted |= {"labels": labels, "in_epsilon_sweep": epsilon is not None}
+        optional = {"threat_model": threat_model, "epsilon": epsilon}
+        wanted |= {name: value for name, value in optional.items() if value is not None}
         for cell in self.cells:
-            if all(cell.get(name) == value for name, value in wanted.items()):
+            if wanted.items() <= {name: cell.get(name) for name in wanted}.items():
                 return cell
         rows = sorted({f"{cell['attack']!r} under {cell['threat_model']}" for cell in self.cells})
         raise KeyError(
@@ -153,57 +134,49 @@ class Report:
             f"attacks: {', '.join(rows)}. {' '.join(self._notes('accuracy'))}"
         )
 
-    def correct(self, cell):
-        """Returns which images a cell's defence got right.
-
-        Args:
-            cell: A cell of this report.
-
-        Returns:
-            A boolean array of shape `(examples,)`.
-        """
-        return unpack(cell["correct"], cell["examples"])
+    def correct(self, cell: Cell) -> np.ndarray:
+        """Returns which images were classified correctly: booleans of shape `(examples,)`."""
+        return unpack_bits(cell["correct"], cell["examples"])
 
     @property
-    def budgets(self):
-        """The pairs of norm and epsilon that the attacks were run at, largest first."""
+    def budgets(self) -> list[tuple[str, float]]:
+        """The pairs of norm and epsilon of the attacks, L-infinity and the largest first."""
+        attacked = [cell for cell in self.cells if cell["attack"] != "benign"]
         budgets = {
-            (cell["norm"], cell["epsilon"])
-            for cell in self.cells
-            if cell["attack"] != "benign" and not cell["in_epsilon_sweep"]
+            (cell["norm"], cell["epsilon"]) for cell in attacked if not cell["in_epsilon_sweep"]
         }
         return sorted(budgets, key=lambda budget: (budget[0] != "linf", -budget[1]))
 
-    def without(self, defence):
-        """Returns what was not run on a defence, and so is missing from its worst case.
+    def missing_threat_models(self, defence: str) -> list[str]:
+        """Returns the threat models that were not run, and that the worst case lacks.
 
         Args:
             defence: Name of the defence.
-
-        Returns:
-            A list of names of threat models.
         """
-        return [
-            missing["threat_model"] for missing in self.not_run if missing["defence"] == defence
-        ]
+        return [row["threat_model"] for row in self.not_run if row["defence"] == defence]
 
-    def worst(self, defence=None, norm=None, epsilon=None, threat_model=None, labels=None):
-        """Returns the share of images that stayed right under all that was run.
+    def worst(
+        self,
+        defence: str | None = None,
+        norm: str | None = None,
+        epsilon: float | None = None,
+        threat_model: str | None = None,
+        labels: str | None = None,
+    ) -> float | None:
+        """Returns the accuracy in the worst case for each image.
 
-        An image counts as right only if it was right without attack and under every
-        attack of the norm and of at most this epsilon, under every threat model. What
-        could not be run, see `without`, is not counted.
+        An image counts as correct if it is classified correctly without attack, and under
+        every attack of the norm within this epsilon, under every threat model that was run.
 
         Args:
-            defence: Name of the defence; by default the one that was judged.
-            norm: `"linf"` or `"l2"`; by default that of the first budget.
-            epsilon: By default the largest that was run with the norm.
+            defence: Name of the defence; by default the evaluated one.
+            norm: `"linf"` or `"l2"`; by default the norm of the first budget.
+            epsilon: Largest epsilon to count; by default the largest of the norm.
             threat_model: Name of the only threat model to count; by default all.
             labels: `"true"` or `"predicted"`, to count only attacks on these labels.
 
         Returns:
-            The accuracy, from 0 to 1; `None` where the defence was not attacked within
-            this budget, as a defence must not shine by not having been tried.
+            The accuracy, from 0 to 1; `None` if no such attack was run on the defence.
 
         Raises:
             KeyError: If there is no such defence, or nothing was run with the norm.
@@ -215,127 +188,136 @@ class Report:
         if not budgets:
             raise KeyError(f"No attack of norm {norm!r} in this report, only {self.budgets}.")
         norm, largest = budgets[0]
-        epsilon = largest if epsilon is None else epsilon
-        of_defence = [cell for cell in self.cells if cell["defence"] == defence]
         attacked = [
             cell
-            for cell in of_defence
-            if cell["attack"] != "benign"
+            for cell in self.cells
+            if cell["defence"] == defence
+            and cell["attack"] != "benign"
             and cell["norm"] == norm
-            and cell["epsilon"] <= epsilon
+            and cell["epsilon"] <= (largest if epsilon is None else epsilon)
             and threat_model in (None, cell["threat_model"])
             and labels in (None, cell["labels"])
         ]
         if not attacked:
             return None
-        benign = [cell for cell in of_defence if cell["attack"] == "benign"]
-        return float(np.all([self.correct(cell) for cell in benign + attacked], axis=0).mean())
+        cells = [self.cell("benign", defence=defence), *attacked]
+        return float(np.all([self.correct(cell) for cell in cells], axis=0).mean())
 
     @property
-    def warnings(self):
-        """The checks of the judged defence that did not pass."""
+    def warnings(self) -> list[CheckResult]:
+        """The sanity checks of the evaluated defence that did not pass."""
         return [check for check in self.checks[self.evaluated] if check.status == "WARN"]
 
     # --- Saving --------------------------------------------------------------
 
-    def to_dict(self):
-        """Returns all that was found, as JSON can hold it.
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all results as JSON can hold them.
 
-        `robustbench` holds for each defence what RobustBench's result files hold,
-        under their names and in percent, where it fits: `external` is `worst`.
+        `robustbench` holds for each defence the fields of RobustBench's result files, in
+        percent; its field `external` is the worst case.
         """
+        checks = {
+            name: [dataclasses.asdict(check) for check in checks]
+            for name, checks in self.checks.items()
+        }
         return {
             "evaluated": self.evaluated,
             "defences": self.defences,
             "robustbench": {name: self._as_robustbench(name) for name in self.defences},
             "worst": [
-                {
-                    "defence": name,
-                    "norm": norm,
-                    "epsilon": epsilon,
-                    "accuracy": accuracy,
-                    **({"without": self.without(name)} if self.without(name) else {}),
-                }
-                for name in self.defences
-                for norm, epsilon in self.budgets
-                for accuracy in [self.worst(name, norm, epsilon)]
+                self._worst_row(name, *budget) for name in self.defences for budget in self.budgets
             ],
             "cells": self.cells,
-            "checks": {
-                name: [dataclasses.asdict(check) for check in checks]
-                for name, checks in self.checks.items()
-            },
+            "checks": checks,
             "settings": self.settings,
             "environment": self.environment,
             "seconds": round(self.seconds, 1),
             "not_run": self.not_run,
         }
 
-    def _as_robustbench(self, name):
-        fields = {"clean_acc": round(100 * self.cell("benign", defence=name)["accuracy"], 2)}
-        if self.budgets:
-            norm, epsilon = self.budgets[0]
-            worst = self.worst(name, norm, epsilon)
-            without = "".join(f", without {missing}" for missing in self.without(name))
-            fields |= {
-                "external": None if worst is None else round(100 * worst, 2),
-                "eps": epsilon,
-                "norm": {"linf": "Linf", "l2": "L2"}[norm],
-                "footnote": "external: worst case per example over all attacks and threat "
-                f"models of this report{without}",
-            }
-        return fields
+    def _worst_row(self, defence: str, norm: str, epsilon: float) -> dict[str, Any]:
+        accuracy = self.worst(defence, norm, epsilon)
+        row = {"defence": defence, "norm": norm, "epsilon": epsilon, "accuracy": accuracy}
+        missing = self.missing_threat_models(defence)
+        return {**row, "without": missing} if missing else row
 
-    def to_json(self, path):
+    def _as_robustbench(self, defence: str) -> dict[str, Any]:
+        fields = {"clean_acc": round(100 * self.cell("benign", defence=defence)["accuracy"], 2)}
+        if not self.budgets:
+            return fields
+        norm, epsilon = self.budgets[0]
+        worst = self.worst(defence, norm, epsilon)
+        missing = "".join(f", without {name}" for name in self.missing_threat_models(defence))
+        return {
+            **fields,
+            "external": None if worst is None else round(100 * worst, 2),
+            "eps": epsilon,
+            "norm": {"linf": "Linf", "l2": "L2"}[norm],
+            "footnote": "external: worst case per example over all attacks and threat models of "
+            f"this report{missing}",
+        }
+
+    def to_json(self, path: str | Path) -> None:
         """Writes the report to a JSON file.
 
         Args:
-            path: Where to write it.
+            path: Path of the file.
         """
-        text = json.dumps(self.to_dict(), indent=1, default=plain)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        write_text(path, to_json(self.to_dict(), indent=1) + "\n")
 
     @classmethod
-    def from_json(cls, path):
-        """Reads a report that `to_json` wrote.
+    def from_json(cls, path: str | Path) -> Self:
+        """Reads a report that `to_json` wrote, without its pictures.
 
         Args:
-            path: The JSON file.
-
-        Returns:
-            The report, without its pictures.
+            path: Path of the file.
         """
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
         saved["checks"] = {
             name: [CheckResult(**check) for check in checks]
             for name, checks in saved["checks"].items()
         }
-        # Reports of before this was looked into have no `not_run`.
+        # Older reports have no `not_run`.
         names = [field.name for field in dataclasses.fields(cls) if field.name in saved]
         return cls(**{name: saved[name] for name in names})
 
     # --- Showing -------------------------------------------------------------
 
-    def to_markdown(self, table="accuracy"):
-        """Returns a table in Markdown, and below it what it lacks.
+    def table(self, name: str = "accuracy") -> pd.DataFrame:
+        """Returns a table: accuracies in percent, PSNR in decibels, NaN if not measured.
 
         Args:
-            table: `"summary"`, the worst case of each defence under each threat model;
+            name: `"summary"`, the worst case of each defence under each threat model;
                 `"accuracy"` of all defences under each attack; `"quality"` of the
-                restored images; or `"checks"`.
+                images; or `"checks"`.
+
+        Raises:
+            ValueError: If there is no such table.
+
+        Example:
+            ```python
+            attack = keras_trn.attacks.FastGradientMethod(epsilon=0.2)
+            report = keras_trn.evaluate(classifier, (images, labels), attack, verbose=0)
+            assert report.table("accuracy")["bare"].between(0, 100).all()
+            ```
+        """
+        if name not in TABLES:
+            raise ValueError(f"table must be one of {', '.join(TABLES)}, received {name!r}.")
+        return TABLES[name](self)
+
+    def to_markdown(self, table: str = "accuracy") -> str:
+        """Returns a table in Markdown, and below it what was not run.
+
+        Args:
+            table: Name of the table, see `table`.
 
         Raises:
             ValueError: If there is no such table.
         """
-        return "\n\n".join([tables.to_markdown(self._table(table)), *self._notes(table)])
+        return "\n\n".join([tables.to_markdown(self.table(table)), *self._notes(table)])
 
-    def _table(self, table):
-        if table not in TABLES:
-            raise ValueError(f"table must be one of {', '.join(TABLES)}, received {table!r}.")
-        return getattr(tables, f"{table}_table")(self)
-
-    def _notes(self, table):
-        """What a table of accuracies lacks, and how gates were calibrated, in sentences."""
+    def _notes(self, table: str) -> list[str]:
+        """Returns sentences on what a table of accuracies lacks and how gates were calibrated."""
         if table not in ("summary", "accuracy"):
             return []
         calibrated = [
@@ -344,79 +326,64 @@ class Report:
             f"{found['gate_threshold']:g}."
             for name, found in self.settings.get("calibrations", {}).items()
         ]
-        return [f"**Not run:** {not_run_text(missing)}" for missing in self.not_run] + calibrated
+        return [f"**Not run:** {missing_run_text(row)}" for row in self.not_run] + calibrated
 
-    def _captions(self):
+    def _captions(self) -> dict[str, str]:
         examples = self.cells[0]["examples"]
         attackers = {
             cell["threat_model"] for cell in self.cells if cell["defence"] == self.evaluated
         }
-        unknown = "" if attackers & _WHO_KNOW else f" No attacker here knows `{self.evaluated}`."
-        norm, epsilon = self.budgets[0]
-        summary = {
+        is_known = bool(attackers & _KNOW_THE_DEFENCE)
+        captions = {
             "summary": f"Accuracy in percent of {examples} images: the worst case for each image "
-            f"over the attacks of each threat model within {tables.budget_text(norm, epsilon)}, "
-            "and over all of them (`worst`)."
-        }
-        # Of one defence, the next table tells it as well.
-        return (summary if len(self.defences) > 2 else {}) | {
+            f"over the attacks of each threat model within "
+            f"{tables.budget_text(*self.budgets[0])}, and over all of them (`worst`).",
             "accuracy": f"Accuracy in percent of {examples} images. `worst`: images that stay "
-            f"right under all of it.{unknown}",
+            "correct under all attacks."
+            + ("" if is_known else f" No attacker here knows `{self.evaluated}`."),
             "quality": f"Images of `{self.evaluated}` against the clean ones, before and after "
             "restoration: PSNR in decibels, SSIM; agreement with the bare classifier's benign "
             "prediction in percent.",
             "checks": f"Sanity checks of `{self.evaluated}` under "
             f"{self.settings['checked_attack']}, on {self.settings['check_examples']} images.",
         }
+        if len(self.defences) <= 2:
+            # The table of accuracies shows the same.
+            del captions["summary"]
+        return captions
 
-    def _repr_markdown_(self):
+    def _repr_markdown_(self) -> str:
         return "\n\n".join(
             f"{self.to_markdown(table)}\n\n{caption}" for table, caption in self._captions().items()
         )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"Report(defences={self.defences!r}, evaluated={self.evaluated!r}, "
             f"cells=[{len(self.cells)} of them])"
         )
 
-    def __str__(self):
+    def __str__(self) -> str:
         parts = []
         for table, caption in self._captions().items():
-            notes = [note.replace("*", "") for note in self._notes(table)]
-            parts.append("\n".join([tables.to_text(self._table(table)), *notes, caption]))
+            lines = [tables.to_text(self.table(table)), *self._notes(table)]
+            parts.append("\n".join(lines).replace("**", "") + f"\n{caption}")
         return "\n\n".join(parts)
 
-    def plot_accuracy(self):
-        """Plots accuracy against epsilon, a line for each threat model.
-
-        Returns:
-            A matplotlib figure.
-
-        Raises:
-            ImportError: If matplotlib is not installed.
-        """
+    def plot_accuracy(self) -> "Figure":
+        """Plots accuracy against epsilon, a line for each threat model."""
         return plots.plot_accuracy(self)
 
-    def plot_quality(self):
-        """Plots PSNR and SSIM of adversarial and restored images.
-
-        Returns:
-            A matplotlib figure.
-
-        Raises:
-            ImportError: If matplotlib is not installed.
-        """
+    def plot_quality(self) -> "Figure":
+        """Plots PSNR and SSIM of adversarial and restored images."""
         return plots.plot_quality(self)
 
-    def plot_pictures(self):
+    def plot_pictures(self) -> "Figure":
         """Shows adversarial and restored images, a row for each threat model.
 
-        Returns:
-            A matplotlib figure.
+        The class that the bare classifier predicts is above each image, in red if wrong.
 
         Raises:
-            ImportError: If matplotlib is not installed.
             ValueError: If the report was read from a file, which has no images.
         """
         if self.pictures is None:

@@ -1,198 +1,143 @@
-"""The tables of a report, as rows of text, and how they are written."""
+"""Makes the tables of a report, and writes tables as Markdown or plain text."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+from tabulate import tabulate
+
+if TYPE_CHECKING:
+    from keras_trn.evaluation.report import Report
 
 _NORMS = {"linf": "L∞", "l2": "L2"}
+# Figures have one decimal in all other columns.
+_DECIMALS = {"SSIM attacked": 3, "SSIM restored": 3}
 
 
-def summary_table(report):
-    """The worst case per image: a row for each defence, a column for each threat model.
-
-    Args:
-        report: A `keras_trn.evaluation.Report`.
-
-    Returns:
-        A list of rows, the first of them the headings; a row is a list of strings.
-    """
+def summary_table(report: "Report") -> pd.DataFrame:
+    """Returns worst cases: a row for each defence, a column for each threat model."""
     norm, epsilon = report.budgets[0]
     attacked = [cell for cell in report.cells if cell["attack"] != "benign"]
-    keys = dict.fromkeys((cell["threat_model"], cell["labels"]) for cell in attacked)
-    headings = [f"{name}{_labels_suffix(labels)}" for name, labels in keys]
-    rows = [["defence", "benign", "worst", *headings]]
+    attackers = dict.fromkeys((cell["threat_model"], cell["labels"]) for cell in attacked)
+    rows = []
     for name in report.defences:
-        by_threat_model = [report.worst(name, norm, epsilon, *key) for key in keys]
-        accuracies = [
-            report.cell("benign", defence=name)["accuracy"],
-            report.worst(name, norm, epsilon),
-            *by_threat_model,
-        ]
-        missing = report.without(name)
-        title = f"{name}, without {', '.join(missing)}" if missing else name
-        rows.append([title, *map(_percent, accuracies)])
-    return rows
+        missing = report.missing_threat_models(name)
+        row: dict[str, Any] = {
+            "defence": f"{name}, without {', '.join(missing)}" if missing else name,
+            "benign": _percent(report.cell("benign", defence=name)["accuracy"]),
+            "worst": _percent(report.worst(name, norm, epsilon)),
+        }
+        for threat_model, labels in attackers:
+            worst = report.worst(name, norm, epsilon, threat_model, labels)
+            row[_attacker_text(threat_model, labels)] = _percent(worst)
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def accuracy_table(report):
-    """Accuracy in percent: a row for each attack, a column for each defence.
-
-    Args:
-        report: A `keras_trn.evaluation.Report`.
-
-    Returns:
-        A list of rows, the first of them the headings; a row is a list of strings.
-    """
-    rows = [["threat model", "attack", "epsilon", *report.defences]]
-    for key, by_defence in _rows(report).items():
-        cells = [by_defence.get(name) for name in report.defences]
-        rows.append([*key, *(_percent(cell and cell["accuracy"]) for cell in cells)])
-    tried = "all" + "".join(
-        f" (without {', '.join(report.without(name))} on {name})"
-        for name in report.defences
-        if report.without(name)
-    )
-    for norm, epsilon in report.budgets:
-        worst = [report.worst(name, norm, epsilon) for name in report.defences]
-        rows.append(["**worst**", tried, budget_text(norm, epsilon), *map(_percent, worst)])
-    return rows
-
-
-def quality_table(report):
-    """What the judged defence makes of the images: a row for each attack.
-
-    Args:
-        report: A `keras_trn.evaluation.Report`.
-
-    Returns:
-        A list of rows, the first of them the headings; a row is a list of strings.
-    """
-    headings = ["agreement", "PSNR attacked", "PSNR restored", "SSIM attacked", "SSIM restored"]
-    rows = [["threat model", "attack", "epsilon", *headings]]
-    for key, by_defence in _rows(report).items():
-        cell = by_defence.get(report.evaluated)
-        if cell is not None:
-            ratios = [_ratio(cell.get(f"{state}_psnr")) for state in ("attacked", "restored")]
-            shares = [_share(cell.get(f"{state}_ssim")) for state in ("attacked", "restored")]
-            rows.append([*key, _percent(cell["agreement"]), *ratios, *shares])
-    return rows
-
-
-def checks_table(report):
-    """The sanity checks of the judged defence: a row for each check.
-
-    Args:
-        report: A `keras_trn.evaluation.Report`.
-
-    Returns:
-        A list of rows, the first of them the headings; a row is a list of strings.
-    """
-    checks = report.checks[report.evaluated]
-    return [
-        ["check", "result", "finding"],
-        *([check.name, check.status, check.finding] for check in checks),
-    ]
-
-
-def to_markdown(rows):
-    """Writes rows as a table in Markdown, numbers to the right.
-
-    Args:
-        rows: List of rows of strings, the first of them the headings.
-
-    Returns:
-        The text.
-
-    Example:
-        ```python
-        from keras_trn.evaluation.tables import to_markdown
-
-        assert to_markdown([["attack", "bare"], ["FGSM", "1.0"]]).startswith("| attack | bare |")
-        ```
-    """
-    rule = ["---:" if _is_numeric(column) else "---" for column in zip(*rows, strict=True)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])
-
-
-def to_text(rows):
-    """Writes rows as a table for the terminal, numbers to the right.
-
-    Args:
-        rows: List of rows of strings, the first of them the headings.
-
-    Returns:
-        The text.
-
-    Example:
-        ```python
-        from keras_trn.evaluation.tables import to_text
-
-        assert to_text([["attack", "bare"], ["FGSM", "1.0"]]) == "attack  bare\\nFGSM     1.0"
-        ```
-    """
-    rows = [[cell.strip("*") for cell in row] for row in rows]
-    columns = list(zip(*rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    pads = [str.rjust if _is_numeric(column) else str.ljust for column in columns]
-    return "\n".join(
-        "  ".join(
-            pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    )
-
-
-def _rows(report):
-    """The cells by what stands at the start of their row, then by their defence."""
-    rows = {}
+def accuracy_table(report: "Report") -> pd.DataFrame:
+    """Returns accuracies: a row for each attack, a column for each defence."""
+    rows: dict[tuple[str, str, str], dict[str, float]] = {}
     for cell in report.cells:
         if not cell.get("in_epsilon_sweep"):
-            rows.setdefault(row_key(cell), {})[cell["defence"]] = cell
-    return rows
+            rows.setdefault(row_key(cell), {})[cell["defence"]] = _percent(cell["accuracy"])
+    left_out = "".join(
+        f" (without {', '.join(report.missing_threat_models(name))} on {name})"
+        for name in report.defences
+        if report.missing_threat_models(name)
+    )
+    for norm, epsilon in report.budgets:
+        key = ("**worst**", f"all{left_out}", budget_text(norm, epsilon))
+        rows[key] = {name: _percent(report.worst(name, norm, epsilon)) for name in report.defences}
+    return pd.DataFrame(
+        [
+            [*key, *(accuracies.get(name, np.nan) for name in report.defences)]
+            for key, accuracies in rows.items()
+        ],
+        columns=["threat model", "attack", "epsilon", *report.defences],
+    )
 
 
-def row_key(cell):
-    """Says what the row of a cell is about.
+def quality_table(report: "Report") -> pd.DataFrame:
+    """Returns how close the images of the evaluated defence are to the clean ones."""
+    cells = [
+        cell
+        for cell in report.cells
+        if cell["defence"] == report.evaluated and not cell.get("in_epsilon_sweep")
+    ]
+    frame = pd.DataFrame(
+        [row_key(cell) for cell in cells], columns=["threat model", "attack", "epsilon"]
+    )
+    frame["agreement"] = [_percent(cell["agreement"]) for cell in cells]
+    for measure in ("psnr", "ssim"):
+        for state in ("attacked", "restored"):
+            values = np.array([cell.get(f"{state}_{measure}") for cell in cells], "float64")
+            # The PSNR of exact copies is infinite, and is measured as 100 dB.
+            frame[f"{measure.upper()} {state}"] = np.where(values >= 99.95, np.nan, values)
+    return frame
 
-    Args:
-        cell: A cell of a report.
 
-    Returns:
-        Its threat model, attack and budget, as they stand at the start of the row.
-    """
+def checks_table(report: "Report") -> pd.DataFrame:
+    """Returns the sanity checks of the evaluated defence: a row for each."""
+    return pd.DataFrame(
+        [(check.name, check.status, check.finding) for check in report.checks[report.evaluated]],
+        columns=["check", "result", "finding"],
+    )
+
+
+def row_key(cell: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Returns the threat model, attack and budget of a cell, as its row shows them."""
     if cell["attack"] == "benign":
         return ("-", "benign", "-")
-    suffix = _labels_suffix(cell["labels"])
-    budget = budget_text(cell["norm"], cell["epsilon"])
     samples = f", {cell['samples']} samples" if cell.get("samples", 1) > 1 else ""
-    return (cell["threat_model"] + suffix + samples, cell["attack"], budget)
+    attacker = _attacker_text(cell["threat_model"], cell["labels"]) + samples
+    return (attacker, cell["attack"], budget_text(cell["norm"], cell["epsilon"]))
 
 
-def _labels_suffix(labels):
-    return ", predicted labels" if labels == "predicted" else ""
-
-
-def budget_text(norm, epsilon):
-    """Writes a norm and an epsilon.
-
-    Args:
-        norm: `"linf"` or `"l2"`.
-        epsilon: A number.
-
-    Returns:
-        The text, such as `"L∞ 0.2"`.
-    """
+def budget_text(norm: str, epsilon: float) -> str:
+    """Returns a norm and an epsilon as text, such as `"L∞ 0.2"`."""
     return f"{_NORMS[norm]} {epsilon:.3g}"
 
 
-def _percent(share):
-    return "-" if share is None else f"{100 * share:.1f}"
+def to_markdown(frame: pd.DataFrame, decimals: Mapping[str, int] = _DECIMALS) -> str:
+    """Writes a table in Markdown, numbers to the right; `decimals` maps columns to digits."""
+    rule = ["---:" if is_numeric_dtype(dtype) else "---" for dtype in frame.dtypes]
+    rows = [list(frame.columns), rule, *_as_text(frame, decimals)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _ratio(ratio):
-    # Copies that are exact count 100.
-    return "-" if ratio is None or ratio >= 99.95 else f"{ratio:.1f}"
+def to_text(frame: pd.DataFrame, decimals: Mapping[str, int] = _DECIMALS) -> str:
+    """Writes a table for the terminal, numbers to the right."""
+    alignment = ["right" if is_numeric_dtype(dtype) else "left" for dtype in frame.dtypes]
+    return tabulate(
+        _as_text(frame, decimals),
+        headers=list(frame.columns),
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=alignment if len(frame) else None,
+    )
 
 
-def _share(share):
-    return "-" if share is None else f"{share:.3f}"
+def _as_text(frame: pd.DataFrame, decimals: Mapping[str, int]) -> list[tuple[str, ...]]:
+    """Returns the rows of a table as text; `-` for what was not measured."""
+
+    def text(value: Any, digits: int) -> str:
+        if pd.isna(value):
+            return "-"
+        return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+    digits = [decimals.get(str(name), 1) for name in frame.columns]
+    return [
+        tuple(text(value, places) for value, places in zip(row, digits, strict=True))
+        for row in frame.itertuples(index=False)
+    ]
 
 
-def _is_numeric(column):
-    return all(cell.replace(".", "").isdigit() or cell == "-" for cell in column[1:])
+def _attacker_text(threat_model: str, labels: str) -> str:
+    return f"{threat_model}, predicted labels" if labels == "predicted" else threat_model
+
+
+def _percent(share: float | None) -> float:
+    return np.nan if share is None else 100 * share

@@ -1,0 +1,148 @@
+"""Plans the runs of an evaluation: which attack is run on which model."""
+
+import collections
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_trn.attacks import Attack
+from keras_trn.evaluation.fingerprints import Fingerprints
+from keras_trn.threat_models import ThreatModel
+from keras_trn.types import Classifier
+from keras_trn.types import Config
+
+# NumPy may have rounded an epsilon to float32.
+_SAME_EPSILON = 1e-6
+
+# What was measured of one defence under one attack and threat model: a row of the JSON file.
+Cell = dict[str, Any]
+
+
+@dataclasses.dataclass
+class Run:
+    """Describes one attack under one threat model, and the defences measured on its images."""
+
+    defences: list[str]
+    attack: Attack | None = None
+    threat_model: ThreatModel | None = None
+    attacked: keras.Model = None
+    epsilon: float = 0.0
+    in_epsilon_sweep: bool = False
+
+    @functools.cached_property
+    def target(self) -> Classifier | None:
+        """The function that the attacker attacks."""
+        return self.threat_model and self.threat_model.target(self.attacked)
+
+    @property
+    def first_defence_and_threat_model(self) -> tuple[str, str | None]:
+        """The names of the defence, the first of several, and of the threat model."""
+        return self.defences[0], None if self.threat_model is None else self.threat_model.name
+
+    @property
+    def title(self) -> str:
+        """The text at the progress bar."""
+        if self.attack is None or self.threat_model is None:
+            return "benign"
+        defences = self.defences[0] if self.threat_model.is_adaptive else "all"
+        return f"{self.threat_model.name}, {self.attack.name}, {defences}"
+
+    def cell_settings(self) -> Config:
+        """Returns the part of a cell that says which run it is of."""
+        if self.attack is None or self.threat_model is None:
+            return {"attack": "benign", "threat_model": None, "labels": None, "epsilon": 0.0}
+        config = keras.saving.serialize_keras_object(self.attack)["config"]
+        return {
+            "attack": self.attack.name,
+            "threat_model": self.threat_model.name,
+            "labels": self.threat_model.labels,
+            "norm": self.attack.norm,
+            "epsilon": self.epsilon,
+            "in_epsilon_sweep": self.in_epsilon_sweep,
+            "settings": {**config, "epsilon": self.epsilon},
+            "samples": getattr(self.threat_model, "samples", 1),
+        }
+
+    def dependencies(
+        self, defences: Mapping[str, keras.Model], fingerprints: Fingerprints
+    ) -> Config:
+        """Returns all that the results depend on, except for the data and the versions."""
+        models = [next(iter(defences)), *self.defences]
+        is_model = isinstance(self.target, keras.Model)
+        return {
+            **self.cell_settings(),
+            "attack_class": str(type(self.attack)),
+            "threat_model": self.threat_model and self.threat_model.get_config(),
+            "threat_model_class": str(type(self.threat_model)),
+            "defences": self.defences,
+            "models": [fingerprints.of(defences[name]) for name in models],
+            "target": fingerprints.of(self.target) if is_model else None,
+        }
+
+
+def plan_runs(
+    defences: Mapping[str, keras.Model],
+    attacks: list[Attack],
+    threat_models: list[ThreatModel],
+    epsilons: list[float],
+) -> list[Run]:
+    """Returns all runs of an evaluation, the benign one first; refuses an ambiguous table."""
+    runs = [Run(list(defences))]
+    for threat_model in threat_models:
+        admitted = [attack for attack in attacks if threat_model.admits(attack)]
+        if attacks and not admitted:
+            raise ValueError(
+                f"The threat model {threat_model.name!r} admits none of the attacks "
+                f"{', '.join(attack.name for attack in attacks)}. "
+                "`blackbox` needs an attack that only queries, such as `Square`; every other "
+                "threat model needs one that takes gradients, such as `ProjectedGradientDescent`."
+            )
+        swept = [attack for attack in admitted if attack is attacks[0]]
+        for names, attacked in _attacked_models(threat_model, defences):
+            make = functools.partial(Run, names, threat_model=threat_model, attacked=attacked)
+            runs += [make(attack=attack, epsilon=attack.epsilon) for attack in admitted]
+            runs += [
+                make(attack=attack, epsilon=epsilon, in_epsilon_sweep=True)
+                for attack in swept
+                for epsilon in epsilons
+                if not math.isclose(epsilon, attack.epsilon, rel_tol=_SAME_EPSILON)
+            ]
+    _check_rows_differ(runs[1:])
+    return runs
+
+
+def _attacked_models(
+    threat_model: ThreatModel, defences: Mapping[str, keras.Model]
+) -> Iterator[tuple[list[str], keras.Model]]:
+    """Yields each model to attack, with the names of the defences measured on its images."""
+    if not threat_model.is_adaptive:
+        yield list(defences), next(iter(defences.values()))
+        return
+    for name, defence in defences.items():
+        if threat_model.applies_to(defence):
+            yield [name], defence
+
+
+def _check_rows_differ(runs: list[Run]) -> None:
+    rows = collections.Counter(
+        json.dumps([{**run.cell_settings(), "settings": None}, run.defences]) for run in runs
+    )
+    for row, number in rows.items():
+        if number > 1:
+            settings, defences = json.loads(row)
+            raise ValueError(
+                f"{number} runs on {', '.join(defences)} would have the same row: "
+                f"{settings['attack']} under {settings['threat_model']} at an epsilon of "
+                f"{settings['epsilon']}. Leave one out, or give each `Transfer` another `name`."
+            )
+
+
+def missing_run_text(missing: Mapping[str, Any]) -> str:
+    """Returns the end of a sentence on what was not run: on which defence, and why."""
+    return f"`{missing['threat_model']}` on `{missing['defence']}`, as {missing['reason']}."
