@@ -37,6 +37,7 @@ class ArtAttack(Attack):
 
     # Whether ART looks for the smallest perturbation it can find, whatever epsilon is.
     minimal_norm = False
+    runs_in_graph = False
     # What ART differentiates, if the attack wants a loss: from one-hot labels and logits.
     loss_function = None
 

@@ -69,6 +69,12 @@ class Attack:
 
     # Whether the attack only asks for logits, and never for a gradient.
     gradient_free = False
+    # Whether it can be traced, whether it takes `steps`, and whether it depends on a seed.
+    runs_in_graph = True
+    is_iterative = False
+    is_random = False
+    # Whether it searches for the smallest perturbation that changes the answer.
+    minimal_norm = False
 
     def __init__(self, epsilon, norm="linf", seed=None):
         if norm not in _LARGEST_EPSILON:

@@ -24,6 +24,8 @@ class IterativeAttack(Attack):
         ValueError: If an argument is malformed.
     """
 
+    is_iterative = True
+
     def __init__(self, epsilon, norm="linf", steps=20, relative_step_size=None, seed=None):
         super().__init__(epsilon, norm=norm, seed=seed)
         steps = check_count("steps", steps)

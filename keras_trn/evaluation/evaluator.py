@@ -9,9 +9,6 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_trn import threat_models as known_threat_models
-from keras_trn.attacks import ProjectedGradientDescent
-from keras_trn.attacks import Restarts
-from keras_trn.attacks.iterative_attack import IterativeAttack
 from keras_trn.evaluation.arguments import as_threat_models
 from keras_trn.evaluation.arguments import checked_attacks
 from keras_trn.evaluation.arguments import checked_epsilons
@@ -21,6 +18,7 @@ from keras_trn.evaluation.checks import ALL_CHECKS
 from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.checks import Examination
 from keras_trn.evaluation.checks import run_checks
+from keras_trn.evaluation.checks.examination import main_attack
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.measurement import BARE
 from keras_trn.evaluation.measurement import measure_all
@@ -49,7 +47,7 @@ def evaluate(
 ):
     """Evaluates a defence, and checks the evaluation.
 
-    Runs every attack under every threat model that admits it, reports accuracy,
+    Runs every attack under every threat model that supports it, reports accuracy,
     the worst case per image, and how close the restored images are to the clean
     ones; and runs the sanity checks of `keras_trn.evaluation.checks`, which tell
     whether the attacks were strong enough to be believed.
@@ -79,7 +77,7 @@ def evaluate(
             images and, where they do not depend on the defence, on the same
             adversarial images; such as `keras_trn.baselines.JpegCompression(classifier)`.
         epsilons: Further epsilons at which the first attack is run, for accuracy
-            against epsilon. A threat model that does not admit it has no curve.
+            against epsilon. A threat model that does not support it has no curve.
         check_examples: Number of images, from the start of the data, on which the
             sanity checks are run.
         checkpoint: Path of a file that keeps what is finished. Where the evaluation is
@@ -127,10 +125,8 @@ def evaluate(
     measured = measure_all(defences, dataset, attacks, threat_models, epsilons, checkpoint, verbose)
     measured.warn_of_randomness(stacklevel=3)
     images, labels = measured.data.first(check_examples)
-    checked_attack = _checked_attack(attacks, seed)
-    checks = _checks(
-        defences, images, labels, checked_attack, threat_models, checkpoint, seed, verbose
-    )
+    checked_attack = main_attack(attacks, seed)
+    checks = _checks(defences, images, labels, attacks, threat_models, checkpoint, seed, verbose)
     pictures = _pictures(
         defences[evaluated],
         images,
@@ -178,7 +174,7 @@ def _threat_models(threat_models, attacks):
         known_threat_models.WhiteboxFull(),
         known_threat_models.Blackbox(),
     ]
-    return [model for model in every if any(model.admits(attack) for attack in attacks)]
+    return [model for model in every if any(model.supports(attack) for attack in attacks)]
 
 
 def _defences(defence, baselines):
@@ -197,7 +193,7 @@ def _run_on(name, threat_models, not_run):
     return [threat_model for threat_model in threat_models if threat_model.name not in left_out]
 
 
-def _checks(defences, images, labels, attack, threat_models, checkpoint, seed, verbose):
+def _checks(defences, images, labels, attacks, threat_models, checkpoint, seed, verbose):
     """The results of the sanity checks of each defence."""
     results, fingerprints = {}, Fingerprints(tf.constant(images))
     with tqdm(total=len(defences), disable=not verbose, unit="defence") as progress:
@@ -211,14 +207,13 @@ def _checks(defences, images, labels, attack, threat_models, checkpoint, seed, v
             description = {
                 "checks": [threat_model.get_config() for threat_model in threat_models],
                 "model": fingerprints.of(defence),
-                "names": [check.__name__ for check in ALL_CHECKS],
-                "attack_class": str(type(attack)),
-                "settings": attack.get_config(),
+                "names": list(ALL_CHECKS),
+                "attacks": [[str(type(attack)), attack.get_config()] for attack in attacks],
                 "images": hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest(),
                 "seed": seed,
                 "versions": describe_environment()["versions"],
             }
-            examination = Examination(defence, images, labels, attack, threat_models, seed=seed)
+            examination = Examination(defence, images, labels, attacks, threat_models, seed=seed)
             saved = checkpoint.get_or_compute(
                 description,
                 lambda examination=examination: [
@@ -230,21 +225,12 @@ def _checks(defences, images, labels, attack, threat_models, checkpoint, seed, v
     return results
 
 
-def _checked_attack(attacks, seed):
-    """The attack that the checks are about: the first that takes several steps, or else PGD."""
-    for attack in attacks:
-        attack = attack.attack if isinstance(attack, Restarts) else attack
-        if isinstance(attack, IterativeAttack) and not attack.gradient_free:
-            return attack
-    return ProjectedGradientDescent(attacks[0].epsilon, attacks[0].norm, seed=seed)
-
-
 def _pictures(defence, images, labels, attacks, threat_models):
     """A few images: benign, adversarial, and restored."""
     images, labels = images[:_SHOWN_IMAGES], labels[:_SHOWN_IMAGES]
     pictures = [_picture("benign", defence, images, labels)]
     for threat_model in threat_models:
-        admitted = [attack for attack in attacks if threat_model.admits(attack)]
+        admitted = [attack for attack in attacks if threat_model.supports(attack)]
         # What an attack on predicted labels makes of an image looks much the same.
         if admitted and threat_model.applies_to(defence) and threat_model.labels == "true":
             target = threat_model.target(defence)

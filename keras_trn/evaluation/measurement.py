@@ -24,7 +24,7 @@ from keras_trn.evaluation.data import CheckedData
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.examples import pack
 from keras_trn.evaluation.map_gradient import PROBED_IMAGES
-from keras_trn.evaluation.map_gradient import obstacle
+from keras_trn.evaluation.map_gradient import unsupported_reason
 from keras_trn.evaluation.report import not_run_text
 from keras_trn.graphs import compile_function
 from keras_trn.logits import logits_function
@@ -175,9 +175,9 @@ def _not_run(runs, data, checkpoint, fingerprints):
     versions = describe_environment()["versions"]
     not_run = []
     for run in {run.place: run for run in runs[1:] if run.threat_model.is_adaptive}.values():
-        motion = {"map motion": fingerprints.of(run.attacked), "versions": versions}
-        remember = functools.partial(checkpoint.get_or_compute, motion)
-        reason = obstacle(run.threat_model, run.attacked, images, remember)
+        description = {"map slopes": fingerprints.of(run.attacked), "versions": versions}
+        remember = functools.partial(checkpoint.get_or_compute, description)
+        reason = unsupported_reason(run.threat_model, run.attacked, images, remember)
         if reason is not None:
             defence, threat_model = run.place
             not_run.append({"defence": defence, "threat_model": threat_model, "reason": reason})
@@ -266,18 +266,18 @@ def plan(defences, attacks, threat_models, epsilons):
         A list of `Run`s.
 
     Raises:
-        ValueError: If a threat model admits none of the attacks, or a table could not tell
+        ValueError: If a threat model supports none of the attacks, or a table could not tell
             two runs apart.
     """
     runs = [Run(None, None, None, False, list(defences), None)]
     own = attacks[0].epsilon if attacks else None
     other_epsilons = [e for e in epsilons if not math.isclose(e, own, rel_tol=_SAME_EPSILON)]
     for threat_model in threat_models:
-        admitted = [attack for attack in attacks if threat_model.admits(attack)]
+        admitted = [attack for attack in attacks if threat_model.supports(attack)]
         if attacks and not admitted:
             names = ", ".join(attack.name for attack in attacks)
             raise ValueError(
-                f"The threat model {threat_model.name!r} admits none of the attacks {names}. "
+                f"The threat model {threat_model.name!r} supports none of the attacks {names}. "
                 "`blackbox` needs an attack that only queries, such as `Square`; every other "
                 "threat model needs one that takes gradients, such as `ProjectedGradientDescent`."
             )

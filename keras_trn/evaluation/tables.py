@@ -83,11 +83,13 @@ def checks_table(report):
     Returns:
         A list of rows, the first of them the headings; a row is a list of strings.
     """
-    checks = report.checks[report.evaluated]
-    return [
-        ["check", "result", "finding"],
-        *([check.name, check.status, check.finding] for check in checks),
-    ]
+    rows = [["check", "result", "finding"]]
+    for check in report.checks[report.evaluated]:
+        # Most checks are about the main attack, which the caption names.
+        is_other = check.attack not in (None, report.settings["checked_attack"])
+        name = f"{check.name}, {check.attack}" if is_other else check.name
+        rows.append([name, check.status, check.finding])
+    return rows
 
 
 def to_markdown(rows):
