@@ -50,38 +50,19 @@ class ThreatModel:
         self.labels = labels
 
     def target(self, defence: keras.Model) -> Classifier:
-        """Returns the function from images to logits that the attacker attacks.
-
-        Args:
-            defence: A Keras model from images to logits.
-        """
+        """Returns what the attacker attacks on a defence: a function from images to logits."""
         raise NotImplementedError(f"{type(self).__name__} does not define `target`.")
 
     def applies_to(self, defence: keras.Model) -> bool:
-        """Tells whether the threat model differs from a simpler one for this defence.
-
-        Args:
-            defence: A Keras model from images to logits.
-        """
+        """Tells whether the threat model differs from a simpler one for a defence."""
         return True
 
     def unsupported_reason(self, defence: keras.Model) -> str | None:
-        """Says, without a full stop, why the threat model cannot be run in full on a defence.
-
-        Args:
-            defence: A Keras model from images to logits, to which the threat model applies.
-
-        Returns:
-            The reason; `None` if there is none.
-        """
+        """Says, without a full stop, why it cannot be run in full; `None` if it can."""
         return None
 
     def supports(self, attack: Attack) -> bool:
-        """Tells whether this attacker can run an attack.
-
-        Args:
-            attack: An attack of `keras_trn.attacks`.
-        """
+        """Tells whether this attacker can run an attack."""
         return not attack.gradient_free
 
     def get_config(self) -> Config:
@@ -131,7 +112,7 @@ class Oblivious(ThreatModel):
     that shows it should also show the worst case.
 
     Args:
-        labels: `"true"` or `"predicted"`, see `ThreatModel`.
+        labels: As in `ThreatModel`.
 
     Example:
         ```python
@@ -152,7 +133,7 @@ class Transfer(ThreatModel):
     Args:
         classifier: The attacker's surrogate model, trained independently; it may have a
             restoration too.
-        labels: `"true"` or `"predicted"`, see `ThreatModel`.
+        labels: As in `ThreatModel`.
         name: The name in tables, to tell several surrogates apart.
 
     Raises:
@@ -191,7 +172,7 @@ class BPDA(_Adaptive):
     restorations whose gradient is useless, such as rounding or JPEG compression.
 
     Args:
-        labels: `"true"` or `"predicted"`, see `ThreatModel`.
+        labels: As in `ThreatModel`.
         samples: Number of runs of a random defence per gradient. With more than 1, the attacker
             differentiates the mean logits (expectation over transformation, Athalye et al.).
 
@@ -225,8 +206,8 @@ class WhiteboxStopgrad(_Adaptive):
     nobody mistakes it for `WhiteboxFull`.
 
     Args:
-        labels: `"true"` or `"predicted"`, see `ThreatModel`.
-        samples: Number of runs of a random defence per gradient, see `BPDA`.
+        labels: As in `ThreatModel`.
+        samples: As in `BPDA`.
 
     Example:
         ```python
@@ -256,8 +237,8 @@ class WhiteboxFull(_Adaptive):
     For the same reason, `target` refuses a gradient map that TensorFlow cannot differentiate.
 
     Args:
-        labels: `"true"` or `"predicted"`, see `ThreatModel`.
-        samples: Number of runs of a random defence per gradient, see `BPDA`.
+        labels: As in `ThreatModel`.
+        samples: As in `BPDA`.
 
     Example:
         ```python
@@ -273,14 +254,7 @@ class WhiteboxFull(_Adaptive):
         return super().applies_to(defence) and getattr(defence, "is_differentiable", True)
 
     def map_derivative(self, defence: keras.Model) -> MapDerivative | None:
-        """Returns the derivative of the defence's gradient map, compiled once.
-
-        Args:
-            defence: A Keras model from images to logits.
-
-        Returns:
-            A `MapDerivative`; `None` where there is no gradient map that the attacker can run.
-        """
+        """Returns the derivative of the gradient map; `None` without a map that can be run."""
         has_map = getattr(defence, "gradient_map", None) is not None
         if not has_map or not self.applies_to(defence):
             return None
@@ -311,8 +285,8 @@ class Blackbox(_Adaptive):
     It supports only attacks that need no gradients: `Square` and `SPSA`.
 
     Args:
-        labels: `"true"` or `"predicted"`, see `ThreatModel`.
-        samples: Number of runs of a random defence per query, see `BPDA`.
+        labels: As in `ThreatModel`.
+        samples: As in `BPDA`.
 
     Example:
         ```python

@@ -37,12 +37,17 @@ def some(digits):
     return images[:100], labels[:100]
 
 
-@pytest.fixture
-def protected(classifier, protect, digits):
-    """A protected classifier whose restorer does more than nothing."""
-    images, labels = digits
-    protected = protect(classifier)
-    protected.fit(images, labels, epochs=3, verbose=0)
+@pytest.fixture(scope="module")
+def protected(classifier, digits):
+    """A protected classifier whose restorer changes images; tests must not change it."""
+    protected = keras_trn.ProtectedClassifier(
+        classifier,
+        keras_trn.TwoStreamRestorationNetwork(width=4, depth=1),
+        keras_trn.gradient_maps.EstimatedLabel(width=4, depth=1),
+    )
+    optimizer = keras.optimizers.SGD(0.01)
+    protected.compile(optimizer, attack=keras_trn.attacks.FastGradientMethod(epsilon=0.2))
+    protected.fit(*digits, epochs=3, verbose=0)
     return protected
 
 

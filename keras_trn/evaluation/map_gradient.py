@@ -1,14 +1,12 @@
 """Compares the derivative of a gradient map with finite differences."""
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_trn.graphs import compile_function
 from keras_trn.logits import logits_function
@@ -34,18 +32,15 @@ _ROUNDING = 1e-6
 # An attacker cannot use a map that changes more slowly than this.
 _SMALLEST_SLOPE = 1e-3
 
+# Runs a measurement, or returns a stored result of it.
+Remember = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]
+
 
 @dataclasses.dataclass(frozen=True)
 class MapSlopes:
-    """The median slope of a gradient map along some directions, measured in two ways.
+    """The median slope of a gradient map, by finite differences and by its derivative."""
 
-    Args:
-        missed: Share of the slopes that automatic differentiation misses; `None` where finite
-            differences do not converge.
-        numerical: Slope by finite differences.
-        automatic: Slope by automatic differentiation.
-    """
-
+    # The share that the derivative misses; `None` where finite differences do not converge.
     missed: float | None
     numerical: float
     automatic: float
@@ -66,28 +61,16 @@ def unsupported_reason(
     threat_model: ThreatModel,
     defence: keras.Model,
     images: ArrayLike,
-    remember: Callable[[Callable[[], dict]], dict] | None = None,
+    remember: Remember | None = None,
 ) -> str | None:
-    """Says, without a full stop, why a threat model cannot be run in full on a defence.
+    """Says, without a full stop, why a threat model cannot be run in full; `None` if it can.
 
     TensorFlow may be unable to differentiate a gradient map, or may miss most of its slope, which
-    only a measurement tells. The measurement is made once for a threat model and a defence.
-
-    Args:
-        threat_model: A threat model that applies to the defence.
-        defence: A Keras model from images to logits.
-        images: Images of shape `(number, height, width, channels)` in [0, 1].
-        remember: Function that runs the measurement, or returns a stored result of it.
-
-    Returns:
-        The reason; `None` if there is none.
+    only a measurement on a few of the images tells. `remember` may return a stored one.
     """
-    reason = threat_model.unsupported_reason(defence)
-    if reason is not None:
-        return reason
     slopes = measure_once(threat_model, defence, images, remember)
     if slopes is None or slopes.is_complete:
-        return None
+        return threat_model.unsupported_reason(defence)
     return f"an operation of its classifier hides the gradient of its gradient ({slopes})"
 
 
@@ -95,7 +78,7 @@ def measure_once(
     threat_model: ThreatModel,
     defence: keras.Model,
     images: ArrayLike,
-    remember: Callable[[Callable[[], dict]], dict] | None = None,
+    remember: Remember | None = None,
 ) -> MapSlopes | None:
     """Returns the slopes of a map that the threat model can differentiate; `None` without one."""
     derivative = getattr(threat_model, "map_derivative", lambda defence: None)(defence)
@@ -103,10 +86,10 @@ def measure_once(
         return None
     if derivative.measured is None:
 
-        def measure() -> dict[str, float | None]:
+        def measure() -> dict[str, Any]:
             return dataclasses.asdict(measure_slopes(defence, derivative, images))
 
-        derivative.measured = MapSlopes(**(measure() if remember is None else remember(measure)))
+        derivative.measured = MapSlopes(**(remember(measure) if remember else measure()))
     return derivative.measured
 
 
@@ -116,14 +99,14 @@ def measure_slopes(
     """Measures the slopes of a gradient map by finite differences and by its derivative.
 
     Images are moved along gradients of random combinations of the logits, and the map is projected
-    on others: that is where attackers move images, and where maps change fastest. ReLU has kinks,
-    where finite differences jump. Shorter steps cross fewer of them, so the step length counts at
-    which both ways agree best. Where they never agree, the derivative is at fault only if finite
-    differences agree with each other. The result is that for the worst part of the map.
+    on others, as attackers move images there, and maps change fastest. Short steps cross few kinks
+    of ReLU, so the step length counts at which both ways agree best. Where they never agree, the
+    derivative is at fault only if finite differences agree with each other.
     """
     generator = np.random.default_rng(seed)
     probed = _without_equal_pixels(images[:PROBED_IMAGES], generator)
-    vjp = compile_function(functools.partial(_vjp, defence.classifier))
+    logits = logits_function(defence.classifier)
+    vjp = compile_function(lambda images, direction: logits.with_vjp(images)[1](direction))
 
     def random_gradients() -> np.ndarray:
         directions = generator.normal(size=(len(probed), defence.num_classes))
@@ -191,11 +174,6 @@ def _have_settled(differences: dict[float, np.ndarray]) -> bool:
     neighbours = itertools.pairwise(sorted(differences))
     changes = [np.abs(differences[long] - differences[short]) for short, long in neighbours]
     return any(np.median(change) <= _SETTLED for change in changes)
-
-
-def _vjp(classifier: keras.Model, images: tf.Tensor, direction: tf.Tensor) -> tf.Tensor:
-    _, vjp = logits_function(classifier).with_vjp(images)
-    return vjp(direction)
 
 
 def _without_equal_pixels(images: ArrayLike, generator: np.random.Generator) -> np.ndarray:

@@ -40,9 +40,7 @@ _CANNOT_BE_STOPPED = NotApplicable(
     source="arXiv 1902.06705, arXiv 1802.00420",
     subject="every attack",
 )
-def iterative_beats_single_step(
-    examination: Examination, attack: Attack
-) -> Finding | NotApplicable:
+def iterative_beats_single_step(examination: Examination, attack: Attack) -> Outcome:
     """Checks that many steps find at least as much as one long step.
 
     Many small steps can reach whatever one large step reaches. If they find less, the gradient
@@ -144,9 +142,7 @@ def unbounded_attack_succeeds(examination: Examination) -> Finding:
     source="arXiv 1902.06705, arXiv 2106.09947",
     subject="every attack",
 )
-def loss_rises_along_the_attack(
-    examination: Examination, attack: Attack
-) -> Finding | NotApplicable:
+def loss_rises_along_the_attack(examination: Examination, attack: Attack) -> Outcome:
     """Checks that the attack increases the loss.
 
     The defence's mean cross-entropy must not fall from one quarter of the steps to the next, and

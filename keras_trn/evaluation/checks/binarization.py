@@ -40,11 +40,10 @@ _FOUND = 0.95
 def binarization_test(examination: Examination) -> Outcome:
     """Checks that the attack finds an adversarial image which is known to exist.
 
-    For each image, a linear readout replaces the classifier's last layer. It separates points
-    inside the ball around the image from one point on its boundary. The modified defence keeps
-    every obstacle to the attack, and has an adversarial image by construction. If the same attack
-    misses it, its failure on the unmodified defence proves nothing. A random search with as many
-    points as the attack has steps shows that the image is hard to find.
+    For each image, a linear readout that separates points inside the ball from one point on its
+    boundary replaces the classifier's last layer. The modified defence has an adversarial image by
+    construction. If the same attack misses it, its failure on the unmodified defence proves
+    nothing. A random search with as many points as the attack has steps shows how hard it is.
 
     The features are the input of the classifier's last `Dense` layer on the restored image, or its
     logits if there is no such layer. The figure is the share of images on which the attack
@@ -69,18 +68,12 @@ def binarization_test(examination: Examination) -> Outcome:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Binarized:
-    """A defence with another last layer for each image of a batch, from images to two logits.
+    """A defence with another last layer for each image of a batch, from images to two logits."""
 
-    Args:
-        features: Compiled function from images to features of shape `(batch, size)`.
-        images: The images that have a readout.
-        boundary: Their guaranteed adversarial images.
-        weights: A row of weights for each image.
-        thresholds: A threshold for each image.
-    """
-
+    # Compiled, from images to features of shape (batch, size).
     features: Callable[[tf.Tensor], tf.Tensor]
     images: tf.Tensor
+    # The guaranteed adversarial images.
     boundary: tf.Tensor
     weights: np.ndarray
     thresholds: np.ndarray
@@ -123,10 +116,8 @@ def binarize(examination: Examination) -> Binarized:
 
 def _features(examination: Examination) -> Callable[[tf.Tensor], tf.Tensor]:
     """A function from images to what the classifier's last layer sees of their restorations."""
-    parts = [
-        logits_function(part)
-        for part in before_last_dense(examination.classifier, examination.images[:2])
-    ]
+    models = before_last_dense(examination.classifier, examination.images[:2])
+    parts = [logits_function(model) for model in models]
     defence = examination.defence
 
     def features_of_restored(images: tf.Tensor) -> tf.Tensor:

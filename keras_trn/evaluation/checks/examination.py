@@ -132,13 +132,10 @@ class Examination:
         return self._graphs.get("logits", model, lambda: logits_function(model), [self._signature])
 
     def target(self, threat_model: str) -> Classifier:
-        """Returns the function that an attacker attacks, the same one for an unchanged defence.
-
-        Args:
-            threat_model: The name of a threat model.
+        """Returns what an attacker attacks, given the name of the threat model.
 
         Raises:
-            UnsupportedThreatModelError: If it is `whitebox_full`, and cannot be run in full.
+            UnsupportedThreatModelError: If `whitebox_full` cannot be run in full.
         """
         if threat_model == "whitebox_full" and self.unsupported_reason is not None:
             raise UnsupportedThreatModelError(
@@ -149,10 +146,7 @@ class Examination:
     def gradients(
         self, images: tf.Tensor, direction: Callable[[tf.Tensor], tf.Tensor]
     ) -> tf.Tensor:
-        """Returns the gradient of `sum(logits * direction(logits))`, as `whitebox_full` sees it.
-
-        The direction counts as constant, so that one graph serves every loss.
-        """
+        """Returns the gradient of `sum(logits * direction)` under `whitebox_full`."""
         target = self.target("whitebox_full")
 
         def gradient(images: tf.Tensor, direction: tf.Tensor) -> tf.Tensor:
@@ -188,15 +182,12 @@ class Examination:
     def adversarial(
         self, threat_model: str, attack: Attack | None = None, epsilon: float | None = None
     ) -> tf.Tensor:
-        """Crafts adversarial images, once.
+        """Crafts adversarial images, once for the same arguments.
 
         Args:
             threat_model: The name of a threat model.
             attack: By default the main attack.
             epsilon: By default that of the attack.
-
-        Returns:
-            A tensor of the shape of the images.
         """
         attack = self.attack if attack is None else attack
         epsilon = attack.epsilon if epsilon is None else epsilon
@@ -235,11 +226,7 @@ class Examination:
 
     @property
     def query_attack(self) -> Attack | None:
-        """An attack without gradients, with the main attack's epsilon.
-
-        It is `Square`, or `SPSA` with as many queries for images that are too small or oblong for
-        squares. `None` where neither fits, as SPSA supports only the L-infinity norm.
-        """
+        """`Square`, or `SPSA` for images too small or oblong; `None` where neither fits."""
         return self._remember("query attack", self._make_query_attack)
 
     def epsilons(self, attack: Attack) -> list[float]:
@@ -261,13 +248,7 @@ class Examination:
     ) -> np.ndarray:
         """Tells which images are classified correctly, both clean and under an attack.
 
-        Args:
-            threat_model: The name of a threat model.
-            attack: By default the main attack.
-            epsilon: By default that of the attack.
-
-        Returns:
-            A boolean array of shape `(number,)`.
+        Takes the arguments of `adversarial`, and returns a boolean array of shape `(number,)`.
         """
         return self.withstands(self.adversarial(threat_model, attack, epsilon))
 
@@ -281,10 +262,7 @@ class Examination:
         return correct & self.correct("bpda", epsilon=epsilon) if self.is_restored else correct
 
     def correct_under_noise(self) -> np.ndarray:
-        """Tells which images withstand the worst of many random perturbations.
-
-        Half of them are drawn from the whole ball, and half as far away as it allows.
-        """
+        """Tells which images withstand the worst of many random perturbations."""
         return self._remember("noise", self._search_at_random)
 
     @property
@@ -367,6 +345,7 @@ class Examination:
     def _search_at_random(self) -> np.ndarray:
         correct, epsilon = self.correct_without_attack, tf.constant(self.attack.epsilon, tf.float32)
         for query in range(self.queries):
+            # Half of them from the whole ball, and half as far away as it allows.
             draw = random_inside if query % 2 else random_corners
             noisy = draw(self.images, epsilon, self.attack.norm, tf.constant([self.seed, query]))
             correct = correct & self.classified_correctly(noisy)

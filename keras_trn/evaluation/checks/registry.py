@@ -61,13 +61,6 @@ class Finding:
         advice: What a failure means and how to fix it.
         randomness: What a random defence has to do with a failure: it `"explains"` it, it
             `"adds"` to it, or it is the `"subject"` of the check.
-
-    Example:
-        ```python
-        from keras_trn.evaluation import checks
-
-        dark = checks.Finding(False, 0.1, "The mean pixel is 0.1", "scale images to [0, 1]")
-        ```
     """
 
     is_fine: bool
@@ -79,18 +72,7 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class NotApplicable:
-    """Says why a check makes no sense for a defence or an attack.
-
-    Args:
-        reason: A sentence without its full stop.
-
-    Example:
-        ```python
-        from keras_trn.evaluation import checks
-
-        no_restoration = checks.NotApplicable("There is no restoration")
-        ```
-    """
+    """Says, without a full stop, why a check makes no sense for a defence or an attack."""
 
     reason: str
 
@@ -99,15 +81,7 @@ Outcome = Finding | NotApplicable
 
 
 class Check:
-    """A sanity check: call it with an `Examination`, and with an attack if it is about attacks.
-
-    Attributes:
-        name: The name of its function.
-        title: What it checks, the first line of its docstring.
-        finds: The faults that it finds, for the table of checks.
-        source: Where it comes from.
-        subject: What it examines: the defence or its main attack, once; or every attack.
-    """
+    """A registered check, called with an `Examination`, and an attack if it examines every one."""
 
     is_check = True
 
@@ -141,10 +115,9 @@ class Check:
         """Runs the check, and turns an error into a warning, so that one error costs no report."""
         try:
             return self(examination, attack)
-        except UnsupportedThreatModelError as error:
-            reason = str(error)
         except Exception as error:
-            reason = f"{short_message(error)}."
+            is_explained = isinstance(error, UnsupportedThreatModelError)
+            reason = str(error) if is_explained else f"{short_message(error)}."
         name = None if self.subject == "defence" else (attack or examination.attack).name
         return CheckResult(self.name, "WARN", None, f"The check could not be made: {reason}", name)
 
@@ -196,10 +169,7 @@ def check(
 def run_checks(
     examination: Examination, progress: Callable[[str], object] | None = None
 ) -> list[CheckResult]:
-    """Runs all checks: of the defence, and of the attacks on it.
-
-    Checks of every attack are run for all attacks of the examination. Attacks other than the main
-    one appear only where such a check applies to them.
+    """Runs all checks: of the defence, of the main attack, and of every other attack.
 
     Args:
         examination: The `Examination`.
@@ -207,8 +177,8 @@ def run_checks(
             `set_description` of a progress bar.
 
     Returns:
-        A list of results: one for each check, or several that name their attacks. A check that
-        raises an error gives a warning with its message.
+        A list of results: one for each check, and further ones for other attacks to which it
+        applies. A check that raises an error gives a warning.
 
     Example:
         ```python
@@ -221,7 +191,7 @@ def run_checks(
         ```
     """
     results = []
-    for check in sorted(ALL_CHECKS.values(), key=lambda check: check.subject != "defence"):
+    for check in _in_order():
         if progress is not None:
             progress(check.name)
         results.append(check.attempt(examination))
@@ -234,10 +204,15 @@ def run_checks(
 def checks_table() -> str:
     """Returns the Markdown table of all checks for the documentation."""
     rows = ["| Check | What it finds | Examines | Source |", "|---|---|---|---|"]
-    for check in sorted(ALL_CHECKS.values(), key=lambda check: check.subject != "defence"):
+    for check in _in_order():
         link = f"[`{check.name}`][{check.module}.{check.name}]"
         rows.append(f"| {link} | {check.finds} | {check.subject} | {check.source} |")
     return "\n".join(rows)
+
+
+def _in_order() -> list[Check]:
+    """All checks, first those of the defence."""
+    return sorted(ALL_CHECKS.values(), key=lambda check: check.subject != "defence")
 
 
 def _advice(finding: Finding, examination: Examination) -> str:
