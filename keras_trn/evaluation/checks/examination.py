@@ -367,9 +367,10 @@ def main_attack(attacks: Sequence[Attack], seed: int) -> Attack:
         )
     for attack in attacks:
         # Restarts hold the attack that they repeat.
-        repeated = getattr(attack, "attack", attack)
-        if can_be_stopped(repeated):
-            return repeated
+        repeated = getattr(attack, "attack", None)
+        for candidate in (attack, repeated if isinstance(repeated, Attack) else attack):
+            if can_be_stopped(candidate):
+                return candidate
     return ProjectedGradientDescent(attacks[0].epsilon, attacks[0].norm, seed=seed)
 
 

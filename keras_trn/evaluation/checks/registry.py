@@ -86,11 +86,7 @@ class Check:
     is_check = True
 
     def __init__(
-        self,
-        function: Callable[..., Outcome],
-        finds: str,
-        source: str,
-        subject: Subject,
+        self, function: Callable[..., Outcome], finds: str, source: str, subject: Subject
     ) -> None:
         functools.update_wrapper(self, function)
         self.name, self.finds, self.source, self.subject = function.__name__, finds, source, subject
@@ -118,8 +114,10 @@ class Check:
         except Exception as error:
             is_explained = isinstance(error, UnsupportedThreatModelError)
             reason = str(error) if is_explained else f"{short_message(error)}."
+        # The warning for the main attack explains enough.
+        status = "not applicable" if is_explained and attack is not None else "WARN"
         name = None if self.subject == "defence" else (attack or examination.attack).name
-        return CheckResult(self.name, "WARN", None, f"The check could not be made: {reason}", name)
+        return CheckResult(self.name, status, None, f"The check could not be made: {reason}", name)
 
 
 # All checks by name. Every module of this package adds its own, and a user may add more.
