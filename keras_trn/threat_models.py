@@ -1,51 +1,31 @@
-"""What an attacker knows of a defence, and so what the attacker differentiates.
+"""Threat models: what an attacker knows, and therefore which function the attack differentiates."""
 
-An attack says how to search for an adversarial image; a threat model says on
-which function. Any attack can be combined with any threat model that admits it.
-"""
-
-import re
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from keras_trn.attacks.attack import Attack
 from keras_trn.graphs import GraphCache
-from keras_trn.graphs import compile_function
 from keras_trn.input_validation import check_count
-from keras_trn.input_validation import with_known_shape
 from keras_trn.logits import logits_function
+from keras_trn.map_derivative import MapDerivative
 from keras_trn.restored_classifier import RestoredClassifier
-from keras_trn.second_derivatives import is_registered
-
-# Operations whose gradient TensorFlow takes for constant, although it is not.
-_TAKEN_FOR_CONSTANT = {
-    "FakeQuantWithMinMaxArgsGradient",
-    "FakeQuantWithMinMaxVarsGradient",
-    "FakeQuantWithMinMaxVarsPerChannelGradient",
-}
-# Calls of other functions, and operations that only make room, need no derivative.
-_NEEDS_NO_DERIVATIVE = {
-    "EmptyTensorList",
-    "NoOp",
-    "PartitionedCall",
-    "StatefulPartitionedCall",
-    "TensorListReserve",
-}
-# Stands in for a height or a width that the classifier leaves open.
-_ANY_SIDE = 32
+from keras_trn.types import Classifier
+from keras_trn.types import Config
+from keras_trn.types import Logits
 
 
 class ThreatModel:
-    """What the attacker knows; the base of all threat models.
+    """Describes what the attacker knows; the base of all threat models.
 
-    Source: the vocabulary follows Carlini et al., "On Evaluating Adversarial
-    Robustness", arXiv 1902.06705.
+    The terms follow Carlini et al., "On Evaluating Adversarial Robustness", arXiv 1902.06705.
 
     Args:
-        labels: `"true"` for an attacker who knows the true labels, as robust
-            accuracy is commonly measured; `"predicted"` for one who leads away
-            from what the attacked function itself predicts, so that the
-            perturbation carries nothing of the truth.
+        labels: `"true"` for an attacker who knows the true labels, the usual setting for robust
+            accuracy. `"predicted"` for one who moves images away from the class that the
+            attacked function predicts, so that perturbations do not encode the true label.
 
     Raises:
         ValueError: If `labels` is neither of the two.
@@ -60,106 +40,79 @@ class ThreatModel:
         ```
     """
 
-    name = None
-    # Whether the examples depend on the defence: otherwise they are crafted once for all.
+    name = ""
+    # Adaptive attackers craft new images for each defence; others craft them once for all.
     is_adaptive = False
 
-    def __init__(self, labels="true"):
+    def __init__(self, labels: str = "true") -> None:
         if labels not in ("true", "predicted"):
             raise ValueError(f"labels must be 'true' or 'predicted', received {labels!r}.")
         self.labels = labels
 
-    def target(self, defence):
-        """Returns the function that the attacker attacks.
-
-        Args:
-            defence: A Keras model from images to logits.
-
-        Returns:
-            A function from images to logits, or a Keras model.
-        """
+    def target(self, defence: keras.Model) -> Classifier:
+        """Returns what the attacker attacks on a defence: a function from images to logits."""
         raise NotImplementedError(f"{type(self).__name__} does not define `target`.")
 
-    def applies_to(self, defence):
-        """Tells whether the threat model differs from a simpler one for this defence.
-
-        Args:
-            defence: A Keras model from images to logits.
-        """
+    def applies_to(self, defence: keras.Model) -> bool:
+        """Tells whether the threat model differs from a simpler one for a defence."""
         return True
 
-    def obstacle(self, defence):
-        """Says why the threat model cannot be run in full on a defence.
-
-        Args:
-            defence: A Keras model from images to logits, to which the threat model applies.
-
-        Returns:
-            A sentence without its full stop; `None` if nothing is in the way.
-        """
+    def unsupported_reason(self, defence: keras.Model) -> str | None:
+        """Says, without a full stop, why it cannot be run in full; `None` if it can."""
         return None
 
-    def admits(self, attack):
-        """Tells whether this attacker can run an attack.
-
-        Args:
-            attack: An attack of `keras_trn.attacks`.
-        """
+    def supports(self, attack: Attack) -> bool:
+        """Tells whether this attacker can run an attack."""
         return not attack.gradient_free
 
-    def get_config(self):
-        """Returns what is needed to say which threat model it is."""
+    def get_config(self) -> Config:
+        """Returns the settings that identify the threat model."""
         return {"name": self.name, "labels": self.labels}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{type(self).__name__}(labels={self.labels!r})"
 
 
 class _Adaptive(ThreatModel):
-    """A threat model whose attacker runs the defence itself.
-
-    Args:
-        labels: `"true"` or `"predicted"`.
-        samples: How often the defence is run for each gradient. More than 1 is
-            for a defence that is random: the attacker then differentiates the
-            mean of its logits (expectation over transformation, Athalye et al.,
-            arXiv 1802.00420).
-    """
+    """A threat model whose attacker runs the defence itself."""
 
     is_adaptive = True
 
-    def __init__(self, labels="true", samples=1):
+    def __init__(self, labels: str = "true", samples: int = 1) -> None:
         super().__init__(labels)
         self.samples = check_count("samples", samples)
         self._graphs = GraphCache()
 
-    def applies_to(self, defence):
-        # Nobody can run what has to be told the true label.
+    def applies_to(self, defence: keras.Model) -> bool:
+        # Nobody can run a defence that needs the true labels.
         return not getattr(defence, "needs_labels", False)
 
-    def target(self, defence):
-        # Attacks are traced once for a function: it has to be the same whenever it is asked for,
-        # unless the defence has changed.
+    def target(self, defence: keras.Model) -> Classifier:
+        # Attacks are traced once per function, so an unchanged defence gets the same function.
         return self._graphs.remember(
             ("target", self.samples), defence, lambda: self._make_target(defence)
         )
 
-    def _make_target(self, defence):
+    def _make_target(self, defence: keras.Model) -> Classifier:
         logits = self._logits(defence)
         return logits if self.samples == 1 else _expectation(logits_function(logits), self.samples)
 
-    def get_config(self):
+    def _logits(self, defence: keras.Model) -> Classifier:
+        """The function that one run of the defence is to the attacker."""
+        raise NotImplementedError
+
+    def get_config(self) -> Config:
         return {**super().get_config(), "samples": self.samples}
 
 
 class Oblivious(ThreatModel):
-    """The attacker knows the bare classifier and nothing of the defence.
+    """Attacks the bare classifier, without any knowledge of the defence.
 
-    The setting in which defences that restore images are usually reported, and
-    the easiest for them. A table that shows it should show `worst` too.
+    This is the easiest setting for a restoration, and the usual one in the literature. A table
+    that shows it should also show the worst case.
 
     Args:
-        labels: `"true"` or `"predicted"`.
+        labels: As in `ThreatModel`.
 
     Example:
         ```python
@@ -170,36 +123,35 @@ class Oblivious(ThreatModel):
 
     name = "oblivious"
 
-    def target(self, defence):
+    def target(self, defence: keras.Model) -> Classifier:
         return defence.classifier if isinstance(defence, RestoredClassifier) else defence
 
 
 class Transfer(ThreatModel):
-    """The attacker knows neither the classifier nor the defence, and attacks another.
+    """Attacks another model, without any knowledge of the classifier or the defence.
 
     Args:
-        classifier: The model that the attacker has: a classifier that was trained
-            independently, bare or behind a restoration of its own.
-        labels: `"true"` or `"predicted"`.
-        name: What it is called in tables; to tell several of them apart.
+        classifier: The attacker's surrogate model, trained independently; it may have a
+            restoration too.
+        labels: As in `ThreatModel`.
+        name: The name in tables, to tell several surrogates apart.
 
     Raises:
-        ValueError: If `classifier` is no Keras model.
+        ValueError: If `classifier` is not a Keras model.
 
     Example:
         ```python
-        make = lambda: keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-        )
-        other = make()
-        transfer = keras_trn.threat_models.Transfer(other)
-        assert transfer.target(make()) is other
+        surrogate = keras.models.clone_model(classifier)
+        transfer = keras_trn.threat_models.Transfer(surrogate)
+        assert transfer.target(classifier) is surrogate
         ```
     """
 
     name = "transfer"
 
-    def __init__(self, classifier, labels="true", name="transfer"):
+    def __init__(
+        self, classifier: keras.Model, labels: str = "true", name: str = "transfer"
+    ) -> None:
         super().__init__(labels)
         self.name = name
         if not isinstance(classifier, keras.Model):
@@ -209,21 +161,20 @@ class Transfer(ThreatModel):
             )
         self.classifier = classifier
 
-    def target(self, defence):
+    def target(self, defence: keras.Model) -> Classifier:
         return self.classifier
 
 
 class BPDA(_Adaptive):
-    """The attacker runs the restoration, and differentiates as if it did nothing.
+    """Runs the restoration, and differentiates it as if it were the identity.
 
-    Backward pass differentiable approximation (BPDA, Athalye et al., arXiv
-    1802.00420) with the identity: forward through restoration and classifier,
-    backward through the classifier alone. It breaks restorations whose own
-    gradient is of no use, such as rounding or JPEG.
+    Backward pass differentiable approximation (BPDA), Athalye et al., arXiv 1802.00420. It breaks
+    restorations whose gradient is useless, such as rounding or JPEG compression.
 
     Args:
-        labels: `"true"` or `"predicted"`.
-        samples: How often a random defence is run for each gradient.
+        labels: As in `ThreatModel`.
+        samples: Number of runs of a random defence per gradient. With more than 1, the attacker
+            differentiates the mean logits (expectation over transformation, Athalye et al.).
 
     Example:
         ```python
@@ -235,13 +186,13 @@ class BPDA(_Adaptive):
 
     name = "bpda"
 
-    def applies_to(self, defence):
+    def applies_to(self, defence: keras.Model) -> bool:
         return super().applies_to(defence) and isinstance(defence, RestoredClassifier)
 
-    def _logits(self, defence):
+    def _logits(self, defence: keras.Model) -> Classifier:
         classify = logits_function(defence.classifier)
 
-        def logits(images):
+        def logits(images: tf.Tensor) -> tf.Tensor:
             restored = tf.stop_gradient(defence.restore_batch(images))
             return classify(restored + (images - tf.stop_gradient(images)))
 
@@ -249,14 +200,14 @@ class BPDA(_Adaptive):
 
 
 class WhiteboxStopgrad(_Adaptive):
-    """The attacker differentiates everything but the path through the gradient map.
+    """Differentiates everything except the path through the gradient map.
 
-    It is what comes out when a defence that takes gradients is differentiated
-    carelessly, and is reported so that it cannot be mistaken for `WhiteboxFull`.
+    A careless attack on a defence with gradient maps amounts to this. Reports show it so that
+    nobody mistakes it for `WhiteboxFull`.
 
     Args:
-        labels: `"true"` or `"predicted"`.
-        samples: How often a random defence is run for each gradient.
+        labels: As in `ThreatModel`.
+        samples: As in `BPDA`.
 
     Example:
         ```python
@@ -268,27 +219,26 @@ class WhiteboxStopgrad(_Adaptive):
 
     name = "whitebox_stopgrad"
 
-    def applies_to(self, defence):
+    def applies_to(self, defence: keras.Model) -> bool:
         has_gradient_map = getattr(defence, "gradient_map", None) is not None
         return super().applies_to(defence) and has_gradient_map
 
-    def _logits(self, defence):
+    def _logits(self, defence: keras.Model) -> Classifier:
         classify = logits_function(defence.classifier)
         return lambda images: classify(defence.restore_batch(images, constant_maps=True))
 
 
 class WhiteboxFull(_Adaptive):
-    """The attacker differentiates everything, also through the gradient map.
+    """Differentiates everything, the gradient map included.
 
-    The gradient of a gradient map is of second order in the classifier. It does not
-    apply to a restoration that says of itself that it has no gradient
-    (`is_differentiable = False`): attacks would find nothing, and that would look
-    like strength. For the same reason, `target` refuses a defence whose gradient map
-    TensorFlow cannot differentiate.
+    The gradient of a gradient map is a second derivative of the classifier. The threat model does
+    not apply to a restoration that declares itself non-differentiable
+    (`is_differentiable = False`): attacks would find nothing, which would look like robustness.
+    For the same reason, `target` refuses a gradient map that TensorFlow cannot differentiate.
 
     Args:
-        labels: `"true"` or `"predicted"`.
-        samples: How often a random defence is run for each gradient.
+        labels: As in `ThreatModel`.
+        samples: As in `BPDA`.
 
     Example:
         ```python
@@ -300,186 +250,80 @@ class WhiteboxFull(_Adaptive):
 
     name = "whitebox_full"
 
-    def applies_to(self, defence):
+    def applies_to(self, defence: keras.Model) -> bool:
         return super().applies_to(defence) and getattr(defence, "is_differentiable", True)
 
-    def map_slopes(self, defence):
-        """Returns the defence's gradient map and its slopes, each compiled once.
-
-        Args:
-            defence: A Keras model from images to logits.
-
-        Returns:
-            A `MapSlopes`; `None` where there is no gradient map that the attacker can run.
-        """
+    def map_derivative(self, defence: keras.Model) -> MapDerivative | None:
+        """Returns the derivative of the gradient map; `None` without a map that can be run."""
         has_map = getattr(defence, "gradient_map", None) is not None
         if not has_map or not self.applies_to(defence):
             return None
-        return self._graphs.remember("slopes", defence, lambda: MapSlopes(defence))
+        return self._graphs.remember("map derivative", defence, lambda: MapDerivative(defence))
 
-    def obstacle(self, defence):
-        slopes = self.map_slopes(defence)
-        if slopes is None:
+    def unsupported_reason(self, defence: keras.Model) -> str | None:
+        derivative = self.map_derivative(defence)
+        if derivative is None:
             return None
-        return self._graphs.remember("obstacle", defence, slopes.obstacle)
+        return self._graphs.remember("unsupported", defence, derivative.unsupported_reason)
 
-    def _make_target(self, defence):
-        obstacle = self.obstacle(defence)
-        if obstacle is not None:
+    def _make_target(self, defence: keras.Model) -> Classifier:
+        reason = self.unsupported_reason(defence)
+        if reason is not None:
             raise ValueError(
-                f"`{self.name}` cannot be run on this defence, as {obstacle}. Use `bpda` and "
-                "`whitebox_stopgrad`, or take the operation out of the classifier."
+                f"`{self.name}` cannot be run on this defence, as {reason}. Use `bpda` and "
+                "`whitebox_stopgrad`, or remove the operation from the classifier."
             )
         return super()._make_target(defence)
 
-    def _logits(self, defence):
+    def _logits(self, defence: keras.Model) -> Classifier:
         return defence
 
 
-class MapSlopes:
-    """The gradient map of a defence, and how the tape differentiates it.
-
-    Args:
-        defence: A `RestoredClassifier` with a `gradient_map` that needs no labels.
-
-    Example:
-        ```python
-        protected = keras_trn.ProtectedClassifier(
-            classifier,
-            keras_trn.TwoStreamRestorationNetwork(width=4, depth=1),
-            keras_trn.gradient_maps.UniformLabel(),
-        )
-        slopes = keras_trn.threat_models.WhiteboxFull().map_slopes(protected)
-        assert slopes.maps(images).shape == (8, 8, 8, 1)
-        assert slopes.obstacle() is None
-        ```
-    """
-
-    def __init__(self, defence):
-        self._defence = defence
-        self.maps = compile_function(self._maps)
-        self.slopes = compile_function(self._slopes)
-
-    def obstacle(self):
-        """Says why TensorFlow cannot differentiate the map.
-
-        The gradient is traced, and not computed, and even that only where the map has an
-        operation of which TensorFlow knows no derivative.
-
-        Returns:
-            A sentence without its full stop; `None` if TensorFlow can.
-        """
-        shape = [None, *(_ANY_SIDE if side is None else side for side in self._defence.image_shape)]
-        images = tf.TensorSpec(shape, tf.float32)
-        try:
-            maps = self.maps.get_concrete_function(images)
-            operations = _operations(maps.graph.as_graph_def())
-            for operation in sorted(operations & _TAKEN_FOR_CONSTANT):
-                return f"TensorFlow takes {operation}, which its gradient map needs, for constant"
-            if not all(map(is_registered, operations - _NEEDS_NO_DERIVATIVE)):
-                weights = tf.TensorSpec(maps.output_shapes, tf.float32)
-                self.slopes.get_concrete_function(images, weights)
-        except Exception as error:
-            return _without_derivative(error)
-        return None
-
-    def _maps(self, images):
-        images = with_known_shape(images)
-        return self._defence.gradient_map(images, classifier=self._defence.classifier)
-
-    def _slopes(self, images, weights):
-        """The gradient, in the images, of the sum of the map times weights."""
-        with tf.GradientTape() as tape:
-            tape.watch(images)
-            total = tf.reduce_sum(self._maps(images) * weights)
-        return tape.gradient(total, images, None, tf.UnconnectedGradients.ZERO)
-
-
-def _operations(graph):
-    """The types of the operations on tensors in a graph, also in functions that it calls."""
-    nodes = [*graph.node, *(node for body in graph.library.function for node in body.node_def)]
-    return {node.op for node in nodes if node.input}
-
-
-def _without_derivative(error):
-    """Names the operation that TensorFlow could not differentiate, where its error does."""
-    named = re.search(r"no entry for: (\w+)|op type: (\w+)", str(error))
-    if named:
-        operation = named[1] or named[2]
-        return f"TensorFlow has no derivative of {operation}, which its gradient map needs"
-    return f"TensorFlow cannot differentiate its gradient map: {short_message(error)}"
-
-
-def short_message(error):
-    """Says in one line what an error is.
-
-    Args:
-        error: An exception, also one of TensorFlow or Keras, whose messages hold tracebacks and
-            arguments.
-
-    Returns:
-        Its type and the heart of its message, without a full stop.
-
-    Example:
-        ```python
-        from keras_trn.threat_models import short_message
-
-        error = ValueError("Traceback:\\n  line 1\\nThe image is too small.")
-        assert short_message(error) == "ValueError, The image is too small"
-        ```
-    """
-    # Keras puts a layer's own error in bold print, and TensorFlow an error at its end.
-    of_layer = re.search(r"\x1b\[1m(.+?)\x1b\[0m", str(error), re.DOTALL)
-    *_, message = ["", *(of_layer[1] if of_layer else str(error)).strip().splitlines()]
-    return f"{type(error).__name__}, {message.strip().rstrip('.')}"
-
-
 class Blackbox(_Adaptive):
-    """The attacker sees the defence's logits, and no gradient.
+    """Queries the defence's logits, and has no gradient.
 
-    Admits attacks that only query: `Square` and `SPSA`.
+    It supports only attacks that need no gradients: `Square` and `SPSA`.
 
     Args:
-        labels: `"true"` or `"predicted"`.
-        samples: How often a random defence is run for each query.
+        labels: As in `ThreatModel`.
+        samples: As in `BPDA`.
 
     Example:
         ```python
         blackbox = keras_trn.threat_models.Blackbox()
-        assert not blackbox.admits(keras_trn.attacks.FastGradientMethod(epsilon=0.1))
-        assert blackbox.admits(keras_trn.attacks.Square(epsilon=0.1))
+        assert not blackbox.supports(keras_trn.attacks.FastGradientMethod(epsilon=0.1))
+        assert blackbox.supports(keras_trn.attacks.Square(epsilon=0.1))
         ```
     """
 
     name = "blackbox"
 
-    def admits(self, attack):
+    def supports(self, attack: Attack) -> bool:
         return attack.gradient_free
 
-    def _logits(self, defence):
+    def _logits(self, defence: keras.Model) -> Classifier:
         classify = logits_function(defence)
         return lambda images: tf.stop_gradient(classify(images))
 
 
-_BY_NAME = {
+_BY_NAME: dict[str, Callable[..., ThreatModel]] = {
     threat_model.name: threat_model
     for threat_model in (Oblivious, Transfer, BPDA, WhiteboxStopgrad, WhiteboxFull, Blackbox)
 }
 
 
-def get(threat_model):
-    """Returns a threat model, which may be given by its name.
+def get(threat_model: str | ThreatModel) -> ThreatModel:
+    """Returns a threat model, given itself or its name.
 
     Args:
-        threat_model: A `ThreatModel`, or one of `"oblivious"`, `"bpda"`,
-            `"whitebox_stopgrad"`, `"whitebox_full"` and `"blackbox"`. `Transfer`
-            has to be made with the classifier that the attacker has.
+        threat_model: A `ThreatModel`, or one of `"oblivious"`, `"bpda"`, `"whitebox_stopgrad"`,
+            `"whitebox_full"` and `"blackbox"`.
 
     Returns:
         The `ThreatModel`.
 
     Raises:
-        ValueError: If there is no such threat model.
+        ValueError: If there is no such threat model, or it is `"transfer"`, which needs a model.
 
     Example:
         ```python
@@ -499,11 +343,11 @@ def get(threat_model):
     return _BY_NAME[threat_model]()
 
 
-def _expectation(logits, samples):
+def _expectation(logits: Logits, samples: int) -> Logits:
     """The mean logits of a random defence over several runs."""
 
-    def mean_logits(images):
-        runs = tf.map_fn(
+    def mean_logits(images: tf.Tensor) -> tf.Tensor:
+        runs: Any = tf.map_fn(
             lambda _: logits(images), tf.range(samples), fn_output_signature=tf.float32
         )
         return tf.reduce_mean(runs, axis=0)

@@ -144,7 +144,7 @@ def test_gradient_attack_works_through_a_defence(classifier, protect, few):
 def test_square_needs_no_gradient(classifier, few):
     attack = Square(0.2, queries=30, seed=0)
     blackbox = Blackbox()
-    assert blackbox.admits(attack)
+    assert blackbox.supports(attack)
     np.testing.assert_array_equal(
         attack(blackbox.target(classifier), *few), attack(classifier, *few)
     )

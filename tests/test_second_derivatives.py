@@ -1,4 +1,4 @@
-"""Gradient maps of classifiers with resizing inside can be differentiated, and rightly."""
+"""Gradient maps of classifiers with resizing inside are differentiated correctly."""
 
 import keras
 import numpy as np

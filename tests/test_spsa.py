@@ -43,7 +43,7 @@ def test_slopes_point_along_the_gradient_of_the_margin():
 def test_it_needs_no_gradient(classifier, few):
     blackbox = Blackbox()
     attack = quick(seed=0)
-    assert blackbox.admits(attack)
+    assert blackbox.supports(attack)
     np.testing.assert_array_equal(
         attack(blackbox.target(classifier), *few), attack(classifier, *few)
     )

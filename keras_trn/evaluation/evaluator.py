@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import time
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -16,8 +15,7 @@ from tqdm import tqdm
 
 from keras_trn import threat_models as known_threat_models
 from keras_trn.attacks import Attack
-from keras_trn.attacks import ProjectedGradientDescent
-from keras_trn.attacks import Restarts
+from keras_trn.digests import digest_of_arrays
 from keras_trn.evaluation.arguments import as_threat_models
 from keras_trn.evaluation.arguments import checked_attacks
 from keras_trn.evaluation.arguments import checked_epsilons
@@ -26,6 +24,7 @@ from keras_trn.evaluation.checks import ALL_CHECKS
 from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.checks import Examination
 from keras_trn.evaluation.checks import run_checks
+from keras_trn.evaluation.checks.examination import main_attack
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.fingerprints import Fingerprints
 from keras_trn.evaluation.measurement import BARE
@@ -58,7 +57,7 @@ def evaluate(
 ) -> Report:
     """Evaluates a defence, and checks the evaluation.
 
-    Runs every attack under every threat model that admits it. Reports accuracy, the worst
+    Runs every attack under every threat model that supports it. Reports accuracy, the worst
     case for each image, and how close the restored images are to the clean ones. Then runs
     the sanity checks of `keras_trn.evaluation.checks`, which tell whether the attacks were
     strong enough to be believed.
@@ -84,7 +83,7 @@ def evaluate(
             `keras_trn.baselines.JpegCompression(classifier)`. They share the adversarial
             images that do not depend on the defence.
         epsilons: Further epsilons at which the first attack is run, for accuracy against
-            epsilon. A threat model that does not admit this attack has no curve.
+            epsilon. A threat model that does not support this attack has no curve.
         check_examples: Number of images, from the start of the data, for the sanity checks.
         checkpoint: Path of a file that keeps finished results. The same call continues an
             interrupted evaluation; other weights, data or settings are computed anew.
@@ -130,8 +129,8 @@ def evaluate(
     measured = measure_all(defences, dataset, attacks, threat_models, epsilons, kept, verbose)
     measured.warn_of_randomness(stacklevel=3)
     images, labels = measured.data.first(check_examples)
-    checked_attack = _checked_attack(attacks, seed)
-    checks = _checks(defences, images, labels, checked_attack, threat_models, kept, seed, verbose)
+    checked_attack = main_attack(attacks, seed)
+    checks = _checks(defences, images, labels, attacks, threat_models, kept, seed, verbose)
     missing = [row["threat_model"] for row in measured.not_run if row["defence"] == evaluated]
     shown = [threat_model for threat_model in threat_models if threat_model.name not in missing]
     return Report(
@@ -171,7 +170,7 @@ def _default_threat_models(attacks: list[Attack]) -> list[ThreatModel]:
         known_threat_models.WhiteboxFull(),
         known_threat_models.Blackbox(),
     ]
-    return [model for model in every if any(model.admits(attack) for attack in attacks)]
+    return [model for model in every if any(model.supports(attack) for attack in attacks)]
 
 
 def _name_defences(
@@ -193,7 +192,7 @@ def _checks(
     defences: dict[str, keras.Model],
     images: np.ndarray,
     labels: np.ndarray,
-    attack: Attack,
+    attacks: list[Attack],
     threat_models: list[ThreatModel],
     checkpoint: Checkpoint,
     seed: int,
@@ -213,14 +212,13 @@ def _checks(
             description = {
                 "checks": [threat_model.get_config() for threat_model in threat_models],
                 "model": fingerprints.of(defence),
-                "names": [check.__name__ for check in ALL_CHECKS],
-                "attack_class": str(type(attack)),
-                "settings": attack.get_config(),
-                "images": hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest(),
+                "names": list(ALL_CHECKS),
+                "attacks": [[str(type(attack)), attack.get_config()] for attack in attacks],
+                "images": digest_of_arrays(images, labels),
                 "seed": seed,
                 "versions": describe_environment()["versions"],
             }
-            examination = Examination(defence, images, labels, attack, threat_models, seed=seed)
+            examination = Examination(defence, images, labels, attacks, threat_models, seed=seed)
             saved = checkpoint.get_or_compute(
                 description,
                 functools.partial(_run_checks, examination),
@@ -234,15 +232,6 @@ def _run_checks(examination: Examination) -> list[dict[str, Any]]:
     return [vars(result) for result in run_checks(examination)]
 
 
-def _checked_attack(attacks: list[Attack], seed: int) -> Attack:
-    """The attack that the checks are about: the first that takes several steps, or else PGD."""
-    for attack in attacks:
-        attack = attack.attack if isinstance(attack, Restarts) else attack
-        if attack.is_iterative and not attack.gradient_free:
-            return attack
-    return ProjectedGradientDescent(attacks[0].epsilon, attacks[0].norm, seed=seed)
-
-
 def _make_pictures(
     defence: keras.Model,
     images: np.ndarray,
@@ -254,7 +243,7 @@ def _make_pictures(
     images, labels = images[:_SHOWN_IMAGES], labels[:_SHOWN_IMAGES]
     pictures = [_make_row("benign", defence, images, labels)]
     for threat_model in threat_models:
-        admitted = [attack for attack in attacks if threat_model.admits(attack)]
+        admitted = [attack for attack in attacks if threat_model.supports(attack)]
         # Attacks on predicted labels look much the same.
         if admitted and threat_model.applies_to(defence) and threat_model.labels == "true":
             target = threat_model.target(defence)

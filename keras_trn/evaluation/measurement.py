@@ -27,7 +27,7 @@ from keras_trn.evaluation.data import CheckedData
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.fingerprints import Fingerprints
 from keras_trn.evaluation.map_gradient import PROBED_IMAGES
-from keras_trn.evaluation.map_gradient import obstacle
+from keras_trn.evaluation.map_gradient import unsupported_reason
 from keras_trn.evaluation.runs import Cell
 from keras_trn.evaluation.runs import Run
 from keras_trn.evaluation.runs import missing_run_text
@@ -161,9 +161,9 @@ def _find_missing_runs(
     adaptive = [run for run in runs if run.threat_model and run.threat_model.is_adaptive]
     not_run = []
     for run in {run.first_defence_and_threat_model: run for run in adaptive}.values():
-        motion = {"map motion": fingerprints.of(run.attacked), "versions": versions}
-        remember = functools.partial(checkpoint.get_or_compute, motion)
-        reason = obstacle(run.threat_model, run.attacked, images, remember)
+        description = {"map slopes": fingerprints.of(run.attacked), "versions": versions}
+        remember = functools.partial(checkpoint.get_or_compute, description)
+        reason = unsupported_reason(run.threat_model, run.attacked, images, remember)
         if reason is not None:
             defence, threat_model = run.first_defence_and_threat_model
             not_run.append({"defence": defence, "threat_model": threat_model, "reason": reason})

@@ -14,6 +14,7 @@ import re
 import sys
 from pathlib import Path
 
+from keras_trn.evaluation.checks.registry import checks_table
 from keras_trn.evaluation.report import Report
 from keras_trn.files import write_text
 
@@ -29,7 +30,9 @@ def with_tables(text: str, folder: str | Path = ".") -> str:
 
     def fill(place: re.Match[str]) -> str:
         path = Path(folder) / place["path"]
-        if path.suffix == ".md":
+        if place["path"] == "checks":
+            table = checks_table()
+        elif path.suffix == ".md":
             table = path.read_text(encoding="utf-8").strip()
         else:
             table = Report.from_json(path).to_markdown(place["table"] or "accuracy")

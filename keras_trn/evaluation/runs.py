@@ -95,7 +95,7 @@ def plan_runs(
     """Returns all runs of an evaluation, the benign one first; refuses an ambiguous table."""
     runs = [Run(list(defences))]
     for threat_model in threat_models:
-        admitted = [attack for attack in attacks if threat_model.admits(attack)]
+        admitted = [attack for attack in attacks if threat_model.supports(attack)]
         if attacks and not admitted:
             raise ValueError(
                 f"The threat model {threat_model.name!r} admits none of the attacks "

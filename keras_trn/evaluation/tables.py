@@ -81,10 +81,13 @@ def quality_table(report: "Report") -> pd.DataFrame:
 
 def checks_table(report: "Report") -> pd.DataFrame:
     """Returns the sanity checks of the evaluated defence: a row for each."""
-    return pd.DataFrame(
-        [(check.name, check.status, check.finding) for check in report.checks[report.evaluated]],
-        columns=["check", "result", "finding"],
-    )
+    rows = []
+    for check in report.checks[report.evaluated]:
+        # Most checks are about the main attack, which the caption names.
+        is_other = check.attack not in (None, report.settings["checked_attack"])
+        name = f"{check.name}, {check.attack}" if is_other else check.name
+        rows.append((name, check.status, check.finding))
+    return pd.DataFrame(rows, columns=["check", "result", "finding"])
 
 
 def row_key(cell: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -1,410 +1,298 @@
-"""Checks of the attack: whether it climbs, converges, and stays where it may go."""
+"""Checks of an attack: whether it climbs, converges, and stays within bounds."""
 
-import contextlib
+import dataclasses
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_trn import baselines
 from keras_trn import threat_models
+from keras_trn.attacks.attack import Attack
+from keras_trn.evaluation.checks.examination import Examination
+from keras_trn.evaluation.checks.examination import can_be_stopped
 from keras_trn.evaluation.checks.registry import Finding
+from keras_trn.evaluation.checks.registry import NotApplicable
+from keras_trn.evaluation.checks.registry import Outcome
 from keras_trn.evaluation.checks.registry import check
+from keras_trn.logits import logits_function
 
 # What a random start may change between two runs of the same strength.
 _NOISE = 0.005
 # An attack that has converged finds no more than this with twice as many steps.
 _CONVERGED = 0.005
-# The share of images on which a local search may end lower than it began, or lose on its
-# last steps what it had found.
+# The share of images on which a local search may lose, in its last steps, what it had found.
 _LOST_BY_CHANCE = 0.01
-# An undefended classifier has next to nothing left (Carlini et al.: 1 % at 8/255).
+# Next to nothing of an undefended classifier is left (Carlini et al.: 1 % at 8/255).
 _LEFT_OF_THE_BARE_CLASSIFIER = 0.01
-# Rounding in front of a classifier, which the attacker knows of, defends nothing.
+# Rounding in front of a classifier does not defend it against an attacker who knows of it.
 _LEFT_BY_A_WEAK_DEFENCE = 0.03
-# Enough levels for the classifier to stay as it was, and few enough to hide every gradient.
+# Enough levels to keep the classifier accurate, and few enough to hide every gradient.
 _BITS_OF_A_WEAK_DEFENCE = 4
-# What float32 images can be off by; an 8-bit image is 4e-3 from the next.
+# The rounding error of float32 images; 8-bit images differ by at least 4e-3.
 _ROUNDING_OF_DISTANCES = 1e-5
+_CANNOT_BE_STOPPED = NotApplicable(
+    "The attack does not follow gradients in steps that can be stopped at any number"
+)
 
 
-@check
-def iterative_beats_single_step(examination):
-    """Checks that the attack leaves no more right than one step of the same length.
+@check(
+    finds="one step that achieves more than many",
+    source="arXiv 1902.06705, arXiv 1802.00420",
+    subject="every attack",
+)
+def iterative_beats_single_step(examination: Examination, attack: Attack) -> Outcome:
+    """Checks that many steps find at least as much as one long step.
 
-    Many small steps can go wherever one large step goes. Where they find less, the
-    gradient misleads them: a symptom of gradients that are masked. Both are run as
-    `whitebox_full`, as like is compared with like.
-
-    Source: Carlini et al., arXiv 1902.06705; Athalye et al., arXiv 1802.00420.
-
-    Args:
-        examination: The `Examination`.
-
-    Returns:
-        A `CheckResult`; its figure is the accuracy under the attack less that
-        under one step.
-
-    Example:
-        ```python
-        from keras_trn.evaluation import checks
-
-        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=4)
-        examination = checks.Examination(classifier, images, labels, attack)
-        assert checks.iterative_beats_single_step(examination).status == "PASS"
-        ```
+    Many small steps can reach whatever one large step reaches. If they find less, the gradient
+    misleads them: a symptom of masked gradients. Both run as `whitebox_full`. The figure is the
+    accuracy under the attack minus that under one step.
     """
-    iterative = examination.correct("whitebox_full").mean()
-    single = examination.correct("whitebox_full", examination.single_step).mean()
+    if not can_be_stopped(attack):
+        return _CANNOT_BE_STOPPED
+    iterative = examination.correct("whitebox_full", attack).mean()
+    single = examination.withstands(examination.one_step(attack)).mean()
     return Finding(
-        iterative - single <= examination.at_least_one_image(_NOISE),
+        iterative - single <= examination.tolerance(_NOISE),
         iterative - single,
-        f"{examination.attack.name} leaves {iterative:.1%} right, and one step {single:.1%}",
+        f"{attack.name} leaves an accuracy of {iterative:.1%}, and one step {single:.1%}",
         "gradients are masked, or the attack's steps are too short",
     )
 
 
-@check
-def more_steps_never_weaker(examination):
+@check(finds="an attack that has not converged", source="arXiv 1902.06705", subject="every attack")
+def more_steps_never_weaker(examination: Examination, attack: Attack) -> Outcome:
     """Checks that twice as many steps find neither less nor much more.
 
-    Less would mean that steps are taken in vain; much more, that the attack had
-    not converged and its number in the report is too high.
-
-    Source: Carlini et al., arXiv 1902.06705.
-
-    Args:
-        examination: The `Examination`.
-
-    Returns:
-        A `CheckResult`; its figure is the accuracy under twice as many steps less
-        that under the attack.
-
-    Example:
-        ```python
-        from keras_trn.evaluation import checks
-
-        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=4)
-        examination = checks.Examination(classifier, images, labels, attack)
-        assert checks.more_steps_never_weaker(examination).status == "PASS"
-        ```
+    If they find less, gradients mislead the attack. If they find much more, the attack has not
+    converged, and the accuracy in the report is too high. The figure is the accuracy under twice
+    as many steps minus that under the attack.
     """
-    once = examination.correct("whitebox_full").mean()
-    twice = examination.correct("whitebox_full", examination.doubled).mean()
-    is_weaker = twice - once > examination.at_least_one_image(_NOISE)
-    has_converged = once - twice <= examination.at_least_one_image(_CONVERGED)
+    if not can_be_stopped(attack):
+        return _CANNOT_BE_STOPPED
+    once = examination.correct("whitebox_full", attack).mean()
+    twice = examination.withstands(examination.with_twice_the_steps(attack)).mean()
+    is_weaker = twice - once > examination.tolerance(_NOISE)
+    has_converged = once - twice <= examination.tolerance(_CONVERGED)
     return Finding(
         has_converged and not is_weaker,
         twice - once,
-        f"{examination.attack.name} leaves {once:.1%} right, and twice as many steps {twice:.1%}",
+        f"{attack.name} leaves an accuracy of {once:.1%}, and twice as many steps {twice:.1%}",
         "more steps are weaker, so gradients mislead them"
         if is_weaker
         else "the attack has not converged; give it more steps",
     )
 
 
-@check
-def monotone_in_epsilon(examination):
-    """Checks that a larger epsilon never leaves more images right.
+@check(
+    finds="a larger epsilon that achieves less",
+    source="arXiv 1902.06705, arXiv 1802.00420",
+    subject="every attack",
+)
+def monotone_in_epsilon(examination: Examination, attack: Attack) -> Outcome:
+    """Checks that a larger epsilon never leaves a higher accuracy.
 
-    Whatever lies in a ball lies in a larger one. Accuracy is measured from a
-    quarter of the attack's epsilon to twice of it, as `whitebox_full`.
-
-    Source: Carlini et al., arXiv 1902.06705; Athalye et al., arXiv 1802.00420.
-
-    Args:
-        examination: The `Examination`.
-
-    Returns:
-        A `CheckResult`; its figure is the largest rise of accuracy from one
-        epsilon to the next, below 0 where it falls everywhere.
-
-    Example:
-        ```python
-        from keras_trn.evaluation import checks
-
-        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=4)
-        examination = checks.Examination(classifier, images, labels, attack)
-        assert checks.monotone_in_epsilon(examination).status == "PASS"
-        ```
+    A larger ball contains the smaller one. The main attack is run from a quarter of its epsilon to
+    twice its epsilon, other attacks at half and at all of theirs. The check does not apply to a
+    single step, which may overshoot, and to a search for the smallest perturbation. The figure is
+    the largest rise of accuracy from one epsilon to the next.
     """
-    accuracies = [
-        examination.correct("whitebox_full", epsilon=e).mean() for e in examination.epsilons
-    ]
+    if not attack.is_iterative or attack.minimal_norm:
+        return NotApplicable("The attack does not take steps that depend on epsilon")
+    epsilons, threat_model = examination.epsilons(attack), _threat_model(attack)
+    accuracies = [examination.correct(threat_model, attack, e).mean() for e in epsilons]
     rise = max(np.diff([examination.correct_without_attack.mean(), *accuracies]))
-    curve = ", ".join(
-        f"{accuracy:.1%} at {epsilon:.3g}"
-        for epsilon, accuracy in zip(examination.epsilons, accuracies, strict=True)
-    )
+    pairs = zip(epsilons, accuracies, strict=True)
     return Finding(
-        rise <= examination.at_least_one_image(_NOISE),
+        rise <= examination.tolerance(_NOISE),
         rise,
-        f"Accuracy is {curve}",
-        "a larger epsilon leaves more right, so the attack does not make use of it",
+        "Accuracy is " + ", ".join(f"{acc:.1%} at {epsilon:.3g}" for epsilon, acc in pairs),
+        "accuracy rises with epsilon, so the attack does not use a larger epsilon",
     )
 
 
-@check
-def unbounded_attack_succeeds(examination):
-    """Checks that an attacker who may do anything succeeds on every image.
+@check(
+    finds="an attack that fails even without bounds",
+    source="arXiv 1902.06705, arXiv 1802.00420",
+    subject="main attack",
+)
+def unbounded_attack_succeeds(examination: Examination) -> Finding:
+    """Checks that an attacker without bounds succeeds on every image.
 
-    With an L-infinity epsilon of 0.5 every image can be made grey, and with 1 it
-    can be made any other; with L2, with half the diagonal of the cube of images,
-    and with all of it. So at most chance may be left at the first, the share of
-    the most frequent class, and nothing at the second. An attack that cannot even
-    do that says nothing at a small epsilon. What counts is the best of the
-    attackers with gradients, `whitebox_full` and `bpda`: it is the evaluation as a
-    whole that has to find what must be there.
-
-    Source: Carlini et al., arXiv 1902.06705; Athalye et al., arXiv 1802.00420.
-
-    Args:
-        examination: The `Examination`.
-
-    Returns:
-        A `CheckResult`; its figure is the accuracy that the unbounded attack
-        leaves.
-
-    Example:
-        ```python
-        from keras_trn.evaluation import checks
-
-        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=4)
-        examination = checks.Examination(classifier, images, labels, attack)
-        assert checks.unbounded_attack_succeeds(examination).figure == 0
-        ```
+    Within an L-infinity epsilon of 0.5 every image can become grey, and within 1 any other image;
+    with L2, within half the diagonal of the cube of images, and all of it. So at most the share of
+    the most frequent class may be left at the first, and nothing at the second. What counts is
+    the best attack with gradients, per image `whitebox_full` or `bpda`. The figure is the accuracy
+    that the unbounded attack leaves.
     """
-    unbounded = examination.unbounded_epsilon
+    unbounded = examination.unbounded_epsilon(examination.attack)
     chance = np.bincount(examination.labels).max() / len(examination.labels)
     grey = examination.correct_under_gradients(epsilon=unbounded / 2).mean()
     anything = examination.correct_under_gradients(epsilon=unbounded).mean()
     return Finding(
         grey <= chance and anything == 0,
         anything,
-        f"{grey:.1%} is right at an epsilon of {unbounded / 2:.3g}, where a constant answer gets "
-        f"{chance:.1%}, and {anything:.1%} at {unbounded:.3g}, where nothing has to be",
+        f"Accuracy is {grey:.1%} at an epsilon of {unbounded / 2:.3g}, where a constant answer "
+        f"reaches {chance:.1%}, and {anything:.1%} at {unbounded:.3g}, where it should be zero",
         "gradients are masked, or the attack is broken",
     )
 
 
-@check
-def loss_rises_along_the_attack(examination):
-    """Checks that the attack climbs the loss that it is to climb.
+@check(
+    finds="an attack that does not climb",
+    source="arXiv 1902.06705, arXiv 2106.09947",
+    subject="every attack",
+)
+def loss_rises_along_the_attack(examination: Examination, attack: Attack) -> Outcome:
+    """Checks that the attack increases the loss.
 
-    The defence's mean cross-entropy must not fall from one quarter of the way to
-    the next, and hardly an image may end lower than it began. `whitebox_full`.
-
-    Source: Carlini et al., arXiv 1902.06705; Pintor et al., "Indicators of Attack
-    Failure", arXiv 2106.09947.
-
-    Args:
-        examination: The `Examination`.
-
-    Returns:
-        A `CheckResult`; its figure is the share of images whose loss has risen.
-
-    Example:
-        ```python
-        from keras_trn.evaluation import checks
-
-        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=4)
-        examination = checks.Examination(classifier, images, labels, attack)
-        assert checks.loss_rises_along_the_attack(examination).figure == 1
-        ```
+    The defence's mean cross-entropy must not fall from one quarter of the steps to the next, and
+    hardly an image may end with a lower loss. The figure is the share of images whose loss has
+    risen.
     """
-    way = [examination.adversarial("whitebox_full", stage) for stage in examination.stages]
-    losses = np.stack([examination.losses(images) for images in [examination.images, *way]])
-    has_risen = losses[-1] >= losses[0]
+    if not can_be_stopped(attack):
+        return _CANNOT_BE_STOPPED
+    stages = [examination.images, *examination.stages(attack)]
+    losses = np.stack([examination.losses(images) for images in stages])
+    risen = (losses[-1] >= losses[0]).mean()
     means = losses.mean(axis=1)
-    # The last quarters walk on a plateau, where a mean may tremble.
-    never_falls = np.all(np.diff(means) >= -_LOST_BY_CHANCE * (means.max() - means.min()))
-    lost = 1 - has_risen.mean()
+    # In the last quarters the mean may fluctuate on a plateau.
+    never_falls = bool(np.all(np.diff(means) >= -_LOST_BY_CHANCE * (means.max() - means.min())))
     return Finding(
-        never_falls and lost <= examination.at_least_one_image(_LOST_BY_CHANCE),
-        has_risen.mean(),
-        f"The loss has risen on {has_risen.mean():.1%} of images, its mean going "
+        never_falls and 1 - risen <= examination.tolerance(_LOST_BY_CHANCE),
+        risen,
+        f"The loss has risen on {risen:.1%} of images, and its mean goes "
         f"{', '.join(f'{mean:.3g}' for mean in means)}",
         "the attack does not climb; look at its sign, its step size and its gradient",
     )
 
 
-@check
-def best_iterate_is_kept(examination):
-    """Checks that the attack does not lose on its way what it had found.
+@check(
+    finds="an attack that finds adversarial images on its way and loses them in the end",
+    source="arXiv 2106.09947",
+    subject="every attack",
+)
+def best_iterate_is_kept(examination: Examination, attack: Attack) -> Outcome:
+    """Checks that the attack does not lose what it has found.
 
-    An image that is wrong after some steps and right again at the end is a silent
-    success: an adversarial image that the attack saw and did not return. The way
-    is looked at by quarters, as `whitebox_full`.
-
-    Source: Pintor et al., "Indicators of Attack Failure", arXiv 2106.09947.
-
-    Args:
-        examination: The `Examination`.
-
-    Returns:
-        A `CheckResult`; its figure is the share of images with a silent success.
-
-    Example:
-        ```python
-        from keras_trn.evaluation import checks
-
-        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=4)
-        examination = checks.Examination(classifier, images, labels, attack)
-        assert checks.best_iterate_is_kept(examination).status == "PASS"
-        ```
+    An image that is misclassified after some steps, and classified correctly at the end, is a
+    silent success: the attack met an adversarial image and did not return it. The attack is
+    examined after each quarter of its steps. The figure is the share of silent successes.
     """
-    right = [examination.correct("whitebox_full", stage) for stage in examination.stages]
-    silent = np.mean(right[-1] & ~np.all(right, axis=0))
+    if not can_be_stopped(attack):
+        return _CANNOT_BE_STOPPED
+    correct = [examination.withstands(stage) for stage in examination.stages(attack)]
+    silent = np.mean(correct[-1] & ~np.all(correct, axis=0))
     return Finding(
-        silent <= examination.at_least_one_image(_LOST_BY_CHANCE),
+        silent <= examination.tolerance(_LOST_BY_CHANCE),
         silent,
-        f"{silent:.1%} of images were wrong on the way and are right at the end",
+        f"{silent:.1%} of images are misclassified on the way and correct at the end",
         "count an image as broken where any step breaks it, or use an attack that keeps its best",
     )
 
 
-@check
-def perturbations_are_valid(examination):
+@check(
+    finds="images outside the bounds, or harmless once they are saved with 8 bits",
+    source="the log of AutoAttack, arXiv 2003.01690; arXiv 1902.06705",
+    subject="every attack",
+)
+def perturbations_are_valid(examination: Examination, attack: Attack) -> Finding:
     """Checks that adversarial images are images, within epsilon of the clean ones.
 
-    They must hold no NaN, lie in [0, 1], and be no further off than epsilon, from
-    a quarter of the attack's epsilon to twice of it, as `whitebox_full`. And they
-    must be wrong still after rounding to 8 bits, as an image that cannot be stored
-    is no attack.
-
-    Source: the log of AutoAttack (Croce and Hein, arXiv 2003.01690); Carlini et
-    al., arXiv 1902.06705.
-
-    Args:
-        examination: The `Examination`.
-
-    Returns:
-        A `CheckResult`; its figure is the share of images with an invalid
-        perturbation, or that are right again after rounding.
-
-    Example:
-        ```python
-        from keras_trn.evaluation import checks
-
-        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=4)
-        examination = checks.Examination(classifier, images, labels, attack)
-        assert checks.perturbations_are_valid(examination).figure == 0
-        ```
+    They must be finite, lie in [0, 1] and within epsilon, at all epsilons of `monotone_in_epsilon`.
+    They must also stay adversarial after rounding to 8 bits, as an image that cannot be stored is
+    harmless. The figure is the share of images that fail.
     """
-    is_valid = np.all([_is_valid(examination, epsilon) for epsilon in examination.epsilons], axis=0)
+    threat_model = _threat_model(attack)
+    is_valid = np.all(
+        [_is_valid(examination, attack, epsilon) for epsilon in examination.epsilons(attack)],
+        axis=0,
+    )
     if not is_valid.all():
         share = 1 - is_valid.mean()
-        measured = f"{share:.1%} of perturbations leave the ball or [0, 1], or are not finite"
-        warning = "robust accuracies belong to no epsilon"
-        return Finding(False, share, measured, warning, random_explains=False)
-    right = examination.correct("whitebox_full")
-    rounded = tf.round(255 * examination.adversarial("whitebox_full")) / 255
-    repaired = np.mean(
-        ~right & examination.classified_correctly(rounded) & examination.correct_without_attack
-    )
+        observation = f"{share:.1%} of perturbations leave the ball or [0, 1], or are not finite"
+        return Finding(False, share, observation, "the robust accuracies are wrong", "adds")
+    correct = examination.correct(threat_model, attack)
+    rounded = tf.round(255 * examination.adversarial(threat_model, attack)) / 255
+    repaired = np.mean(~correct & examination.withstands(rounded))
     return Finding(
-        repaired <= examination.at_least_one_image(_LOST_BY_CHANCE),
+        repaired <= examination.tolerance(_LOST_BY_CHANCE),
         repaired,
-        f"All perturbations are valid, and {repaired:.1%} of images are right again after rounding "
-        "to 8 bits",
+        f"All perturbations are valid, and {repaired:.1%} of images are correct again after "
+        "rounding to 8 bits",
         "report the accuracy on rounded images",
     )
 
 
-@check
-def bare_classifier_falls(examination):
+@check(
+    finds="an attack too weak for an undefended classifier",
+    source="arXiv 1902.06705",
+    subject="main attack",
+)
+def bare_classifier_falls(examination: Examination) -> Finding:
     """Checks that the attack breaks the classifier without any defence.
 
-    An attack that leaves an undefended classifier standing says nothing about a
-    defended one.
-
-    Source: Carlini et al., arXiv 1902.06705.
-
-    Args:
-        examination: The `Examination`.
-
-    Returns:
-        A `CheckResult`; its figure is the accuracy that the attack leaves of the
-        bare classifier.
-
-    Example:
-        ```python
-        from keras_trn.evaluation import checks
-
-        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.5, steps=4)
-        examination = checks.Examination(classifier, images, labels, attack)
-        assert checks.bare_classifier_falls(examination).status == "PASS"
-        ```
+    An attack that fails on an undefended classifier proves nothing about a defended one. The
+    figure is the accuracy that it leaves of the bare classifier.
     """
     left = examination.bare_correct.mean()
     return Finding(
-        left <= examination.at_least_one_image(_LEFT_OF_THE_BARE_CLASSIFIER),
+        left <= examination.tolerance(_LEFT_OF_THE_BARE_CLASSIFIER),
         left,
-        f"{examination.attack.name} leaves {left:.1%} of the bare classifier at an epsilon of "
-        f"{examination.attack.epsilon:.3g}",
+        f"{examination.attack.name} leaves the bare classifier an accuracy of {left:.1%} at an "
+        f"epsilon of {examination.attack.epsilon:.3g}",
         "the attack is broken or epsilon is small, unless the classifier was trained to be robust",
     )
 
 
-@check
-def attack_breaks_known_weak_defence(examination):
-    """Checks that the attack breaks a defence that is known not to hold.
+@check(
+    finds="an attack too weak even for a defence that is known to be weak",
+    source="arXiv 1902.06705, arXiv 1802.00420",
+    subject="main attack",
+)
+def attack_breaks_known_weak_defence(examination: Examination) -> Finding:
+    """Checks that the attack breaks a defence that is known to be weak.
 
-    Bit-depth reduction in front of the same classifier has no gradient, and holds
-    against an attacker who follows it; under `bpda` it has to fall nearly as far
-    as the bare classifier does under the same attack. Otherwise `bpda` proves
-    nothing about other restorations either.
-
-    Source: Carlini et al., arXiv 1902.06705; Athalye et al., arXiv 1802.00420.
-
-    Args:
-        examination: The `Examination`.
-
-    Returns:
-        A `CheckResult`; its figure is the accuracy left of the weak defence less
-        that of the bare classifier.
-
-    Example:
-        ```python
-        from keras_trn.evaluation import checks
-
-        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.5, steps=4)
-        examination = checks.Examination(classifier, images, labels, attack)
-        assert checks.attack_breaks_known_weak_defence(examination).status == "PASS"
-        ```
+    Rounding pixels in front of the same classifier hides its gradient. Under `bpda`, accuracy must
+    fall nearly as far as that of the bare classifier under the same attack. Otherwise `bpda` proves
+    nothing about other restorations. The figure is the difference of the two accuracies.
     """
     images, labels = examination.images, examination.labels
-    with _trainable_as_before(examination.classifier):
-        weak = baselines.BitDepthReduction(examination.classifier, bits=_BITS_OF_A_WEAK_DEFENCE)
-    adversarial = examination.attack(threat_models.BPDA().target(weak), images, labels)
-    right = examination.classified_correctly(images, weak) & examination.classified_correctly(
-        adversarial, weak
-    )
-    left = right.mean()
-    bare = examination.bare_correct.mean()
+    rounding = _Rounding(examination.classifier)
+    adversarial = examination.attack(threat_models.BPDA().target(rounding), images, labels)
+    correct = [examination.classified_correctly(each, rounding) for each in (images, adversarial)]
+    left, bare = np.all(correct, axis=0).mean(), examination.bare_correct.mean()
     return Finding(
-        left - bare <= examination.at_least_one_image(_LEFT_BY_A_WEAK_DEFENCE),
+        left - bare <= examination.tolerance(_LEFT_BY_A_WEAK_DEFENCE),
         left - bare,
-        f"{examination.attack.name} under `bpda` leaves {left:.1%} of bit-depth reduction, and "
-        f"{bare:.1%} of the bare classifier",
+        f"{examination.attack.name} under `bpda` leaves an accuracy of {left:.1%} behind bit-depth "
+        f"reduction, and {bare:.1%} of the bare classifier",
         "the attack fails on a defence that is known to be weak",
     )
 
 
-def _is_valid(examination, epsilon):
-    """Which perturbations are finite, within epsilon, and leave pixels in [0, 1]."""
-    adversarial = examination.adversarial("whitebox_full", epsilon=epsilon).numpy()
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Rounding:
+    """A classifier behind a rounding of its images; unlike a baseline, it freezes no weights."""
+
+    classifier: keras.Model
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        return logits_function(self.classifier)(self.restore_batch(images))
+
+    def restore_batch(self, images: tf.Tensor) -> tf.Tensor:
+        highest_level = 2.0**_BITS_OF_A_WEAK_DEFENCE - 1
+        return tf.round(images * highest_level) / highest_level
+
+
+def _threat_model(attack: Attack) -> str:
+    return "blackbox" if attack.gradient_free else "whitebox_full"
+
+
+def _is_valid(examination: Examination, attack: Attack, epsilon: float) -> np.ndarray:
+    """Which perturbations are finite and within epsilon, with pixels in [0, 1]."""
+    adversarial = examination.adversarial(_threat_model(attack), attack, epsilon).numpy()
     perturbation = (adversarial - examination.images.numpy()).reshape(len(adversarial), -1)
-    order = np.inf if examination.attack.norm == "linf" else 2
+    order = np.inf if attack.norm == "linf" else 2
     # A comparison with NaN is false.
     is_near = np.linalg.norm(perturbation, order, axis=-1) <= epsilon + _ROUNDING_OF_DISTANCES
     return is_near & np.all((adversarial >= 0) & (adversarial <= 1), axis=(1, 2, 3))
-
-
-@contextlib.contextmanager
-def _trainable_as_before(classifier):
-    """Undoes that a defence freezes its classifier, which here only lends itself."""
-    layers = [(layer, layer.trainable) for layer in classifier._flatten_layers()]
-    yield
-    # From the outside in, as a layer passes the setting on to those within it.
-    for layer, trainable in layers:
-        layer.trainable = trainable

@@ -1,6 +1,8 @@
-"""The binarization test: can the attack find an adversarial image that must be there?"""
+"""The binarization test: whether an attack finds an adversarial image that certainly exists."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,128 +10,96 @@ import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from keras_trn.evaluation.checks.examination import Examination
 from keras_trn.evaluation.checks.registry import Finding
 from keras_trn.evaluation.checks.registry import NotApplicable
+from keras_trn.evaluation.checks.registry import Outcome
 from keras_trn.evaluation.checks.registry import check
 from keras_trn.evaluation.checks.sampling import random_inside
 from keras_trn.evaluation.checks.sampling import random_on_surface
 from keras_trn.logits import logits_function
 
-# Fewer than most classifiers have features, so that a readout can tell them apart.
+# Fewer than most classifiers have features, so that a readout can separate them.
 _INNER_POINTS = 200
-# Between the inner points and the boundary lies an empty shell, as in the paper.
+# As in the paper, an empty shell separates the inner points from the boundary.
 _INNER_RADIUS = 0.95
-# How near the threshold lies to the boundary point, so that no other random point passes.
+# The threshold lies so close to the boundary point that no other random point passes.
 _NEARNESS = 0.999
-# Logistic regression with next to no regularization, as every image can be told apart.
+# Logistic regression with almost no regularization, as all points can be separated.
 _INVERSE_REGULARIZATION = 1e5
-_MOST_ITERATIONS = 1000
-# What the attack has to find; a guaranteed example may be missed by bad luck.
+_MAX_ITERATIONS = 1000
+# The share that the attack must find; it may miss a guaranteed example by bad luck.
 _FOUND = 0.95
 
 
-@check
-def binarization_test(examination):
+@check(
+    finds="an attack that misses adversarial images which are known to exist",
+    source="Zimmermann et al., NeurIPS 2022, arXiv 2206.13991",
+    subject="main attack",
+)
+def binarization_test(examination: Examination) -> Outcome:
     """Checks that the attack finds an adversarial image which is known to exist.
 
-    The classifier's last layer is replaced, for each image anew, by a linear
-    readout that tells points inside the ball around the image from one point of
-    its boundary. The modified defence keeps all that may stand in the attack's
-    way, and has an adversarial image by construction. The same attack, through
-    everything, must find one; where it does not, its failure on the unmodified
-    defence says nothing of the defence. A random search with as many points as the
-    attack has steps shows that finding one is not easy.
+    For each image, a linear readout that separates points inside the ball from one point on its
+    boundary replaces the classifier's last layer. The modified defence has an adversarial image by
+    construction. If the same attack misses it, its failure on the unmodified defence proves
+    nothing. A random search with as many points as the attack has steps shows how hard it is.
 
-    The features are the input of the classifier's last `Dense` layer, on the
-    restored image; its logits where there is no such layer. Images whose points
-    cannot be told apart are left out.
-
-    Source: Zimmermann et al., "Increasing Confidence in Adversarial Robustness
-    Evaluations", NeurIPS 2022, arXiv 2206.13991.
-
-    Args:
-        examination: The `Examination`.
-
-    Returns:
-        A `CheckResult`; its figure is the share of images on which the attack
-        succeeds. Not applicable where no image's points can be told apart.
-
-    Example:
-        ```python
-        from keras_trn.evaluation import checks
-
-        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=10)
-        examination = checks.Examination(classifier, images, labels, attack)
-        assert checks.binarization_test(examination).status == "PASS"
-        ```
+    The features are the input of the classifier's last `Dense` layer on the restored image, or its
+    logits if there is no such layer. The figure is the share of images on which the attack
+    succeeds, without those whose points cannot be separated.
     """
-    examination.check_obstacle()
+    examination.target("whitebox_full")
     binarized = binarize(examination)
     if not len(binarized.images):
-        return NotApplicable("No readout tells points inside a ball from its boundary")
+        return NotApplicable("No readout separates points inside a ball from its boundary")
     inside = np.zeros(len(binarized.images), "int64")
     attacked = examination.attack(binarized, binarized.images, inside)
-    found = float(_is_beyond(examination.logits(attacked, binarized)).mean())
+    found = float(binarized.is_adversarial(attacked).mean())
     left_out = len(examination.images) - len(binarized.images)
     return Finding(
         found >= _FOUND,
         found,
         f"The attack finds {found:.1%} of guaranteed adversarial images and a random search "
         f"{_random_success(examination, binarized):.1%}, with {left_out} images left out",
-        "the attack is too weak for this defence; robust accuracies are not to be trusted",
+        "the attack is too weak for this defence; do not trust its robust accuracies",
     )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Binarized:
-    """A defence whose last layer is, for each of a fixed batch of images, a readout of its own.
+    """A defence with another last layer for each image of a batch, from images to two logits."""
 
-    Args:
-        features: Function from images to features of shape `(batch, size)`.
-        images: Tensor of the images that have a readout.
-        boundary: Tensor of their guaranteed adversarial images.
-        weights: Array of a row of weights for each image.
-        thresholds: Array of a threshold for each image.
-    """
-
-    features: object
+    # Compiled, from images to features of shape (batch, size).
+    features: Callable[[tf.Tensor], tf.Tensor]
     images: tf.Tensor
+    # The guaranteed adversarial images.
     boundary: tf.Tensor
     weights: np.ndarray
     thresholds: np.ndarray
 
-    def __call__(self, images):
-        """Answers whether images lie inside, class 0, or beyond, class 1.
-
-        Args:
-            images: Tensor of perturbed images, in the order of `images`.
-
-        Returns:
-            A tensor of shape `(number of images, 2)`.
-        """
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
         scores = tf.reduce_sum(self.features(images) * self.weights, axis=-1) - self.thresholds
         return tf.stack([-scores, scores], axis=-1)
 
+    def is_adversarial(self, images: tf.Tensor) -> np.ndarray:
+        """Tells which perturbed images, in the order of `images`, are beyond their thresholds."""
+        scores = np.sum(self.features(images).numpy() * self.weights, axis=-1)
+        return scores > self.thresholds
 
-def binarize(examination):
-    """Gives every image a readout of its own, and with it an adversarial image.
 
-    Args:
-        examination: The `Examination`.
-
-    Returns:
-        A `Binarized` defence for those images where a readout was found.
-    """
-    features = _features(examination)
-    compiled = examination.graph(features)
-    # The attack is to meet logits as large as the defence's own, with all that this makes flat.
+def binarize(examination: Examination) -> Binarized:
+    """Fits a readout to every image where one separates its points."""
+    # The attack's graph calls the compiled function, instead of tracing the defence again.
+    features = examination.graph(_features(examination))
+    # The attack should meet logits as large as the defence's, and everything that this saturates.
     logit_ranges = np.ptp(examination.logits(examination.images), axis=-1)
     kept, readouts, boundaries = [], [], []
     for index, logit_range in enumerate(logit_ranges):
         points = _points(examination, index)
         # Threads of TensorFlow and of NumPy would wait for each other.
         with threadpool_limits(1):
-            readout = _readout(compiled(points).numpy(), logit_range)
+            readout = _readout(features(points).numpy(), logit_range)
         if readout is not None:
             kept.append(index)
             readouts.append(readout)
@@ -144,68 +114,59 @@ def binarize(examination):
     )
 
 
-def _features(examination):
+def _features(examination: Examination) -> Callable[[tf.Tensor], tf.Tensor]:
     """A function from images to what the classifier's last layer sees of their restorations."""
-    parts = [logits_function(part) for part in without_last_dense(examination.classifier)]
+    models = before_last_dense(examination.classifier, examination.images[:2])
+    parts = [logits_function(model) for model in models]
     defence = examination.defence
 
-    def of_restored(images):
+    def features_of_restored(images: tf.Tensor) -> tf.Tensor:
         features = defence.restore_batch(images) if examination.is_restored else images
         for part in parts:
             features = part(features)
         return tf.reshape(features, [tf.shape(features)[0], -1])
 
-    return of_restored
+    return features_of_restored
 
 
-def without_last_dense(classifier):
-    """Takes from a classifier what comes before its last `Dense` layer.
+def before_last_dense(classifier: keras.Model, images: tf.Tensor) -> list[Any]:
+    """Returns the layers and models that compute the input of the last `Dense` layer.
 
-    The way goes back from the output, into models that are layers of others, so that layers
-    which are used several times, or in several models, are taken where they are used here.
-
-    Args:
-        classifier: A Keras model.
-
-    Returns:
-        A list of models, to be applied one after the other; the classifier alone where there is
-        no such layer on the way, or more than one way.
-
-    Example:
-        ```python
-        from keras_trn.evaluation.checks.binarization import without_last_dense
-
-        backbone = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
-        classifier = keras.Sequential([backbone, keras.layers.Dense(10)])
-        (part,) = without_last_dense(classifier)
-        assert part(keras.ops.zeros((2, 8, 8, 1))).shape == (2, 64)
-        ```
+    Returns the classifier alone unless the layer's output on the images equals the logits.
     """
-    return _before_last_dense(classifier) or [classifier]
+    parts, last = _split(classifier)
+    features = images
+    for part in parts:
+        features = logits_function(part)(features)
+    if not parts or last is None or len(features.shape) != 2:
+        return [classifier]
+    # A layer that is shared with another model may belong to a path of that one.
+    logits = logits_function(classifier)(images)
+    is_same = np.allclose(last(features), logits, rtol=1e-3, atol=1e-4)
+    return parts if is_same else [classifier]
 
 
-def _before_last_dense(model):
-    """The parts of a model before its last `Dense` layer; `None` if there is none to be found."""
-    if len(getattr(model, "inputs", None) or ()) != 1 or len(model.outputs) != 1:
-        return None
-    tensor = model.outputs[0]
-    while tensor is not model.inputs[0]:
-        operation, node_index, _ = tensor._keras_history
-        inputs = operation._inbound_nodes[node_index].input_tensors
-        if len(inputs) != 1:
-            return None
-        tensor = inputs[0]
-        if isinstance(operation, keras.layers.Dense):
-            return [] if tensor is model.inputs[0] else [keras.Model(model.inputs[0], tensor)]
-        if isinstance(operation, keras.Model):
-            within = _before_last_dense(operation)
-            before = [] if tensor is model.inputs[0] else [keras.Model(model.inputs[0], tensor)]
-            return None if within is None else [*before, *within]
-    return None
+def _split(model: Any) -> tuple[list[Any], Any]:
+    """The parts of a model before its last `Dense` layer, and that layer; `None` without one."""
+    if not isinstance(model, keras.Model):
+        return [], model if isinstance(model, keras.layers.Dense) else None
+    is_candidate = [isinstance(layer, (keras.layers.Dense, keras.Model)) for layer in model.layers]
+    if not any(is_candidate):
+        return [], None
+    index = len(is_candidate) - 1 - is_candidate[::-1].index(True)
+    within, last = _split(model.layers[index])
+    if isinstance(model, keras.Sequential):
+        return [*model.layers[:index], *within], last
+    try:
+        before = keras.Model(model.input, model.layers[index].input)
+    except (AttributeError, ValueError):
+        # A subclassed model has no graph, and a shared layer may belong to another one.
+        return [], None
+    return [before, *within], last
 
 
-def _points(examination, index):
-    """An image, random points well inside the ball around it, and one of its boundary."""
+def _points(examination: Examination, index: int) -> tf.Tensor:
+    """An image, random points well inside the ball around it, and one on its boundary."""
     image, norm = examination.images[index : index + 1], examination.attack.norm
     epsilon = tf.constant(examination.attack.epsilon, tf.float32)
     seed = tf.constant([examination.seed, index])
@@ -215,15 +176,15 @@ def _points(examination, index):
     return tf.concat([image, inner, boundary], axis=0)
 
 
-def _readout(features, logit_range):
-    """Weights and threshold that part the last point from the others; `None` if none do."""
+def _readout(features: np.ndarray, logit_range: float) -> tuple[np.ndarray, float] | None:
+    """Weights and threshold that separate the last point from the others; `None` if none do."""
     if not np.isfinite(features).all():
         return None
-    # Regression converges where features are of the order of 1, whatever the classifier's are.
+    # Regression converges for features of the order of 1, whatever the classifier's are.
     centre, scale = features[0], features.std() or 1.0
     is_boundary = np.arange(len(features)) == len(features) - 1
     regression = LogisticRegression(
-        C=_INVERSE_REGULARIZATION, class_weight="balanced", max_iter=_MOST_ITERATIONS
+        C=_INVERSE_REGULARIZATION, class_weight="balanced", max_iter=_MAX_ITERATIONS
     )
     weights = regression.fit((features - centre) / scale, is_boundary).coef_[0]
     scores = features @ weights
@@ -236,20 +197,13 @@ def _readout(features, logit_range):
     return enlargement * weights, enlargement * threshold
 
 
-def _random_success(examination, binarized):
-    """The share of images for which one of as many random points as steps is beyond."""
-    attack = examination.attack
+def _random_success(examination: Examination, binarized: Binarized) -> float:
+    """The share of images that one of as many random points as steps breaks."""
+    attack: Any = examination.attack
     epsilon = tf.constant(attack.epsilon, tf.float32)
     is_found = np.zeros(len(binarized.images), bool)
-    answer = examination.graph(binarized)
     for step in range(attack.steps):
         draw = random_inside if step % 2 else random_on_surface
         seed = tf.constant([examination.seed + 1, step])
-        drawn = draw(binarized.images, epsilon, attack.norm, seed)
-        is_found |= _is_beyond(answer(drawn).numpy())
+        is_found |= binarized.is_adversarial(draw(binarized.images, epsilon, attack.norm, seed))
     return is_found.mean()
-
-
-def _is_beyond(logits):
-    """Which images are taken for the boundary."""
-    return logits[:, 1] > 0

@@ -1,192 +1,132 @@
-"""Checks of attackers against each other: whoever knows more must not find less."""
+"""Checks that compare attackers: whoever knows more must not find less."""
 
 import numpy as np
 
+from keras_trn.evaluation.checks.examination import Examination
 from keras_trn.evaluation.checks.registry import Finding
 from keras_trn.evaluation.checks.registry import NotApplicable
+from keras_trn.evaluation.checks.registry import Outcome
 from keras_trn.evaluation.checks.registry import check
 
 # AutoAttack's `check_square_sr`.
 _BETTER_BY_CHANCE = 0.002
-# The share of images that only an attacker who knows less may break (Carlini et al.).
+# The share of images that only a weaker attacker may break (Carlini et al.).
 _BROKEN_BY_CHANCE = 0.01
-# What a different path of the gradient may change, half a point as between numbers of steps.
+# What another path of the gradient may change, half a point as between numbers of steps.
 _OTHER_PATH = 0.005
-# So many of the images that only a black box breaks are named.
+# So many of the images that only a weaker attacker breaks are listed.
 _LISTED_IMAGES = 10
-_NO_QUERY_ATTACK = (
-    "No attack without gradients takes images so small or oblong in this norm; Square needs room "
-    "for its squares, and SPSA knows the L-infinity norm alone"
+_NO_QUERY_ATTACK = NotApplicable(
+    "No attack without gradients supports images so small or oblong in this norm; Square needs "
+    "room for its squares, and SPSA supports only the L-infinity norm"
 )
 
 
-@check
-def blackbox_not_stronger(examination):
-    """Checks that an attack without gradients finds no more than those with them.
+@check(
+    finds="queries that achieve more than gradients",
+    source="`check_square_sr` of AutoAttack, arXiv 2003.01690",
+    subject="main attack",
+)
+def blackbox_not_stronger(examination: Examination) -> Outcome:
+    """Checks that an attack without gradients finds no more than attacks with them.
 
-    Square only asks for logits, and so does SPSA, which stands in for it where images
-    are too small or oblong. Where it leaves fewer images right, gradients hide what is
-    there. It is compared with the best of the attackers with gradients,
-    per image, of `whitebox_full` and `bpda`: the question is whether gradients of
-    any kind were used well enough, and a restoration without a gradient of its own
-    is evaluated by `bpda`.
-
-    Source: `check_square_sr` of AutoAttack (Croce and Hein, arXiv 2003.01690).
-
-    Args:
-        examination: The `Examination`.
-
-    Returns:
-        A `CheckResult`; its figure is the accuracy under gradients less that under
-        Square. Not applicable where no such attack takes the images.
-
-    Example:
-        ```python
-        from keras_trn.evaluation import checks
-
-        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=4)
-        examination = checks.Examination(classifier, images, labels, attack, queries=10)
-        assert checks.blackbox_not_stronger(examination).status == "PASS"
-        ```
+    Square, or SPSA for images that are too small or oblong, only queries logits. If it leaves a
+    lower accuracy, gradients are masked. It is compared with the best attack with gradients, per
+    image `whitebox_full` or `bpda`. The figure is the accuracy under gradients minus that under
+    queries.
     """
     attack = examination.query_attack
     if attack is None:
-        return NotApplicable(_NO_QUERY_ATTACK)
+        return _NO_QUERY_ATTACK
     queries = examination.correct("blackbox", attack).mean()
     gradients = examination.correct_under_gradients().mean()
     return Finding(
-        gradients - queries <= examination.at_least_one_image(_BETTER_BY_CHANCE),
+        gradients - queries <= examination.tolerance(_BETTER_BY_CHANCE),
         gradients - queries,
-        f"{attack.name} leaves {queries:.1%} right, and attacks with gradients {gradients:.1%}",
-        f"gradients are masked; believe no white-box number, and give {attack.name} more queries",
+        f"{attack.name} leaves an accuracy of {queries:.1%}, and attacks with gradients "
+        f"{gradients:.1%}",
+        "gradients are masked; trust no white-box accuracy, and give the black box more queries",
     )
 
 
-@check
-def random_noise_is_weaker(examination):
-    """Checks that a blind search finds no more than attacks with gradients.
+@check(
+    finds="random noise that achieves more than gradients",
+    source="arXiv 1902.06705, arXiv 1802.00420",
+    subject="main attack",
+)
+def random_noise_is_weaker(examination: Examination) -> Finding:
+    """Checks that a random search finds no more than attacks with gradients.
 
-    Each image is perturbed at random as often as the examination has queries, and
-    counts as broken when any of these is. It is compared with the best of the
-    attackers with gradients, `whitebox_full` and `bpda` per image: luck must not
-    beat the evaluation as a whole.
-
-    Source: Carlini et al., arXiv 1902.06705; Athalye et al., arXiv 1802.00420.
-
-    Args:
-        examination: The `Examination`.
-
-    Returns:
-        A `CheckResult`; its figure is the accuracy under gradients less that under
-        noise.
-
-    Example:
-        ```python
-        from keras_trn.evaluation import checks
-
-        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=4)
-        examination = checks.Examination(classifier, images, labels, attack, queries=10)
-        assert checks.random_noise_is_weaker(examination).status == "PASS"
-        ```
+    Each image gets as many random perturbations as the examination has queries, and is broken if
+    any of them breaks it. The search is compared with the best attack with gradients, per image
+    `whitebox_full` or `bpda`. The figure is the accuracy under gradients minus that under noise.
     """
     noise = examination.correct_under_noise().mean()
     gradients = examination.correct_under_gradients().mean()
     return Finding(
-        gradients - noise <= examination.at_least_one_image(_BETTER_BY_CHANCE),
+        gradients - noise <= examination.tolerance(_BETTER_BY_CHANCE),
         gradients - noise,
-        f"The worst of {examination.queries} random perturbations leaves {noise:.1%} right, and "
-        f"attacks with gradients {gradients:.1%}",
+        f"The worst of {examination.queries} random perturbations leaves an accuracy of "
+        f"{noise:.1%}, and attacks with gradients {gradients:.1%}",
         "gradients are masked, or the attack is broken",
     )
 
 
-@check
-def whitebox_covers_blackbox(examination):
-    """Checks, image by image, that an attacker who knows the defence breaks what others do.
+@check(
+    finds="images that only weaker attackers break",
+    source="arXiv 1902.06705",
+    subject="main attack",
+)
+def whitebox_covers_blackbox(examination: Examination) -> Outcome:
+    """Checks, per image, that attacks with gradients break whatever weaker attackers break.
 
-    Two attacks may leave the same share right and yet other images. What only Square
-    breaks (or SPSA in its place), or only adversarial images that were crafted for the
-    bare classifier, are images on which the attackers with gradients failed. These are
-    taken together, `whitebox_full` and `bpda`, as they are in the report's worst
-    case.
-
-    Source: Carlini et al., arXiv 1902.06705.
-
-    Args:
-        examination: The `Examination`.
-
-    Returns:
-        A `CheckResult`; its figure is the share of images that only attackers who know
-        less break. Not applicable where nobody knows less: no restoration, and no attack
-        without gradients that takes the images.
-
-    Example:
-        ```python
-        from keras_trn.evaluation import checks
-
-        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=4)
-        examination = checks.Examination(classifier, images, labels, attack, queries=10)
-        assert checks.whitebox_covers_blackbox(examination).status == "PASS"
-        ```
+    Two attacks may leave the same accuracy and break different images. If only queries break an
+    image, or only the attack on the bare classifier, the attacks with gradients have failed on it.
+    These are `whitebox_full` and `bpda` together, as in the worst case of the report. The figure
+    is the share of images that only weaker attackers break.
     """
     attack = examination.query_attack
-    who_know_less = [] if attack is None else [examination.correct("blackbox", attack)]
+    weaker = [] if attack is None else [examination.correct("blackbox", attack)]
     if examination.is_restored:
-        who_know_less.append(examination.correct("oblivious"))
-    if not who_know_less:
-        return NotApplicable(_NO_QUERY_ATTACK)
-    right = np.all(who_know_less, axis=0)
-    missed = np.flatnonzero(examination.correct_under_gradients() & ~right)
-    share = len(missed) / len(right)
+        weaker.append(examination.correct("oblivious"))
+    if not weaker:
+        return _NO_QUERY_ATTACK
+    missed = np.flatnonzero(examination.correct_under_gradients() & ~np.all(weaker, axis=0))
+    share = len(missed) / len(examination.labels)
     return Finding(
-        share <= examination.at_least_one_image(_BROKEN_BY_CHANCE),
+        share <= examination.tolerance(_BROKEN_BY_CHANCE),
         share,
-        f"{share:.1%} of images are broken only by who knows less{_listed(missed)}",
-        "the attacks with gradients miss what is there; give them more steps or restarts",
+        f"Only weaker attackers break {share:.1%} of images{_listed(missed)}",
+        "the attacks with gradients miss adversarial images; give them more steps or restarts",
     )
 
 
-@check
-def bpda_not_stronger(examination):
-    """Checks that differentiating a restoration is better than ignoring it.
+@check(
+    finds="a gradient through the restoration that finds less than one around it",
+    source="arXiv 1802.00420",
+    subject="main attack",
+)
+def bpda_not_stronger(examination: Examination) -> Outcome:
+    """Checks that an attack through the restoration finds no less than one around it.
 
-    `bpda` differentiates as if restoration did nothing, `whitebox_full` through
-    all of it. Where the poorer knowledge finds more, the restoration or its
-    gradient map masks gradients.
-
-    Source: Athalye et al., "Obfuscated Gradients Give a False Sense of Security",
-    arXiv 1802.00420.
-
-    Args:
-        examination: The `Examination`.
-
-    Returns:
-        A `CheckResult`; its figure is the accuracy under `whitebox_full` less that
-        under `bpda`. Not applicable where there is no restoration.
-
-    Example:
-        ```python
-        from keras_trn.evaluation import checks
-
-        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=4)
-        examination = checks.Examination(classifier, images, labels, attack)
-        assert checks.bpda_not_stronger(examination).status == "not applicable"
-        ```
+    `bpda` differentiates as if the restoration were the identity, `whitebox_full` through all of
+    it. If `bpda` finds more, the restoration or its gradient map masks gradients. The figure is the
+    accuracy under `whitebox_full` minus that under `bpda`.
     """
     if not examination.is_restored:
         return NotApplicable("There is no restoration")
     whitebox = examination.correct("whitebox_full").mean()
     bpda = examination.correct("bpda").mean()
     return Finding(
-        whitebox - bpda <= examination.at_least_one_image(_OTHER_PATH),
+        whitebox - bpda <= examination.tolerance(_OTHER_PATH),
         whitebox - bpda,
-        f"`whitebox_full` leaves {whitebox:.1%} right, and `bpda` {bpda:.1%}",
+        f"`whitebox_full` leaves an accuracy of {whitebox:.1%}, and `bpda` {bpda:.1%}",
         "the restoration masks gradients; count the worse of both for every image",
     )
 
 
-def _listed(indices):
-    """The first of some images by their numbers."""
+def _listed(indices: np.ndarray) -> str:
+    """Lists the first of some images by their numbers."""
     if not len(indices):
         return ""
     listed = ", ".join(map(str, indices[:_LISTED_IMAGES]))

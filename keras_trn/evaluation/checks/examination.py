@@ -1,19 +1,29 @@
-"""What is examined, and the runs that its checks share."""
+"""The subject of all checks: a defence, images, attacks, and the runs that checks share."""
 
-import dataclasses
-import functools
+import copy
 import math
+from collections.abc import Callable
+from collections.abc import Hashable
+from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
+from cleverhans.tf2.utils import optimize_linear
 
-from keras_trn import attacks
 from keras_trn import threat_models as known_threat_models
-from keras_trn.evaluation.arguments import check_image_shape
+from keras_trn.attacks import SPSA
+from keras_trn.attacks import Attack
+from keras_trn.attacks import ProjectedGradientDescent
+from keras_trn.attacks import Square
+from keras_trn.attacks.norms import as_cleverhans_norm
+from keras_trn.evaluation.arguments import checked_attacks
 from keras_trn.evaluation.checks.sampling import random_corners
 from keras_trn.evaluation.checks.sampling import random_inside
-from keras_trn.evaluation.map_gradient import measure_map_motion
-from keras_trn.evaluation.map_gradient import obstacle
+from keras_trn.evaluation.map_gradient import MapSlopes
+from keras_trn.evaluation.map_gradient import measure_once
+from keras_trn.evaluation.map_gradient import unsupported_reason
 from keras_trn.evaluation.randomness import ROUNDING_OF_LOGITS
 from keras_trn.evaluation.randomness import largest_distance
 from keras_trn.evaluation.randomness import repeated_logits
@@ -22,53 +32,53 @@ from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_images
 from keras_trn.input_validation import check_labels
 from keras_trn.input_validation import check_whole_number
+from keras_trn.logits import cross_entropy_direction
 from keras_trn.logits import logits_function
 from keras_trn.restored_classifier import RestoredClassifier
+from keras_trn.threat_models import ThreatModel
+from keras_trn.types import ArrayLike
+from keras_trn.types import Classifier
 
-# The parts of the way at which an attack is looked at; each one has to be traced.
-_PARTS_OF_THE_WAY = (0.25, 0.5, 0.75, 1.0)
-# Multiples of the attack's epsilon at which it is run.
-_PARTS_OF_EPSILON = (0.25, 0.5, 1.0, 2.0)
+# The fractions of its steps after which an attack is stopped and examined.
+_STAGES = (0.25, 0.5, 0.75)
+# Multiples of the main attack's epsilon, and of another attack's, at which it is run.
+_MAIN_EPSILONS = [0.25, 0.5, 1.0, 2.0]
+_OTHER_EPSILONS = [0.5, 1.0]
 # Directions in which SPSA measures a slope for each of its steps.
-_SAMPLES = 4
-# Two shares may differ by one image and a rounding error.
+_SPSA_SAMPLES = 4
+# The rounding error of a difference of two shares.
 _ROUNDING_OF_SHARES = 1e-9
 
 
 class UnsupportedThreatModelError(ValueError):
-    """Says why a check that attacks through everything cannot be made."""
+    """Says why a check that needs the full white box cannot be made."""
 
 
 class Examination:
-    """A defence, a few labelled images, and the attack by which it is evaluated.
+    """Holds a defence, labelled images and the attacks of a report, for all checks.
 
-    The subject of all checks. It remembers what it has run, so that checks which
-    look at the same run from several sides pay for it once; where a layer of the
-    defence has changed since, it runs it again.
+    Runs are remembered, so that checks of the same run share its cost, and are repeated once a
+    layer of the defence has changed. An image that is misclassified without any attack, or whose
+    logits are not finite, counts as misclassified under every attack.
 
-    Whatever an attack finds, the attacker may also leave the image as it is: an
-    image that is wrong by itself counts as wrong under every attack. So does one
-    with a logit that is not finite.
+    The main attack is the first of the attacks that follows gradients in many steps, without its
+    restarts; where there is none, PGD with the epsilon of the first attack.
 
     Args:
         defence: A Keras model from images to logits: a plain classifier, or a
             `keras_trn.RestoredClassifier`.
-        images: Array of clean images of shape `(number, height, width, channels)`
-            in [0, 1]; a hundred are enough.
+        images: Clean images of shape `(number, height, width, channels)` in [0, 1]; a hundred
+            suffice.
         labels: Their class indices, of shape `(number,)`.
-        attack: An attack of several steps along gradients with one epsilon, such
-            as `keras_trn.attacks.ProjectedGradientDescent(epsilon=8 / 255)`.
-        threat_models: The threat models of the report, or their names. Where one of
-            them runs a random defence several times for each gradient, so do the
-            checks.
-        queries: How often an attack without gradients, and a random search, may
-            ask for the logits of an image.
-        seed: Whole number that fixes all that is random, unless the attack has a
-            seed of its own.
+        attacks: The attacks, or one attack, each with a single epsilon.
+        threat_models: The threat models of the report, or their names. The checks use their
+            numbers of samples.
+        queries: Number of queries per image of an attack without gradients, and of a random
+            search.
+        seed: Fixes everything random, except in attacks that have their own seed.
 
     Raises:
-        ValueError: If the images or labels are malformed, or the attack takes no
-            steps along gradients, or has a range of epsilons.
+        ValueError: If images, labels or attacks are malformed.
 
     Example:
         ```python
@@ -80,8 +90,16 @@ class Examination:
         ```
     """
 
-    def __init__(self, defence, images, labels, attack, threat_models=(), queries=100, seed=0):
-        _check_attack(attack)
+    def __init__(
+        self,
+        defence: keras.Model,
+        images: ArrayLike,
+        labels: ArrayLike,
+        attacks: Attack | Sequence[Attack],
+        threat_models: Sequence[str | ThreatModel] = (),
+        queries: int = 100,
+        seed: int = 0,
+    ) -> None:
         images = check_images(images)
         self.defence = defence
         self.is_restored = isinstance(defence, RestoredClassifier)
@@ -90,289 +108,272 @@ class Examination:
         num_classes = logits_function(defence)(self.images[:1]).shape[-1]
         check_labels(labels, num_classes, batch_size=len(images))
         self.labels = np.reshape(labels, -1).astype("int64")
-        self.attack = attack.with_seed(seed)
-        threat_models = [known_threat_models.get(threat_model) for threat_model in threat_models]
-        self.threat_models = {
-            threat_model.name: threat_model
-            for threat_model in threat_models
-            if threat_model.labels == "true"
-        }
         self.queries = check_count("queries", queries)
         self.seed = check_whole_number("seed", seed, 0, np.iinfo(np.int32).max)
-        self._other_threat_models = {}
+        # The attacks of a report have a seed, and are kept with the graphs that they have traced.
+        given = checked_attacks(attacks)
+        seeded = [a if a.seed is not None else a.with_seed(self.seed) for a in given]
+        self.attack = main_attack(seeded, self.seed)
+        self.other_attacks = [attack for attack in seeded if attack is not self.attack]
+        reported = [known_threat_models.get(threat_model) for threat_model in threat_models]
+        self.threat_models = {model.name: model for model in reported if model.labels == "true"}
+        self._other_threat_models: dict[str, ThreatModel] = {}
         self._graphs = GraphCache()
 
-    # --- Attacks ----------------------------------------------------------------------
+    # --- Models ---------------------------------------------------------------------------
 
-    @functools.cached_property
-    def single_step(self):
-        """The attack of one step with the same epsilon."""
-        return attacks.FastGradientMethod(self.attack.epsilon, self.attack.norm)
+    def logits(self, images: tf.Tensor, model: Classifier | None = None) -> np.ndarray:
+        """Returns the logits of a model, by default of the defence, as an array."""
+        return self.graph(self.defence if model is None else model)(images).numpy()
 
-    @functools.cached_property
-    def doubled(self):
-        """The same attack with twice as many steps."""
-        return self._variant(steps=2 * self.attack.steps)
+    def graph(self, model: Classifier) -> Any:
+        """Compiles a model, or a function of images, once for any number of images."""
+        return self._graphs.get("logits", model, lambda: logits_function(model), [self._signature])
 
-    @functools.cached_property
-    def query_attack(self):
-        """The attack without gradients with the same epsilon; `None` where there is none.
-
-        It is `Square`. Images that are too small or too oblong for squares are attacked by
-        `SPSA` with as many queries, which knows the L-infinity norm alone.
-        """
-        epsilon, norm = self.attack.epsilon, self.attack.norm
-        square = attacks.Square(epsilon, norm, queries=self.queries, seed=self.seed)
-        try:
-            check_image_shape([square], tuple(self.images.shape[1:]))
-        except ValueError:
-            if norm != "linf":
-                return None
-            steps = max(1, self.queries // (2 * _SAMPLES + 1))
-            return attacks.SPSA(epsilon, steps=steps, samples=_SAMPLES, seed=self.seed)
-        return square
-
-    @functools.cached_property
-    def stages(self):
-        """The same attack stopped on its way; the last stage is the attack itself."""
-        # The length of a step must not depend on where the attack is stopped.
-        step_size = self.attack.step_size(1.0)
-        steps = sorted({math.ceil(part * self.attack.steps) for part in _PARTS_OF_THE_WAY})
-        stopped = [self._variant(steps=n, relative_step_size=step_size) for n in steps[:-1]]
-        return [*stopped, self.attack]
-
-    @property
-    def epsilons(self):
-        """Rising epsilons around the attack's own, at which it is run too."""
-        wanted = [part * self.attack.epsilon for part in _PARTS_OF_EPSILON]
-        return sorted({min(epsilon, self.unbounded_epsilon) for epsilon in wanted})
-
-    @property
-    def unbounded_epsilon(self):
-        """The epsilon within which every image can be reached from every other."""
-        if self.attack.norm == "linf":
-            return 1.0
-        return math.sqrt(math.prod(self.images.shape[1:]))
-
-    def _variant(self, **changes):
-        return self.attack.variant(**changes)
-
-    # --- Runs -------------------------------------------------------------------------
-
-    def logits(self, images, model=None):
-        """Asks for logits, in one compiled graph for each model.
-
-        Args:
-            images: Tensor of images.
-            model: A Keras model; by default the defence.
-
-        Returns:
-            An array of shape `(number of images, num_classes)`.
-        """
-        model = self.defence if model is None else model
-        return self.graph(model)(images).numpy()
-
-    def graph(self, model):
-        """Compiles a model for any number of images, once.
-
-        Args:
-            model: A Keras model, or a function from images to a tensor.
-
-        Returns:
-            The compiled function of a tensor of images.
-        """
-        signature = [tf.TensorSpec((None, *self.images.shape[1:]), tf.float32)]
-        return self._graphs.get("logits", model, lambda: logits_function(model), signature)
-
-    def target(self, threat_model):
-        """The function that an attacker attacks: the same object as long as the defence is.
-
-        Args:
-            threat_model: The name of a threat model.
-
-        Returns:
-            A function from images to logits, or a Keras model.
+    def target(self, threat_model: str) -> Classifier:
+        """Returns what an attacker attacks, given the name of the threat model.
 
         Raises:
-            UnsupportedThreatModelError: If it is `whitebox_full`, and cannot be run in full.
+            UnsupportedThreatModelError: If `whitebox_full` cannot be run in full.
         """
-        if threat_model == "whitebox_full":
-            self.check_obstacle()
+        if threat_model == "whitebox_full" and self.unsupported_reason is not None:
+            raise UnsupportedThreatModelError(
+                f"`whitebox_full` cannot be run on this defence, as {self.unsupported_reason}."
+            )
         return self._threat_model(threat_model).target(self.defence)
 
-    def _threat_model(self, name):
-        """The threat model of the report by its name, or else the simplest of that name."""
-        if name in self.threat_models:
-            return self.threat_models[name]
-        return self._other_threat_models.setdefault(name, known_threat_models.get(name))
+    def gradients(
+        self, images: tf.Tensor, direction: Callable[[tf.Tensor], tf.Tensor]
+    ) -> tf.Tensor:
+        """Returns the gradient of `sum(logits * direction)` under `whitebox_full`."""
+        target = self.target("whitebox_full")
+
+        def gradient(images: tf.Tensor, direction: tf.Tensor) -> tf.Tensor:
+            return logits_function(target).with_vjp(images)[1](direction)
+
+        signature = [self._signature, tf.TensorSpec((None, None), tf.float32)]
+        compiled = self._graphs.get("gradient", target, lambda: gradient, signature)
+        return compiled(images, direction(self.graph(target)(images)))
 
     @property
-    def map_motion(self):
-        """How fast the gradient map moves, a `MapMotion`; `None` where there is none to measure."""
-        full = self._threat_model("whitebox_full")
-        slopes = full.map_slopes(self.defence)
-        if slopes is None or full.obstacle(self.defence) is not None:
-            return None
-        return self._remembered(
-            "map motion", lambda: measure_map_motion(self.defence, slopes, self.images)
-        )
+    def map_slopes(self) -> MapSlopes | None:
+        """The measured slopes of the gradient map; `None` where there is none to measure."""
+        return measure_once(self._threat_model("whitebox_full"), self.defence, self.images)
 
     @property
-    def obstacle(self):
-        """Why `whitebox_full` cannot be run in full; `None` if nothing is in the way."""
-        full = self._threat_model("whitebox_full")
-        return obstacle(
-            full, self.defence, self.images, lambda _: dataclasses.asdict(self.map_motion)
-        )
+    def unsupported_reason(self) -> str | None:
+        """Why `whitebox_full` cannot be run in full, without a full stop; `None` if it can."""
+        return unsupported_reason(self._threat_model("whitebox_full"), self.defence, self.images)
 
-    def check_obstacle(self):
-        """Checks that the defence can be differentiated in full.
+    @property
+    def runs(self) -> list[np.ndarray]:
+        """The logits of the same images from several runs."""
+        return self._remember("runs", lambda: repeated_logits(self.defence, self.images))
 
-        Raises:
-            UnsupportedThreatModelError: If it cannot.
-        """
-        if self.obstacle is not None:
-            raise UnsupportedThreatModelError(
-                f"`whitebox_full` cannot be run on this defence, as {self.obstacle}."
-            )
+    @property
+    def is_random(self) -> bool:
+        """Whether the defence gives the same images different answers."""
+        accuracies = {int((run.argmax(axis=-1) == self.labels).sum()) for run in self.runs}
+        return largest_distance(self.runs) > ROUNDING_OF_LOGITS or len(accuracies) > 1
 
-    def adversarial(self, threat_model, attack=None, epsilon=None):
-        """Crafts adversarial images, once.
+    # --- Attacks --------------------------------------------------------------------------
+
+    def adversarial(
+        self, threat_model: str, attack: Attack | None = None, epsilon: float | None = None
+    ) -> tf.Tensor:
+        """Crafts adversarial images, once for the same arguments.
 
         Args:
             threat_model: The name of a threat model.
-            attack: By default the attack of the examination.
+            attack: By default the main attack.
             epsilon: By default that of the attack.
-
-        Returns:
-            A tensor of the shape of the images.
         """
         attack = self.attack if attack is None else attack
         epsilon = attack.epsilon if epsilon is None else epsilon
-        return self._remembered(
+        return self._remember(
             ("adversarial", threat_model, attack, epsilon),
             lambda: attack(self.target(threat_model), self.images, self.labels, epsilon),
         )
 
-    def correct(self, threat_model, attack=None, epsilon=None):
-        """Tells which images the defence gets right, as they are and under the attack.
+    def stages(self, attack: Any) -> list[tf.Tensor]:
+        """Returns the images of an attack that `can_be_stopped` after each quarter of its steps."""
+        # The length of a step must not depend on where the attack is stopped.
+        step_size = float(attack.step_size(1.0))
+        steps = sorted({math.ceil(part * attack.steps) for part in _STAGES} - {attack.steps})
+        stopped = [self._after_steps(attack, number, step_size) for number in steps]
+        return [*stopped, self.adversarial("whitebox_full", attack)]
 
-        Args:
-            threat_model: The name of a threat model.
-            attack: By default the attack of the examination.
-            epsilon: By default that of the attack.
+    def with_twice_the_steps(self, attack: Any) -> tf.Tensor:
+        """Returns the images of an attack that `can_be_stopped` after twice as many steps."""
+        steps = 2 * attack.steps
+        step_size = float(attack.variant(steps=steps).step_size(1.0))
+        return self._after_steps(attack, steps, step_size)
 
-        Returns:
-            A boolean array of shape `(number of images,)`.
+    def one_step(
+        self, attack: Attack, images: tf.Tensor | None = None, labels: ArrayLike | None = None
+    ) -> tf.Tensor:
+        """Takes one step as long as an attack's epsilon along the gradient of the loss (FGSM)."""
+        images = self.images if images is None else images
+        labels = self.labels if labels is None else labels
+
+        def direction(logits: tf.Tensor) -> tf.Tensor:
+            return cross_entropy_direction(logits, tf.one_hot(labels, logits.shape[-1]))
+
+        gradient = self.gradients(images, direction)
+        step = optimize_linear(gradient, attack.epsilon, as_cleverhans_norm(attack.norm))
+        return tf.clip_by_value(images + step, 0.0, 1.0)
+
+    @property
+    def query_attack(self) -> Attack | None:
+        """`Square`, or `SPSA` for images too small or oblong; `None` where neither fits."""
+        return self._remember("query attack", self._make_query_attack)
+
+    def epsilons(self, attack: Attack) -> list[float]:
+        """Returns rising epsilons around an attack's own, at which checks run it."""
+        multiples = _MAIN_EPSILONS if attack is self.attack else _OTHER_EPSILONS
+        # A search for the smallest perturbation does the same at any epsilon, at great cost.
+        multiples = [1.0] if attack.minimal_norm else multiples
+        largest = self.unbounded_epsilon(attack)
+        return sorted({min(multiple * attack.epsilon, largest) for multiple in multiples})
+
+    def unbounded_epsilon(self, attack: Attack) -> float:
+        """Returns the epsilon within which every image can be reached from every other."""
+        return 1.0 if attack.norm == "linf" else math.sqrt(math.prod(self.images.shape[1:]))
+
+    # --- Answers --------------------------------------------------------------------------
+
+    def correct(
+        self, threat_model: str, attack: Attack | None = None, epsilon: float | None = None
+    ) -> np.ndarray:
+        """Tells which images are classified correctly, both clean and under an attack.
+
+        Takes the arguments of `adversarial`, and returns a boolean array of shape `(number,)`.
         """
-        adversarial = self.adversarial(threat_model, attack, epsilon)
+        return self.withstands(self.adversarial(threat_model, attack, epsilon))
+
+    def withstands(self, adversarial: tf.Tensor) -> np.ndarray:
+        """Tells which images are classified correctly, both clean and as they are given here."""
         return self.correct_without_attack & self.classified_correctly(adversarial)
 
-    def correct_under_gradients(self, epsilon=None):
-        """Tells which images withstand all attackers who differentiate the defence.
+    def correct_under_gradients(self, epsilon: float | None = None) -> np.ndarray:
+        """Tells which images withstand `whitebox_full` and, with a restoration, `bpda`."""
+        correct = self.correct("whitebox_full", epsilon=epsilon)
+        return correct & self.correct("bpda", epsilon=epsilon) if self.is_restored else correct
 
-        This is the attacker's best with gradients: per image the worse for the
-        defence of `whitebox_full` and, where there is a restoration, `bpda`.
-
-        Args:
-            epsilon: By default that of the attack.
-
-        Returns:
-            A boolean array of shape `(number of images,)`.
-        """
-        right = self.correct("whitebox_full", epsilon=epsilon)
-        return right & self.correct("bpda", epsilon=epsilon) if self.is_restored else right
-
-    def correct_under_noise(self):
-        """Tells which images withstand the worst of many random perturbations.
-
-        Half of them are drawn from the whole ball, and half as far from the image
-        as the ball allows.
-
-        Returns:
-            A boolean array of shape `(number of images,)`.
-        """
-        return self._remembered("noise", self._search_at_random)
+    def correct_under_noise(self) -> np.ndarray:
+        """Tells which images withstand the worst of many random perturbations."""
+        return self._remember("noise", self._search_at_random)
 
     @property
-    def runs(self):
-        """The logits of the same images from several runs: a list of arrays."""
-        return self._remembered("runs", lambda: repeated_logits(self.defence, self.images))
+    def correct_without_attack(self) -> np.ndarray:
+        """Which clean images the defence classifies correctly."""
+        return self._remember("clean", lambda: self.classified_correctly(self.images))
 
     @property
-    def is_random(self):
-        """Whether the defence answers the same images in several ways."""
-        right = {int((run.argmax(axis=-1) == self.labels).sum()) for run in self.runs}
-        return largest_distance(self.runs) > ROUNDING_OF_LOGITS or len(right) > 1
+    def bare_correct(self) -> np.ndarray:
+        """Which images the bare classifier classifies correctly, clean and under the attack."""
+        adversarial = self.adversarial("oblivious" if self.is_restored else "whitebox_full")
+        clean = self.classified_correctly(self.images, self.classifier)
+        return clean & self.classified_correctly(adversarial, self.classifier)
 
-    @property
-    def correct_without_attack(self):
-        """Which images the defence gets right without any attack."""
-        return self._remembered("as they are", lambda: self.classified_correctly(self.images))
-
-    @property
-    def bare_correct(self):
-        """Which images the bare classifier gets right, as they are and under the attack."""
-        threat_model = "oblivious" if self.is_restored else "whitebox_full"
-        adversarial = self.adversarial(threat_model)
-        as_they_are = self.classified_correctly(self.images, self.classifier)
-        return as_they_are & self.classified_correctly(adversarial, self.classifier)
-
-    def classified_correctly(self, images, model=None):
-        """Tells which answers are right.
-
-        Args:
-            images: Tensor of perturbed images, in the order of the labels.
-            model: A Keras model; by default the defence.
-
-        Returns:
-            A boolean array of shape `(number of images,)`.
-        """
+    def classified_correctly(
+        self, images: tf.Tensor, model: Classifier | None = None
+    ) -> np.ndarray:
+        """Tells which images, in the order of the labels, a model classifies correctly."""
         return self._are_correct(self.logits(images, model))
 
-    def _are_correct(self, logits):
-        return np.isfinite(logits).all(axis=-1) & (logits.argmax(axis=-1) == self.labels)
-
-    def losses(self, images):
-        """Measures the defence's cross-entropy for the true labels.
-
-        Args:
-            images: Tensor of perturbed images, in the order of the labels.
-
-        Returns:
-            An array of shape `(number of images,)`.
-        """
+    def losses(self, images: tf.Tensor) -> np.ndarray:
+        """Returns the defence's cross-entropy for each image, in the order of the labels."""
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(self.labels, self.logits(images))
         return losses.numpy()
 
-    def at_least_one_image(self, share):
-        """Rounds a tolerance up to one image, as fewer images cannot tell less apart.
-
-        Args:
-            share: A share of the images.
-
-        Returns:
-            That share, or that of one image where it is larger.
-        """
+    def tolerance(self, share: float) -> float:
+        """Rounds a tolerated share of the images up to one image."""
         return max(share, 1 / len(self.labels)) + _ROUNDING_OF_SHARES
 
-    def _search_at_random(self):
-        right, epsilon = self.correct_without_attack, tf.constant(self.attack.epsilon, tf.float32)
-        answer = self.graph(self.defence)
+    # --- Internals ------------------------------------------------------------------------
+
+    @property
+    def _signature(self) -> tf.TensorSpec:
+        return tf.TensorSpec((None, *self.images.shape[1:]), tf.float32)
+
+    def _threat_model(self, name: str) -> ThreatModel:
+        """The threat model of the report, or else the simplest of that name."""
+        if name in self.threat_models:
+            return self.threat_models[name]
+        return self._other_threat_models.setdefault(name, known_threat_models.get(name))
+
+    def _after_steps(self, attack: Any, steps: int, step_size: float) -> tf.Tensor:
+        """Crafts images with another number of steps, and a step size relative to epsilon."""
+        key = ("after steps", attack, steps, step_size)
+        return self._remember(key, lambda: self._craft_in_steps(attack, steps, step_size))
+
+    def _craft_in_steps(self, attack: Any, steps: int, step_size: float) -> tf.Tensor:
+        target, epsilon = self.target("whitebox_full"), float(attack.epsilon)
+
+        def craft(
+            images: tf.Tensor, labels: tf.Tensor, steps: tf.Tensor, step_size: tf.Tensor
+        ) -> tf.Tensor:
+            # As tensors, all numbers of steps share one graph, whose tracing costs most.
+            stopped = copy.copy(attack)
+            stopped.steps, stopped.relative_step_size = steps, step_size
+            return stopped(target, images, labels, epsilon)
+
+        numbers = [tf.TensorSpec((), tf.int32), tf.TensorSpec((), tf.float32)]
+        signature = [self._signature, tf.TensorSpec((None,), tf.int64), *numbers]
+        graph = self._graphs.get("steps", (attack, target), lambda: craft, signature)
+        try:
+            return graph(self.images, self.labels, steps, step_size)
+        except TypeError:
+            # The attack needs Python's own numbers: one graph for each.
+            other = attack.variant(steps=steps, relative_step_size=step_size)
+            return other(target, self.images, self.labels, epsilon)
+
+    def _make_query_attack(self) -> Attack | None:
+        epsilon, norm = self.attack.epsilon, self.attack.norm
+        square = Square(epsilon, norm, queries=self.queries, seed=self.seed)
+        try:
+            square.check_image_shape(tuple(self.images.shape[1:]))
+        except ValueError:
+            if norm != "linf":
+                return None
+            steps = max(1, self.queries // (2 * _SPSA_SAMPLES + 1))
+            return SPSA(epsilon, steps=steps, samples=_SPSA_SAMPLES, seed=self.seed)
+        return square
+
+    def _search_at_random(self) -> np.ndarray:
+        correct, epsilon = self.correct_without_attack, tf.constant(self.attack.epsilon, tf.float32)
         for query in range(self.queries):
+            # Half of them from the whole ball, and half as far away as it allows.
             draw = random_inside if query % 2 else random_corners
             noisy = draw(self.images, epsilon, self.attack.norm, tf.constant([self.seed, query]))
-            right = right & self._are_correct(answer(noisy).numpy())
-        return right
+            correct = correct & self.classified_correctly(noisy)
+        return correct
 
-    def _remembered(self, key, compute):
+    def _are_correct(self, logits: np.ndarray) -> np.ndarray:
+        return np.isfinite(logits).all(axis=-1) & (logits.argmax(axis=-1) == self.labels)
+
+    def _remember(self, key: Hashable, compute: Callable[[], Any]) -> Any:
         return self._graphs.remember(key, self.defence, compute)
 
 
-def _check_attack(attack):
-    is_fit = attack.is_iterative and not attack.gradient_free
-    if not is_fit or isinstance(attack.epsilon, tuple):
+def main_attack(attacks: Sequence[Attack], seed: int) -> Attack:
+    """Returns the first attack that `can_be_stopped`, or else PGD with the first epsilon."""
+    if not attacks:
         raise ValueError(
-            "An examination needs an attack of several steps along gradients with one epsilon, "
-            f"such as `ProjectedGradientDescent(epsilon=8 / 255, steps=20)`; received {attack!r}."
+            "An examination needs an attack, and received none: "
+            "`keras_trn.attacks.ProjectedGradientDescent(epsilon=8 / 255)`."
         )
+    for attack in attacks:
+        # Restarts hold the attack that they repeat.
+        repeated = getattr(attack, "attack", None)
+        for candidate in (attack, repeated if isinstance(repeated, Attack) else attack):
+            if can_be_stopped(candidate):
+                return candidate
+    return ProjectedGradientDescent(attacks[0].epsilon, attacks[0].norm, seed=seed)
+
+
+def can_be_stopped(attack: Attack) -> bool:
+    """Tells whether an attack follows gradients in steps, and is the same attack with fewer."""
+    follows_gradients = attack.is_iterative and not attack.gradient_free and not attack.minimal_norm
+    return follows_gradients and attack.runs_in_graph and hasattr(attack, "step_size")

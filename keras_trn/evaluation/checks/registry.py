@@ -1,99 +1,222 @@
-"""What makes a function a check, and what all checks have in common."""
+"""The registry of sanity checks: the decorator that makes one, and the run of all."""
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Literal
 
-from keras_trn.evaluation.checks.check_result import CheckResult
+from keras_trn.attacks.attack import Attack
+from keras_trn.evaluation.checks.examination import Examination
+from keras_trn.evaluation.checks.examination import UnsupportedThreatModelError
+from keras_trn.map_derivative import short_message
+
+Subject = Literal["defence", "main attack", "every attack"]
 
 _MAY_BE_CHANCE = (
     "the defence answers at random, see `deterministic`, which may be the cause; attack the mean "
-    "of several runs, such as `WhiteboxFull(samples=20)`, before anything else is concluded"
+    "of several runs, such as `WhiteboxFull(samples=20)`, before you draw conclusions"
 )
 _ALSO_RANDOM = "the defence also answers at random, see `deterministic`"
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """What a check measured, before it is put into a sentence.
+class CheckResult:
+    """Holds what a sanity check found.
+
+    A warning is no evidence against the defence. It says that the numbers of the report cannot be
+    trusted until its cause is understood.
 
     Args:
-        passed: Whether the check passes.
+        name: The name of the check's function.
+        status: `"PASS"`, `"WARN"` or `"not applicable"`.
         figure: The number that decided, or `None`.
-        measured: What was measured: a sentence without its full stop.
-        warning: What it means where the check does not pass, and how to fix it.
-        random_explains: Whether the defence can fail by being random alone; `None` for the
-            check of randomness itself.
+        finding: One sentence: what was measured and, for a warning, what it means and how to fix
+            it.
+        attack: The name of the attack that was checked, or `None` for a check of the defence.
+
+    Example:
+        ```python
+        from keras_trn.evaluation.checks import CheckResult
+
+        result = CheckResult("deterministic", "PASS", 0.0, "5 runs give the same logits.")
+        assert result.status == "PASS"
+        ```
     """
 
-    passed: bool
+    name: str
+    status: str
     figure: float | None
-    measured: str
-    warning: str = ""
-    random_explains: bool | None = True
+    finding: str
+    attack: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Holds what a check measured, before it becomes a sentence.
+
+    Args:
+        is_fine: Whether the check passes.
+        figure: The number that decided, or `None`.
+        observation: What was measured: a sentence without its full stop.
+        advice: What a failure means and how to fix it.
+        randomness: What a random defence has to do with a failure: it `"explains"` it, it
+            `"adds"` to it, or it is the `"subject"` of the check.
+    """
+
+    is_fine: bool
+    figure: float | None
+    observation: str
+    advice: str = ""
+    randomness: Literal["explains", "adds", "subject"] = "explains"
 
 
 @dataclasses.dataclass(frozen=True)
 class NotApplicable:
-    """What a check says that makes no sense for a defence.
-
-    Args:
-        reason: Why: a sentence without its full stop.
-    """
+    """Says, without a full stop, why a check makes no sense for a defence or an attack."""
 
     reason: str
 
 
-def check(function):
-    """Makes a check of a function, to be made with all others.
+Outcome = Finding | NotApplicable
 
-    What a warning means is another matter where the defence answers at random: two runs then
-    differ by themselves. So the warning names that as the likely cause.
 
-    Args:
-        function: Function from an `Examination` to a `Finding` or `NotApplicable`. Its name is
-            that of the check.
+class Check:
+    """A registered check, called with an `Examination`, and an attack if it examines every one."""
 
-    Returns:
-        A function from an `Examination` to a `CheckResult`.
-    """
+    is_check = True
 
-    @functools.wraps(function)
-    def checked(examination):
-        finding = function(examination)
+    def __init__(
+        self, function: Callable[..., Outcome], finds: str, source: str, subject: Subject
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.name, self.finds, self.source, self.subject = function.__name__, finds, source, subject
+        self.module = function.__module__
+        self.title = (function.__doc__ or "").strip().partition("\n")[0]
+        self._function = function
+
+    def __call__(self, examination: Examination, attack: Attack | None = None) -> CheckResult:
+        attack = examination.attack if attack is None else attack
+        arguments = [attack] if self.subject == "every attack" else []
+        finding = self._function(examination, *arguments)
+        name = None if self.subject == "defence" else attack.name
         if isinstance(finding, NotApplicable):
-            return CheckResult(function.__name__, "not applicable", None, f"{finding.reason}.")
-        return _result(function.__name__, finding, examination)
+            return CheckResult(self.name, "not applicable", None, f"{finding.reason}.", name)
+        figure = None if finding.figure is None else float(f"{finding.figure:.6g}")
+        if finding.is_fine:
+            return CheckResult(self.name, "PASS", figure, f"{finding.observation}.", name)
+        text = f"{finding.observation}: {_advice(finding, examination)}."
+        return CheckResult(self.name, "WARN", figure, text, name)
 
-    checked.is_check = True
-    return checked
+    def attempt(self, examination: Examination, attack: Attack | None = None) -> CheckResult:
+        """Runs the check, and turns an error into a warning, so that one error costs no report."""
+        try:
+            return self(examination, attack)
+        except Exception as error:
+            is_explained = isinstance(error, UnsupportedThreatModelError)
+            reason = str(error) if is_explained else f"{short_message(error)}."
+        # The warning for the main attack explains enough.
+        status = "not applicable" if is_explained and attack is not None else "WARN"
+        name = None if self.subject == "defence" else (attack or examination.attack).name
+        return CheckResult(self.name, status, None, f"The check could not be made: {reason}", name)
 
 
-def checks_of(module):
-    """Lists the checks that a module defines.
+# All checks by name. Every module of this package adds its own, and a user may add more.
+ALL_CHECKS: dict[str, Check] = {}
+
+
+def check(
+    finds: str, source: str = "this package", subject: Subject = "defence"
+) -> Callable[[Callable[..., Outcome]], Check]:
+    """Registers a function as a sanity check, which every report then runs.
+
+    The function receives an `Examination` and, where `subject` is `"every attack"`, an attack. It
+    returns a `Finding`, or `NotApplicable` with the reason. The first line of its docstring is the
+    title of the check.
 
     Args:
-        module: A Python module.
+        finds: The faults that it finds, for the table of checks in the documentation.
+        source: The paper or program that it comes from.
+        subject: `"defence"`; `"main attack"`, for the first iterative attack of the report; or
+            `"every attack"`, to run it for each attack to which it applies.
 
     Returns:
-        A list of functions, in the order of their definition.
+        The decorator, which makes a `Check` of the function.
+
+    Example:
+        ```python
+        from keras_trn.evaluation import checks
+
+        @checks.check(finds="images that are nearly black")
+        def images_are_bright(examination):
+            '''Checks that the images are not nearly black.'''
+            mean = float(np.mean(examination.images))
+            return checks.Finding(mean > 0.01, mean, f"The mean pixel is {mean:.2f}")
+
+        del checks.ALL_CHECKS["images_are_bright"]
+        ```
     """
-    return [
-        value
-        for value in vars(module).values()
-        if getattr(value, "is_check", False) and value.__module__ == module.__name__
-    ]
+
+    def register(function: Callable[..., Outcome]) -> Check:
+        made = Check(function, finds, source, subject)
+        ALL_CHECKS[made.name] = made
+        return made
+
+    return register
 
 
-def _result(name, finding, examination):
-    figure = None if finding.figure is None else float(f"{finding.figure:.6g}")
-    if finding.passed:
-        return CheckResult(name, "PASS", figure, f"{finding.measured}.")
-    warning = _warning(finding, examination)
-    return CheckResult(name, "WARN", figure, f"{finding.measured}: {warning}.")
+def run_checks(
+    examination: Examination, progress: Callable[[str], object] | None = None
+) -> list[CheckResult]:
+    """Runs all checks: of the defence, of the main attack, and of every other attack.
+
+    Args:
+        examination: The `Examination`.
+        progress: Function that receives the name of each check before it is run, such as
+            `set_description` of a progress bar.
+
+    Returns:
+        A list of results: one for each check, and further ones for other attacks to which it
+        applies. A check that raises an error gives a warning.
+
+    Example:
+        ```python
+        from keras_trn.evaluation import checks
+
+        attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.2, steps=2)
+        examination = checks.Examination(classifier, images, labels, attack, queries=4)
+        for result in checks.run_checks(examination):
+            print(result.status, result.name, result.finding)
+        ```
+    """
+    results = []
+    for check in _in_order():
+        if progress is not None:
+            progress(check.name)
+        results.append(check.attempt(examination))
+        if check.subject == "every attack":
+            others = [check.attempt(examination, attack) for attack in examination.other_attacks]
+            results += [result for result in others if result.status != "not applicable"]
+    return results
 
 
-def _warning(finding, examination):
-    """What the finding means, and that the defence is random where it is."""
-    if finding.random_explains is None or not examination.is_random:
-        return finding.warning
-    return _MAY_BE_CHANCE if finding.random_explains else f"{finding.warning}; {_ALSO_RANDOM}"
+def checks_table() -> str:
+    """Returns the Markdown table of all checks for the documentation."""
+    rows = ["| Check | What it finds | Examines | Source |", "|---|---|---|---|"]
+    for check in _in_order():
+        link = f"[`{check.name}`][{check.module}.{check.name}]"
+        rows.append(f"| {link} | {check.finds} | {check.subject} | {check.source} |")
+    return "\n".join(rows)
+
+
+def _in_order() -> list[Check]:
+    """All checks, first those of the defence."""
+    return sorted(ALL_CHECKS.values(), key=lambda check: check.subject != "defence")
+
+
+def _advice(finding: Finding, examination: Examination) -> str:
+    """The advice for a warning, which depends on whether the defence is random."""
+    if finding.randomness == "subject" or not examination.is_random:
+        return finding.advice
+    return (
+        _MAY_BE_CHANCE if finding.randomness == "explains" else f"{finding.advice}; {_ALSO_RANDOM}"
+    )
