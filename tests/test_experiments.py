@@ -104,7 +104,12 @@ def few_digits(digits, monkeypatch):
     parts = [(images[part], digits[1][part]) for part in (slice(32), slice(32, 60), slice(60))]
     monkeypatch.setattr("experiments.recipes.fashion_mnist.load_arrays", lambda: parts)
     return gradient_maps.Settings(
-        classifier_epochs=4, batch_size=8, validation_images=28, training_images=16, epochs=1
+        classifier_epochs=1,
+        classifier_batch_size=16,
+        batch_size=8,
+        validation_images=28,
+        training_images=16,
+        epochs=1,
     )
 
 

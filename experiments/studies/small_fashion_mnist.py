@@ -11,7 +11,7 @@ from experiments.recipes import fashion_mnist
 from experiments.run import Experiment
 from experiments.training import SEED
 
-RECIPE = dataclasses.replace(fashion_mnist.RECIPE, classifier_batch_size=128, learning_rate=2e-3)
+RECIPE = dataclasses.replace(fashion_mnist.RECIPE, learning_rate=2e-3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Settings:
     validation_images: int
     training_images: int = 6000
     epochs: int = 5
+    classifier_batch_size: int = 128
 
 
 class Study(Experiment):
@@ -33,7 +34,8 @@ class Study(Experiment):
         self.few = images[: settings.training_images], labels[: settings.training_images]
         all_images = fashion_mnist.shuffled((images, labels))
         data = Data(lambda size: fashion_mnist.batches(all_images, size), validation, test)
-        super().__init__(RECIPE, path, data)
+        recipe = dataclasses.replace(RECIPE, classifier_batch_size=settings.classifier_batch_size)
+        super().__init__(recipe, path, data)
         self.settings = settings
 
     def classifiers(self) -> list[keras.Model]:
