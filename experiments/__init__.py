@@ -1,1 +1,1 @@
-"""Experiments whose results decide what is the default, each run by one command."""
+"""The laboratory: what made the figures in `results/` and the presets of the package."""

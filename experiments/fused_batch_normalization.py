@@ -5,14 +5,11 @@ import tensorflow as tf
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Normalizes in one pass while it is trained, where Keras takes several.
+    """Normalizes in one pass while training, where Keras needs several; the weights are alike."""
 
-    Its weights are those of `keras.layers.BatchNormalization`, so a model that was trained
-    with it is kept as one of Keras' own layers.
-    """
-
-    def call(self, inputs, training=None, mask=None):
-        """Normalizes a batch, by its own moments while training."""
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
         if not training:
             return super().call(inputs, training=False, mask=mask)
         outputs, mean, variance, *_ = tf.compat.v1.nn.fused_batch_norm(

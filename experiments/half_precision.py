@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -9,32 +10,10 @@ import numpy as np
 _WEIGHTS = "model.weights.h5"
 
 
-def store_as_float16(path):
-    """Rewrites a `.keras` file with its weights in float16.
+def store_as_float16(path: Path) -> None:
+    """Rewrites a `.keras` file with its float32 weights in float16.
 
-    The model that is loaded from it computes in float32 as before. Its weights are
-    rounded to three digits, so judge it as it is loaded, not as it was trained.
-
-    Args:
-        path: Path of a `.keras` file.
-
-    Example:
-        ```python
-        import tempfile
-        from pathlib import Path
-        import keras
-        from experiments.half_precision import store_as_float16
-
-        model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64)])
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.keras"
-            model.save(path)
-            before = path.stat().st_size
-            store_as_float16(path)
-            loaded = keras.saving.load_model(path)
-            assert path.stat().st_size < 0.7 * before
-        assert loaded.weights[0].dtype == "float32"
-        ```
+    The loaded model computes in float32 as before, with weights that are rounded to three digits.
     """
     with zipfile.ZipFile(path) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
@@ -46,18 +25,16 @@ def store_as_float16(path):
     unfinished.rename(path)
 
 
-def _halved(weights):
+def _halved(weights: bytes) -> bytes:
     target = io.BytesIO()
     with h5py.File(io.BytesIO(weights)) as source, h5py.File(target, "w") as halved:
 
-        def copy(name, item):
+        def copy(name: str, item: h5py.Group | h5py.Dataset) -> None:
             if isinstance(item, h5py.Group):
                 copied = halved.require_group(name)
             else:
-                is_single = item.dtype == np.float32
-                copied = halved.create_dataset(
-                    name, data=item[()], dtype="float16" if is_single else None
-                )
+                dtype = "float16" if item.dtype == np.float32 else None
+                copied = halved.create_dataset(name, data=item[()], dtype=dtype)
             copied.attrs.update(item.attrs)
 
         halved.attrs.update(source.attrs)

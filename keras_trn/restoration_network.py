@@ -317,10 +317,9 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
         super().__init__(width, depth, block_size, gate_threshold, **kwargs)
         if fusion != "product" and not isinstance(fusion, keras.Layer):
             raise ValueError(f"fusion must be 'product' or a Keras layer, received {fusion!r}.")
-        # A configuration, because Keras would save the weights of a layer.
-        self._fusion = (
-            fusion if fusion == "product" else keras.saving.serialize_keras_object(fusion)
-        )
+        # Not the layer itself: Keras would take it for a part of the network.
+        self._fusion_class = FusionBlock if fusion == "product" else type(fusion)
+        self._fusion_config = None if fusion == "product" else fusion.get_config()
 
     def build_streams(self, images_shape: tuple, gradient_maps_shape: tuple | None) -> None:
         self.image_stem, self.image_blocks = self._stream("image", images_shape)
@@ -333,11 +332,8 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
             fusion_block.build([features_shape, features_shape])
 
     def _fusion_block(self, stage: int) -> keras.Layer:
-        name = f"fusion_block_{stage}"
-        if self._fusion == "product":
-            return FusionBlock(dtype=self.dtype_policy, name=name)
-        layer = keras.saving.deserialize_keras_object(self._fusion)
-        return type(layer).from_config({**layer.get_config(), "name": name})
+        config = self._fusion_config or {"dtype": self.dtype_policy}
+        return self._fusion_class.from_config({**config, "name": f"fusion_block_{stage}"})
 
     def stream_features(self, images: tf.Tensor, gradient_maps: tf.Tensor | None) -> tf.Tensor:
         image_features = self.image_stem(self.unshuffle(images))
@@ -351,7 +347,11 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
         return ops.concatenate([image_features, gradient_features], axis=-1)
 
     def get_config(self) -> Config:
-        return {**super().get_config(), "fusion": self._fusion}
+        fusion: str | Config = "product"
+        if self._fusion_config is not None:
+            layer = self._fusion_class.from_config(dict(self._fusion_config))
+            fusion = keras.saving.serialize_keras_object(layer)
+        return {**super().get_config(), "fusion": fusion}
 
     @classmethod
     def from_config(cls, config: Config) -> RestorationNetwork:

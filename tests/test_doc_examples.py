@@ -12,7 +12,7 @@ import keras
 import pytest
 
 import keras_trn
-from experiments.first_example import first_block
+from experiments.studies.first_example import first_block
 
 ROOT = Path(__file__).parent.parent
 # The home page has the first block of the README, and nothing else to run.

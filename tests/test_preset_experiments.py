@@ -1,70 +1,152 @@
-"""What trains and judges the presets goes on where it was, and judges as it says."""
+"""An experiment trains and evaluates what its recipe says, and continues after an interruption."""
 
-import itertools
+import dataclasses
 import json
 
 import keras
-import matplotlib.pyplot as plt
-import nbformat
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_trn
-from experiments import baselines
-from experiments import classifiers_color_images
-from experiments import color_images
-from experiments import cost_color_images
-from experiments import fashion_mnist
-from experiments import filter_strengths
-from experiments import preset
-from experiments import preset_color_images
-from experiments import preset_fashion_mnist
-from experiments import tutorials
-from experiments.common_setting import count_parameters
+from experiments.filters import FILTERS
+from experiments.filters import best_strength
+from experiments.filters import choose_strengths
+from experiments.filters import make_filters
 from experiments.fused_batch_normalization import FusedBatchNormalization
+from experiments.recipe import ClassifierRecipe
+from experiments.recipe import Data
+from experiments.recipe import Evaluation
+from experiments.recipes import color_images
+from experiments.recipes import digits as digits_recipe
+from experiments.recipes import svhn_cropped
+from experiments.run import Experiment
+from experiments.training import count_parameters
+from experiments.training import load_or_train
+from experiments.training import make_single_stream
+from experiments.training import train_defence
 from keras_trn.evaluation import Report
-from keras_trn.presets import FOLDER
 
 FAST = keras_trn.attacks.FastGradientMethod(epsilon=0.2)
+TINY_MAP = {"width": 4, "depth": 1}
+TINY_CLASSIFIER = ClassifierRecipe(digits_recipe.make_surrogate, epochs=(1,))
 
 
-@pytest.fixture
-def train():
-    pipeline, _, _ = keras_trn.datasets.load("digits", batch_size=64)
-    return pipeline.take(2)
+@pytest.fixture(scope="module")
+def tiny(digits):
+    """A recipe with 32 training images, 16 for validation, and 24 test images."""
+    images, labels = digits
+    train, validation, test = (
+        (images[part], labels[part]) for part in (slice(32), slice(32, 48), slice(48, 72))
+    )
+    both = images[:48], labels[:48]
+
+    def pipeline(arrays):
+        return lambda size: tf.data.Dataset.from_tensor_slices(arrays).batch(size)
+
+    data = Data(pipeline(both), validation, test, pipeline(train), pipeline(both)(16))
+    return dataclasses.replace(
+        digits_recipe.RECIPE,
+        load=lambda recipe: data,
+        classifier=TINY_CLASSIFIER,
+        surrogate=dataclasses.replace(TINY_CLASSIFIER),
+        restorer=TINY_MAP,
+        gradient_map=TINY_MAP,
+        attacks=[FAST],
+        fresh_attacks=[FAST],
+        batch_size=16,
+        first_epochs=1,
+        epochs=1,
+        adversarial_attacks=[FAST],
+        adversarial_epochs=1,
+        evaluations=[
+            Evaluation([FAST], ("oblivious", "transfer"), examples=16, plots=("accuracy",))
+        ],
+        check_examples=4,
+        class_names=tuple("0123456789"),
+        classifiers_table=True,
+        preset="tiny",
+        half_precision=True,
+    )
+
+
+class Recorded(Experiment):
+    """An experiment that keeps what it would evaluate."""
+
+    def evaluate(self, protected, surrogate, baselines):
+        self.evaluated = {"protected": protected, "surrogate": surrogate, **baselines}
 
 
 @pytest.mark.slow
-def test_restorers_are_trained_once_and_have_as_many_parameters(
-    classifier, protect, train, tmp_path
-):
-    protected = protect(classifier)
-    protected.build((None, 8, 8, 1))
-    asked = []
+def test_run_trains_all_defences_once_and_evaluates_what_it_ships(tiny, tmp_path):
+    path, presets = tmp_path / "tiny.json", tmp_path / "presets"
+    presets.mkdir()
+    experiment = Recorded(tiny, path)
+    experiment.run(presets)
+    learned = ["single stream", "HGD", "APE-GAN", "adversarial training"]
+    assert list(experiment.evaluated) == ["protected", "surrogate", *FILTERS, *learned]
+    for ending in ("_classifiers.md", "_filters.md"):
+        assert (tmp_path / f"tiny{ending}").read_text().startswith("| ")
 
-    def make_optimizer(epochs):
-        asked.append(epochs)
-        return "adam"
+    # What is evaluated is what is shipped, rounded to half precision.
+    shipped = keras.saving.load_model(presets / "tiny.keras", compile=False)
+    for weight, other in zip(
+        shipped.get_weights(), experiment.evaluated["protected"].get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(weight, other)
+    for weight in shipped.restorer.get_weights():
+        np.testing.assert_array_equal(weight, weight.astype("float16"))
 
-    epochs = {"single stream": 2, "HGD": 1, "APE-GAN": 1}
-    restorers = baselines.train_restorers(protected, train, epochs, make_optimizer, FAST, tmp_path)
-    assert list(restorers) == list(epochs)
-    assert asked == [2, 1, 1]
-    for restorer in restorers.values():
-        assert restorer.gradient_map is None
-        parameters = sum(np.prod(weight.shape) for weight in restorer.restorer.trainable_weights)
-        assert parameters == pytest.approx(count_parameters(protected), rel=0.25)
-    # Whoever had to train again would stumble over the missing images.
-    again = baselines.train_restorers(protected, None, epochs, make_optimizer, FAST, tmp_path)
-    for name, restorer in restorers.items():
-        for one, other in zip(restorer.get_weights(), again[name].get_weights(), strict=True):
-            np.testing.assert_array_equal(one, other)
+    # The filters are chosen with the classifier that was trained without the validation images.
+    held_out = experiment.folder / "classifier without validation.keras"
+    jpeg = keras_trn.baselines.JpegCompression(keras.saving.load_model(held_out), quality=90)
+    images, labels = experiment.data.validation
+    accuracy = (jpeg.predict(images, verbose=0).argmax(-1) == labels).mean()
+    measured = json.loads((tmp_path / "tiny_filters.json").read_text())["accuracies"]
+    assert measured["JPEG, quality 90"]["benign"] == pytest.approx(accuracy)
+
+    trained = set(experiment.folder.glob("*.keras")) - {experiment.folder / "shipped.keras"}
+    written = {model: model.stat().st_mtime_ns for model in trained}
+    Recorded(tiny, path).run(presets)
+    assert {model: model.stat().st_mtime_ns for model in trained} == written
 
 
 @pytest.mark.slow
-def test_training_of_a_restorer_goes_on_with_the_epoch_it_had_reached(
-    classifier, protect, digits, tmp_path
+def test_evaluation_reports_on_all_that_is_planned(tiny, classifier, digits, tmp_path):
+    plan = dataclasses.replace(tiny.evaluations[0], threat_models=("oblivious", "transfer", "bpda"))
+    recipe = dataclasses.replace(tiny, evaluations=[dataclasses.replace(plan, suffix="_all")])
+    experiment = Experiment(recipe, tmp_path / "tiny.json")
+    experiment.evaluate(tiny.protect(classifier), classifier, {})
+    for ending in (".png", "_all_accuracy.png"):
+        assert (tmp_path / f"tiny{ending}").stat().st_size > 1000
+    report = Report.from_json(tmp_path / "tiny_all.json")
+    for threat_model in ("oblivious", "transfer"):
+        for labels in ("true", "predicted"):
+            assert report.cell("FGSM", threat_model, labels=labels)["examples"] == 16
+    assert report.cell("FGSM", "bpda")["examples"] == 16
+
+
+@pytest.mark.slow
+def test_first_restorer_learns_alone_before_the_restorer(tiny, tmp_path):
+    experiment = Experiment(tiny, tmp_path / "tiny.json")
+    classifier = experiment.train_classifier(tiny.classifier, "classifier", experiment.data.train)
+    make_pipeline = experiment.restorer_pipeline(classifier)
+    experiment.train_restorer(classifier, make_pipeline)
+    (experiment.folder / "restorer.keras").unlink()
+    # Where nothing more is learned, the gradient map is still what the first restorer learned.
+    still = dataclasses.replace(tiny, learning_rate=0.0, half_precision=False)
+    protected = Experiment(still, experiment.path).train_restorer(classifier, make_pipeline)
+    first = keras.saving.load_model(experiment.folder / "first restorer.keras", compile=False)
+    kept = protected.gradient_map.first_restorer.get_weights()
+    for learned, one in zip(first.restorer.get_weights(), kept, strict=True):
+        np.testing.assert_array_equal(learned, one)
+    # It starts at zero.
+    assert np.any(first.restorer.correction.kernel)
+
+
+@pytest.mark.slow
+def test_training_of_a_defence_continues_with_the_epoch_it_had_reached(
+    tiny, classifier, digits, tmp_path
 ):
     drawn = []
 
@@ -73,15 +155,22 @@ def test_training_of_a_restorer_goes_on_with_the_epoch_it_had_reached(
             drawn.append(start)
             if len(drawn) > last:
                 raise KeyboardInterrupt("The machine was switched off.")
-            # TensorFlow takes what a generator yields for its own, and may write over it.
+            # TensorFlow may write over what a generator yields.
             yield tuple(part[start : start + 16].copy() for part in digits)
 
     def train(last):
         drawn.clear()
         signature = (tf.TensorSpec((None, 8, 8, 1)), tf.TensorSpec((None,), "int64"))
         pipeline = tf.data.Dataset.from_generator(lambda: batches(last), output_signature=signature)
-        return preset.train_defence(
-            protect, classifier, pipeline, 3, tmp_path / "progress", optimizer="adam", attack=FAST
+        pipeline = pipeline.apply(tf.data.experimental.assert_cardinality(2))
+        return train_defence(
+            lambda: tiny.protect(classifier),
+            lambda: pipeline,
+            3,
+            tiny,
+            tmp_path / "progress",
+            learning_rate=1e-3,
+            attack=FAST,
         )
 
     # A look at the first batch, and two batches in each epoch: in the third, it is over.
@@ -92,282 +181,182 @@ def test_training_of_a_restorer_goes_on_with_the_epoch_it_had_reached(
     assert not (tmp_path / "progress").exists()
 
 
-@pytest.mark.slow
-def test_adversarial_training_leaves_the_classifier_and_is_done_once(classifier, train, tmp_path):
-    before = classifier.get_weights()
-    trained = baselines.train_adversarially(classifier, train, 1, "adam", FAST, tmp_path)
-    again = baselines.train_adversarially(classifier, None, 1, None, None, tmp_path)
-    for one, other in zip(trained.get_weights(), again.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-    for one, other in zip(before, classifier.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+def test_half_written_model_is_trained_again(tmp_path):
+    made = []
+
+    def train():
+        made.append(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
+        return made[-1]
+
+    first, second = (load_or_train(tmp_path / "model.keras", train) for _ in "12")
+    assert len(made) == 1
+    np.testing.assert_array_equal(first.get_weights()[0], second.get_weights()[0])
+    (tmp_path / "model.keras").rename(tmp_path / "unfinished_model.keras")
+    load_or_train(tmp_path / "model.keras", train)
+    assert len(made) == 2
 
 
-@pytest.mark.slow
-def test_judgement_reports_on_all_attackers_and_all_baselines(
-    classifier, protect, digits, tmp_path
-):
-    judgement = preset.TestEvaluation(
-        epsilon=0.2,
-        epsilons=(0.1,),
-        class_names=tuple("0123456789"),
-        oblivious_examples=20,
-        worst_examples=10,
-        queries=5,
-    )
-    images, labels = (part[:30] for part in digits)
-    path = tmp_path / "digits.json"
-    filters = {"JPEG": keras_trn.baselines.JpegCompression(classifier)}
-    judgement.run(protect(classifier), classifier, filters, (images, labels), path, tmp_path)
-    plt.close("all")
-    for picture in ("digits.png", "digits_accuracy.png"):
-        assert (tmp_path / picture).stat().st_size > 1000
-    examples = {"digits": 20, "digits_worst": 10, "digits_all": 30}
-    for name, number in examples.items():
-        report = Report.from_json(tmp_path / f"{name}.json")
-        assert report.defences == ["bare", "protected", "JPEG"]
-        assert report.cell("benign")["examples"] == number
-    oblivious = Report.from_json(path)
-    for attack in ("FGSM", "BIM-20", "PGD-20", "MIM-20"):
-        for threat_model in ("oblivious", "transfer"):
-            for labels in ("true", "predicted"):
-                assert oblivious.cell(attack, threat_model, labels=labels)["examples"] == 20
-    worst = Report.from_json(tmp_path / "digits_worst.json")
-    for threat_model in ("bpda", "whitebox_stopgrad", "whitebox_full"):
-        assert worst.cell("PGD-20", threat_model)["examples"] == 10
-    assert worst.cell("Square", "blackbox", "JPEG")["examples"] == 10
+def test_single_stream_has_as_many_parameters_as_restorer_and_gradient_map(tiny, classifier):
+    protected = tiny.protect(classifier)
+    baseline = make_single_stream(protected)
+    baseline.build((None, 8, 8, 1))
+    assert baseline.count_params() == pytest.approx(count_parameters(protected), rel=0.25)
 
 
-@pytest.mark.slow
-def test_classifier_learns_mixed_images_first_and_not_again(tmp_path, monkeypatch):
-    images = tf.random.stateless_uniform((8, 32, 32, 3), [0, 0])
-    pipeline = tf.data.Dataset.from_tensor_slices((images, tf.range(8))).batch(4)
-    make = color_images.make_other_classifier
-    monkeypatch.setattr(color_images, "training_pipeline", lambda *arguments: pipeline)
-    monkeypatch.setattr(classifiers_color_images, "SMALLEST_NUMBER_OF_STEPS", 0)
-    monkeypatch.setitem(classifiers_color_images.EPOCHS, make, (1, 1))
-    refined = classifiers_color_images.train(make, "cifar10", tmp_path)
-    mixed = tmp_path / "make_other_classifier_mixed.keras"
-    written = mixed.stat().st_mtime_ns
-    assert not np.array_equal(refined(images), keras.saving.load_model(mixed)(images))
-    kinds = {type(layer) for layer in refined.layers}
-    assert keras.layers.BatchNormalization in kinds and FusedBatchNormalization not in kinds
-    classifiers_color_images.train(make, "cifar10", tmp_path)
-    assert mixed.stat().st_mtime_ns == written
+# --- Filters --------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_first_restoration_learns_by_itself_before_the_restorer(tmp_path, monkeypatch):
-    images = tf.random.stateless_uniform((8, 32, 32, 3), [0, 0])
-    pipeline = tf.data.Dataset.from_tensor_slices((images, tf.range(8))).batch(8)
-    classifier = color_images.make_other_classifier()
-    fast = [keras_trn.attacks.FastGradientMethod(color_images.EPSILON)]
-    examples = keras_trn.cache_adversarial_examples(
-        classifier, pipeline, fast, tmp_path / "examples", verbose=0
-    )
-    monkeypatch.setattr(color_images, "_FEW_IMAGES", 0)
-    monkeypatch.setattr(color_images, "fresh_attacks", lambda: fast)
-    for name, value in {"FIRST_EPOCHS": 2, "EPOCHS": 1, "SMALLEST_NUMBER_OF_STEPS": 0}.items():
-        monkeypatch.setattr(preset_color_images, name, value)
-    # What the first restoration has learned is still there where nothing more is learned.
-    optimizers = iter([keras.optimizers.Adam(1e-2), keras.optimizers.SGD(0.0)])
-    monkeypatch.setattr(preset_color_images, "make_optimizer", lambda *_: next(optimizers))
-    protected = preset_color_images.train_restorer(classifier, examples, tmp_path)
-    first = keras.saving.load_model(tmp_path / "first_restorer.keras", compile=False)
-    kept = protected.gradient_map.first_restorer.get_weights()
-    for learned, one in zip(first.restorer.get_weights(), kept, strict=True):
-        np.testing.assert_array_equal(learned, one)
-    # It starts at zero.
-    assert np.any(first.restorer.correction.kernel)
-
-
-def test_fast_attack_takes_one_step_from_a_random_point(classifier, digits):
-    images, labels = (part[:8] for part in digits)
-    attack = color_images.fast_attack()
-    adversarial = attack(classifier, images, labels).numpy()
-    assert 0 < np.abs(adversarial - images).max() <= color_images.EPSILON + 1e-6
-    assert not np.array_equal(adversarial, attack(classifier, images, labels))
-
-
-def test_operations_are_counted_and_costs_relative_to_the_bare_classifier():
-    matrix = tf.ones((3, 5))
-    operations = cost_color_images.count_operations(lambda images: images @ matrix, (7, 3))
-    assert operations == 2 * 7 * 3 * 5
-    classifier = color_images.make_classifier()
-
-    def forward_and_backward(images):
-        with tf.GradientTape() as tape:
-            tape.watch(images)
-            logits = classifier(images, training=False)
-        return tape.gradient(logits, images)
-
-    shape = (2, 32, 32, 3)
-    forward = cost_color_images.count_operations(classifier, shape)
-    both = cost_color_images.count_operations(forward_and_backward, shape)
-    assert 2 <= both / forward <= 2.1
-    assert cost_color_images.relative({"bare": 2.0, "restoration": 7.0}) == {
-        "bare": 1.0,
-        "restoration": 3.5,
+def test_filters_are_as_strong_as_is_best_for_validation_images(classifier, digits, tmp_path):
+    filters = {
+        "JPEG": FILTERS["JPEG"]._replace(strengths=(90, 5)),
+        "bit depth": FILTERS["bit depth"]._replace(strengths=(8, 1)),
     }
-
-
-def test_executed_tutorial_keeps_what_is_for_readers():
-    def cell(source, **metadata):
-        output = nbformat.v4.new_output("stream", text="shown")
-        return nbformat.v4.new_code_cell(source, metadata=metadata, outputs=[output])
-
-    kernel = {"name": "python3", "display_name": "Python 3"}
-    notebook = nbformat.v4.new_notebook(
-        cells=[
-            nbformat.v4.new_markdown_cell("text", metadata={"papermill": {"duration": 1.0}}),
-            cell("parameters", tags=["injected-parameters"]),
-            cell("plot", alt="What it shows.", tags=["a"], papermill={"duration": 2.0}),
-            cell("noisy", tags=["remove_output"]),
-        ],
-        metadata={"kernelspec": kernel, "papermill": {"duration": 3.0}},
-    )
-    cleaned = tutorials.cleaned(notebook)
-    assert [c.source for c in cleaned.cells] == ["text", "plot", "noisy"]
-    assert [dict(c.metadata) for c in cleaned.cells] == [
-        {},
-        {"alt": "What it shows.", "tags": ["a"]},
-        {"tags": ["remove_output"]},
-    ]
-    assert [len(c.get("outputs", [])) for c in cleaned.cells] == [0, 1, 0]
-    assert dict(cleaned.metadata) == {"kernelspec": kernel}
-
-
-def test_filters_are_as_strong_as_is_best_for_validation_images(
-    classifier, digits, tmp_path, monkeypatch
-):
-    candidates = {
-        "JPEG": (keras_trn.baselines.JpegCompression, "quality", (90, 5)),
-        "bit depth": (keras_trn.baselines.BitDepthReduction, "bits", (8, 1)),
-    }
-    monkeypatch.setattr(filter_strengths, "CANDIDATES", candidates)
-    images, labels = validation = [part[:100] for part in digits]
-    path, backup = tmp_path / "filters.json", tmp_path / "filters.jsonl"
-    chosen = filter_strengths.choose_strengths(classifier, validation, 0.2, path, backup)
+    images, labels = validation = tuple(part[:50] for part in digits)
+    path = tmp_path / "filters.json"
+    checkpoint = tmp_path / "filters.jsonl"
+    chosen = choose_strengths(classifier, validation, 0.2, path, checkpoint, filters)
     results = json.loads(path.read_text())
-    assert results["examples"] == 100
+    assert results["examples"] == 50
     measured = results["accuracies"]
-    assert list(measured) == [
-        "JPEG, quality 90",
-        "JPEG, quality 5",
-        "bit depth, bits 8",
-        "bit depth, bits 1",
-    ]
     for title, accuracies in measured.items():
         assert list(accuracies) == ["benign", "PGD-20", "FGSM"], title
-    for quality in (90, 5):
-        jpeg = keras_trn.baselines.JpegCompression(classifier, quality=quality)
-        predicted = jpeg.predict(images, verbose=0).argmax(-1)
-        assert measured[f"JPEG, quality {quality}"]["benign"] == np.mean(predicted == labels)
+    jpeg = keras_trn.baselines.JpegCompression(classifier, quality=5)
+    accuracy = np.mean(jpeg.predict(images, verbose=0).argmax(-1) == labels)
+    assert measured["JPEG, quality 5"]["benign"] == pytest.approx(accuracy)
     best = max((90, 5), key=lambda quality: sum(measured[f"JPEG, quality {quality}"].values()))
     assert chosen["JPEG"] == best
-    filters = filter_strengths.make_filters(classifier, {"JPEG": 30, "bit depth": 3})
-    assert filters["JPEG"].quality == 30 and filters["bit depth"].bits == 3
     assert results["chosen"]["JPEG"] == f"JPEG, quality {best}"
-    other = 95 - best
     table = path.with_suffix(".md").read_text()
-    assert f"| **JPEG, quality {best}** |" in table and f"| JPEG, quality {other} |" in table
+    assert f"| **JPEG, quality {best}** |" in table and f"| JPEG, quality {95 - best} |" in table
+    made = make_filters(classifier, {"JPEG": 30, "bit depth": 3})
+    assert made["JPEG"].quality == 30 and made["bit depth"].bits == 3
 
 
 def test_of_equal_strengths_the_weakest_filter_is_chosen():
     accuracies = {("bit depth", bits): {"benign": 0.9, "FGSM": 0.1} for bits in (5, 4, 3, 2, 1)}
-    assert filter_strengths.best_strength(accuracies, "bit depth") == 5
+    assert best_strength(accuracies, "bit depth") == 5
     accuracies["bit depth", 3] = {"benign": 0.8, "FGSM": 0.3}
-    assert filter_strengths.best_strength(accuracies, "bit depth") == 3
+    assert best_strength(accuracies, "bit depth") == 3
+
+
+# --- Color images ---------------------------------------------------------------------
 
 
 @pytest.fixture
-def digits_as_house_numbers(digits, monkeypatch):
-    """Digits in the size and colours of SVHN, in its place."""
-
-    def load(name, batch_size=128, shuffle=True):
-        assert name == "svhn_cropped"
-        images, labels = (part[:96] for part in digits)
-        images = tf.image.grayscale_to_rgb(tf.image.resize(images, (32, 32)))
-        examples = tf.data.Dataset.from_tensor_slices((images, tf.cast(labels, tf.int64)))
-        parts = examples.take(64), examples.skip(64).take(16), examples.skip(80)
-        return [part.batch(batch_size) for part in parts]
-
-    monkeypatch.setattr(keras_trn.datasets, "load", load)
+def house_numbers():
+    """The recipe for SVHN, with a few random images."""
+    images = tf.random.stateless_uniform((8, 32, 32, 3), [0, 0])
+    pipeline = tf.data.Dataset.from_tensor_slices((images, tf.range(8)))
+    arrays = images.numpy(), np.arange(8)
+    data = Data(pipeline.batch, arrays, arrays, ordered=pipeline.batch(8))
+    return dataclasses.replace(
+        svhn_cropped.RECIPE,
+        load=lambda recipe: data,
+        classifier=ClassifierRecipe(color_images.make_classifier, (1, 1)),
+        surrogate=ClassifierRecipe(color_images.make_surrogate, (1, 1)),
+        classifier_batch_size=8,
+        batch_size=8,
+        smallest_classifier_steps=0,
+        smallest_steps=0,
+        attacks=[FAST],
+        fresh_attacks=[FAST],
+        epochs=1,
+        half_precision=False,
+    )
 
 
 @pytest.mark.slow
-def test_command_for_few_colour_images_trains_and_judges_all_defences(
-    digits_as_house_numbers, tmp_path, monkeypatch
-):
-    for make in classifiers_color_images.EPOCHS:
-        monkeypatch.setitem(classifiers_color_images.EPOCHS, make, (1, 1))
-    for module in (classifiers_color_images, preset_color_images):
-        monkeypatch.setattr(module, "SMALLEST_NUMBER_OF_STEPS", 1)
-        monkeypatch.setattr(module, "BATCH_SIZE", 16)
-    for name in ("EPOCHS", "ADVERSARIAL_EPOCHS"):
-        monkeypatch.setattr(preset_color_images, name, 1)
-    epochs = dict.fromkeys(preset_color_images.BASELINE_EPOCHS, 1)
-    monkeypatch.setattr(preset_color_images, "BASELINE_EPOCHS", epochs)
-    judged = {}
-
-    def judge(self, protected, other, others, test, path, folder):
-        judged.update(protected=protected, other=other, **others)
-
-    monkeypatch.setattr(preset.TestEvaluation, "run", judge)
-    shipped = (FOLDER / f"{color_images.PRESET}.keras").read_bytes()
-    preset_color_images.main("svhn_cropped", tmp_path / "svhn.json")
-    filters = ["JPEG", "bit depth", "median", "total variation"]
-    learned = ["single stream", "HGD", "APE-GAN", "adversarial training"]
-    assert list(judged) == ["protected", "other", *filters, *learned]
-    # So few images are not enough to learn from alone: both have started from CIFAR-10.
-    trained = keras_trn.ProtectedClassifier.from_preset(color_images.PRESET)
+def test_few_color_images_start_from_the_preset(house_numbers, tmp_path):
+    experiment = Experiment(house_numbers, tmp_path / "svhn.json")
+    classifier = experiment.train_classifier(
+        house_numbers.classifier, "classifier", experiment.data.train
+    )
+    protected = experiment.train_restorer(classifier, experiment.restorer_pipeline(classifier))
+    preset = keras_trn.ProtectedClassifier.from_preset("trn_cifar10")
     for part in ("classifier", "restorer"):
-        kernels = (getattr(model, part).weights[0] for model in (judged["protected"], trained))
+        kernels = (getattr(model, part).weights[0] for model in (protected, preset))
         assert np.corrcoef(*map(np.ravel, kernels))[0, 1] > 0.8
-    for name in ("svhn_classifiers.md", "svhn_filters.md"):
-        assert (tmp_path / name).read_text().startswith("| ")
-    assert (FOLDER / f"{color_images.PRESET}.keras").read_bytes() == shipped
 
 
 @pytest.mark.slow
-def test_command_for_fashion_mnist_chooses_filters_by_images_that_were_not_trained_on(
-    digits, tmp_path, monkeypatch
-):
-    images, labels = (part[:112] for part in digits)
-    images = tf.image.resize(images, (28, 28)).numpy()
-    bounds = (0, 64, 96, 112)
-    arrays = [(images[a:b], labels[a:b]) for a, b in itertools.pairwise(bounds)]
-    monkeypatch.setattr(fashion_mnist, "load_arrays", lambda: arrays)
-    for name, value in {"BATCH_SIZE": 16, "CLASSIFIER_EPOCHS": 1, "RESTORER_EPOCHS": 1}.items():
-        monkeypatch.setattr(preset_fashion_mnist, name, value)
-    monkeypatch.setattr(preset_fashion_mnist, "FOLDER", tmp_path / "presets")
-    (tmp_path / "presets").mkdir()
-    trained_on, judged = [], {}
-    train_classifier = fashion_mnist.train_classifier
+def test_color_classifier_learns_mixed_images_first_and_not_again(house_numbers, tmp_path):
+    train = house_numbers.load(house_numbers).train(4)
+    folder = tmp_path / "surrogate"
+    refined = color_images.train_classifier(house_numbers, house_numbers.surrogate, train, folder)
+    path = tmp_path / "surrogate mixed.keras"
+    written = path.stat().st_mtime_ns
+    images, _ = next(iter(train))
+    assert not np.array_equal(refined(images), keras.saving.load_model(path)(images))
+    kinds = {type(layer) for layer in refined.layers}
+    assert keras.layers.BatchNormalization in kinds and FusedBatchNormalization not in kinds
+    color_images.train_classifier(house_numbers, house_numbers.surrogate, train, folder)
+    assert path.stat().st_mtime_ns == written
 
-    def train(classifier, pipeline, *arguments):
-        trained_on.append((classifier, len(pipeline) * 16))
-        return train_classifier(classifier, pipeline, *arguments)
 
-    def choose(self, classifier, validation, path, folder):
-        classifiers = {number: one for one, number in reversed(trained_on)}
-        for one, other in zip(classifiers[64].weights, classifier.weights, strict=True):
-            np.testing.assert_array_equal(one, other)
-        assert validation is arrays[1]
-        return {"JPEG": 30, "bit depth": 3, "median": 3, "total variation": 10.0}
+@pytest.mark.parametrize("make", [color_images.make_classifier, color_images.make_surrogate])
+def test_classifiers_of_color_images_can_be_protected_and_are_small(make):
+    classifier = make()
+    protected = keras_trn.ProtectedClassifier(classifier)
+    assert protected.image_shape == (32, 32, 3) and protected.num_classes == 10
+    # In half precision, together with a restorer, a preset stays under two megabytes.
+    assert classifier.count_params() < 750_000
 
-    def judge(self, protected, other, others, test, path, folder):
-        judged.update(protected=protected, **others)
-        assert test is arrays[2]
 
-    monkeypatch.setattr(fashion_mnist, "train_classifier", train)
-    monkeypatch.setattr(preset.TestEvaluation, "choose_strengths", choose)
-    monkeypatch.setattr(preset.TestEvaluation, "run", judge)
-    preset_fashion_mnist.main(tmp_path / "fashion.json")
-    assert [number for _, number in trained_on] == [96, 96, 64]
-    classifier = trained_on[0][0]
-    for name in ("protected", "JPEG", "single stream"):
-        for one, other in zip(classifier.weights, judged[name].classifier.weights, strict=True):
-            np.testing.assert_array_equal(one, other)
-    assert judged["JPEG"].quality == 30
-    assert (tmp_path / "presets" / "trn_fashion_mnist.keras").exists()
+def test_fused_normalization_is_that_of_keras():
+    images = keras.random.normal((8, 4, 4, 3), mean=2.0, stddev=3.0, seed=0)
+    layers = [keras.layers.BatchNormalization(), FusedBatchNormalization()]
+    for layer in layers:
+        layer.build(images.shape)
+        layer.gamma.assign([1.0, 2.0, 3.0])
+    trained, fused_trained = (layer(images, training=True) for layer in layers)
+    np.testing.assert_allclose(trained, fused_trained, atol=1e-5)
+    assert not np.allclose(layers[1].moving_mean, 0)
+    for weight, fused_weight in zip(*(layer.get_weights() for layer in layers), strict=True):
+        # Its variance is that of a sample.
+        np.testing.assert_allclose(weight, fused_weight, rtol=1e-3)
+    layers[1].set_weights(layers[0].get_weights())
+    used, fused_used = (layer(images, training=False) for layer in layers)
+    np.testing.assert_array_equal(used, fused_used)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_varied_images_are_shifted_and_mirrored_where_it_fits(mirrored):
+    image = np.zeros((32, 32, 3), "float32")
+    image[8:24, 8:12] = 1.0
+    varied = [color_images.shift(image, tf.constant([0, seed])) for seed in range(40)]
+    if mirrored:
+        varied = [color_images.mirror(v, tf.constant([1, s])) for s, v in enumerate(varied)]
+    varied = [one.numpy() for one in varied]
+    assert all(v.shape == image.shape and v.sum() == image.sum() for v in varied)
+    columns = {int(np.argmax(v.sum(axis=(0, 2)))) for v in varied}
+    assert {column for column in columns if column < 16} <= set(range(4, 13))
+    assert len(columns) > 5
+    assert any(column >= 16 for column in columns) == mirrored
+
+
+def test_mixed_images_stay_images_and_their_labels_distributions():
+    images = tf.random.stateless_uniform((16, 32, 32, 3), [0, 0])
+    labels = tf.range(16) % 10
+    pipeline = tf.data.Dataset.from_tensors((images, labels)).repeat(3)
+    mixed_images, mixed_labels = keras_trn.datasets.to_arrays(color_images.mixed(pipeline))
+    assert mixed_images.min() >= 0 and mixed_images.max() <= 1
+    np.testing.assert_allclose(mixed_labels.sum(axis=-1), 1, atol=1e-6)
+    assert not np.array_equal(mixed_images[:16], mixed_images[16:32])
+
+
+def test_recolored_images_stay_images_and_some_are_inverted():
+    image = np.full((32, 32, 3), 0.2, "float32")
+    image[8:24, 8:12] = 0.8
+    recolored = [color_images.recolor(image, tf.constant([0, s])).numpy() for s in range(40)]
+    assert all(v.min() >= 0 and v.max() <= 1 for v in recolored)
+    darker_inside = [v[10, 10, 0] < v[0, 0, 0] for v in recolored]
+    assert 5 < sum(darker_inside) < 35
+
+
+def test_training_pipeline_of_color_images_differs_in_each_epoch():
+    images = tf.random.stateless_uniform((10, 32, 32, 3), [0, 0])
+    ordered = tf.data.Dataset.from_tensor_slices((images, tf.range(10))).batch(4)
+    pipeline = color_images.training_pipeline(ordered, color_images.recolor, batch_size=4)
+    epochs = [keras_trn.datasets.to_arrays(pipeline) for _ in range(2)]
+    assert len(epochs[0][0]) == 4 * len(pipeline) == 8
+    assert not np.array_equal(epochs[0][0], epochs[1][0])

@@ -1,29 +1,27 @@
-"""Executes tutorials at their own size, and keeps them with their outputs and their results.
+"""Executes tutorials at full size, and keeps their outputs and results.
 
-`python -m experiments.tutorials results 01_quickstart 02_attack_it_yourself`
+`python -m experiments.studies.tutorials results 01_quickstart 02_attack_it_yourself`
 
-They are executed in the folder `tutorials`, one after the other, as a later one may take what
-an earlier one has saved. What only tools need is taken out before a notebook is written
-back, and how long it took is written to `tutorials.json` in the folder of the results.
+They run in the folder `tutorials`, one after the other, as a later one may load what an earlier one
+has saved. The seconds that each took are written to `tutorials.json` in the folder of the results.
 """
 
 import json
 import sys
 import tempfile
 import time
+from collections.abc import Container
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import papermill
 
 FOLDER = Path("tutorials")
-# Tags of cells, and alternative texts of their pictures.
-_KEPT_CELL_METADATA = {"tags", "alt"}
-_KEPT_NOTEBOOK_METADATA = {"kernelspec"}
 
 
-def cleaned(notebook):
-    """Takes out of an executed notebook what is not for readers."""
+def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Removes from an executed notebook what is only for tools."""
     notebook.cells = [
         cell
         for cell in notebook.cells
@@ -32,38 +30,34 @@ def cleaned(notebook):
     for cell in notebook.cells:
         if "remove_output" in cell.metadata.get("tags", []):
             cell.outputs = []
-        _keep(cell.metadata, _KEPT_CELL_METADATA)
+        # Alternative texts are of pictures.
+        _keep(cell.metadata, {"tags", "alt"})
         for output in cell.get("outputs", []):
             _keep(output.get("metadata", {}), set())
-    _keep(notebook.metadata, _KEPT_NOTEBOOK_METADATA)
+    _keep(notebook.metadata, {"kernelspec"})
     return notebook
 
 
-def _keep(metadata, names):
-    for name in set(metadata) - names:
+def _keep(metadata: dict[str, Any], names: Container[str]) -> None:
+    for name in [name for name in metadata if name not in names]:
         del metadata[name]
 
 
-def execute(name, results):
+def execute(name: str, results: Path) -> float:
     """Executes one tutorial, and returns the seconds that it took."""
     path = FOLDER / f"{name}.ipynb"
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / path.name
         started = time.perf_counter()
-        papermill.execute_notebook(
-            str(path),
-            str(executed),
-            parameters={"RESULTS_FOLDER": str(results.resolve())},
-            cwd=str(FOLDER),
-        )
+        parameters = {"RESULTS_FOLDER": str(results.resolve())}
+        papermill.execute_notebook(str(path), str(executed), parameters, cwd=str(FOLDER))
         seconds = time.perf_counter() - started
         nbformat.write(cleaned(nbformat.read(executed, as_version=4)), path)
     return seconds
 
 
-def main(results, *names):
+def main(results: Path, *names: str) -> None:
     """Executes the tutorials of these names, and notes how long each took."""
-    results = Path(results)
     path = results / "tutorials.json"
     seconds = json.loads(path.read_text()) if path.exists() else {}
     for name in names:
@@ -72,4 +66,4 @@ def main(results, *names):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(Path(sys.argv[1]), *sys.argv[2:])

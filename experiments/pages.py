@@ -1,22 +1,20 @@
-"""Writes the tables of saved reports into Markdown pages.
+"""Fills the tables of results into Markdown pages.
 
-A page marks the place of a table with a JSON report and the name of the table, or with a
-Markdown file that holds the table:
+`python -m experiments.pages README.md docs/*.md keras_trn/presets/*.md`, in the repository.
+A page marks the place of a table by a report and one of its tables, or by a file in Markdown:
 
     <!-- table of results/quickstart_digits.json: accuracy -->
     <!-- end of table -->
 
-`python -m keras_trn.evaluation.pages README.md docs/index.md` fills in the tables, in the
-folder that the paths are relative to.
+`<!-- table of checks -->` is the place of the table of all sanity checks.
 """
 
 import re
 import sys
 from pathlib import Path
 
+from keras_trn.evaluation import Report
 from keras_trn.evaluation.checks.registry import checks_table
-from keras_trn.evaluation.report import Report
-from keras_trn.files import write_text
 
 _PLACE = re.compile(
     r"(?P<start><!-- table of (?P<path>[^\s:]+)(: (?P<table>\w+))? -->\n).*?"
@@ -26,7 +24,7 @@ _PLACE = re.compile(
 
 
 def with_tables(text: str, folder: str | Path = ".") -> str:
-    """Returns a Markdown text with the current table in each marked place."""
+    """Fills tables into a text in Markdown; `folder` is where the paths of the results start."""
 
     def fill(place: re.Match[str]) -> str:
         path = Path(folder) / place["path"]
@@ -43,4 +41,4 @@ def with_tables(text: str, folder: str | Path = ".") -> str:
 
 if __name__ == "__main__":
     for page in map(Path, sys.argv[1:]):
-        write_text(page, with_tables(page.read_text(encoding="utf-8")))
+        page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")

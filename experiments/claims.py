@@ -1,0 +1,261 @@
+"""Checks what the documentation claims about the results.
+
+`python -m experiments.claims results` writes `results/claims.md`: a table of the claims, the
+figures that decide them, and whether they hold. A rerun may change any of it.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from keras_trn.evaluation import Report
+
+# The figure, and whether the claim holds.
+Finding = tuple[str, bool]
+FILTERS = ("JPEG", "bit depth", "median", "total variation")
+RESTORERS = ("protected", "single stream", "HGD", "APE-GAN")
+BASELINES = (*FILTERS, *RESTORERS[1:], "adversarial training")
+ATTACKS = ("PGD-20", "FGSM", "BIM-20", "MIM-20")
+ITERATIVE = ("PGD-20", "BIM-20", "MIM-20")
+
+
+class Results:
+    """The JSON files of a folder, by name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @functools.cache  # noqa: B019
+    def report(self, name: str) -> Report:
+        """Loads a report."""
+        return Report.from_json(self.folder / f"{name}.json")
+
+    def study(self, name: str) -> Any:
+        """Loads the figures of a study."""
+        return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+
+    def summary(self, name: str, column: str) -> dict[str, float]:
+        """Returns a column of a report's summary by defence, in percent."""
+        lines = self.report(name).to_markdown("summary").splitlines()
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        index = rows[0].index(column)
+        figures = {row[0]: row[index] for row in rows[2:] if len(row) == len(rows[0])}
+        return {name: float(figure) for name, figure in figures.items() if figure != "-"}
+
+    def oblivious(
+        self, name: str, attacks: Iterable[str] = ATTACKS, defence: str = "protected", **where: Any
+    ) -> list[dict[str, Any]]:
+        """Returns the cells of some oblivious attacks."""
+        report = self.report(name)
+        return [report.cell(attack, "oblivious", defence, **where) for attack in attacks]
+
+
+# From the results and the name of a report.
+Check = Callable[[Results, str], Finding]
+
+
+def benign_cost(at_most: float) -> Check:
+    """Protection costs at most so many points of benign accuracy."""
+
+    def check(results: Results, name: str) -> Finding:
+        benign = results.summary(name, "benign")
+        cost = benign["bare"] - benign["protected"]
+        return f"{benign['bare']:.1f} - {benign['protected']:.1f}", cost <= at_most + 1e-6
+
+    return check
+
+
+def falls(attacks: Iterable[str]) -> Check:
+    """Some attacks leave the bare classifier at most one percent."""
+
+    def check(results: Results, name: str) -> Finding:
+        cells = results.oblivious(name, attacks, "bare")
+        largest = max(cell["accuracy"] for cell in cells)
+        return f"{largest:.1%}", largest <= 0.01
+
+    return check
+
+
+def keeps(measure: str, at_least: float, attacks: Iterable[str] = ATTACKS, **where: Any) -> Check:
+    """Accuracy or agreement is large enough under each of some attacks."""
+
+    def check(results: Results, name: str) -> Finding:
+        smallest = min(cell[measure] for cell in results.oblivious(name, attacks, **where))
+        return f"{smallest:.1%}", smallest >= at_least
+
+    return check
+
+
+def ahead(column: str, leader: str, others: Iterable[str], suffix: str = "") -> Check:
+    """One defence keeps more images than each of the others."""
+
+    def check(results: Results, name: str) -> Finding:
+        figures = results.summary(name + suffix, column)
+        best = max((one for one in others if one in figures), key=lambda one: figures[one])
+        figure = f"{figures[leader]:.1f}; {best} {figures[best]:.1f}"
+        return figure, figures[leader] > figures[best]
+
+    return check
+
+
+def worst_below(limit: float) -> Check:
+    """Every restorer keeps less than so many percent of the images."""
+
+    def check(results: Results, name: str) -> Finding:
+        figures = results.summary(f"{name}_worst", "worst")
+        largest = max(figures[one] for one in RESTORERS)
+        return f"{largest:.1f}", largest < limit
+
+    return check
+
+
+def psnr(rises: bool) -> Check:
+    """Restored images are closer to the clean ones than attacked ones; or farther, under all."""
+
+    def check(results: Results, name: str) -> Finding:
+        cells = results.oblivious(name)
+        gains = [cell["restored_psnr"] - cell["attacked_psnr"] for cell in cells]
+        return f"{min(gains):+.1f} to {max(gains):+.1f} dB", all((g > 0) == rises for g in gains)
+
+    return check
+
+
+def complete(results: Results, name: str) -> Finding:
+    """The tables have every baseline and every threat model."""
+    reports = [results.report(name + suffix) for suffix in ("", "_worst", "_all")]
+    threat_models = {cell["threat_model"] for report in reports for cell in report.cells}
+    expected = {"oblivious", "transfer", "bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"}
+    holds = threat_models == {None, *expected} and all(
+        report.defences == ["bare", "protected", *BASELINES] for report in reports
+    )
+    images = [report.cell("benign")["examples"] for report in reports]
+    return f"{', '.join(map(str, images))} images", holds
+
+
+def second_stream(labels: str) -> Check:
+    """The second stream helps, in the mean over the attacks."""
+
+    def check(results: Results, name: str) -> Finding:
+        means = []
+        for defence in ("protected", "single stream"):
+            cells = results.oblivious(name, defence=defence, labels=labels)
+            means.append(sum(cell["accuracy"] for cell in cells) / len(cells))
+        return f"{means[0]:.1%}; single stream {means[1]:.1%}", means[0] > means[1]
+
+    return check
+
+
+def map_helps(baseline: str) -> Check:
+    """Each seed with the map restores better than each seed without, by a decibel."""
+
+    def check(results: Results, name: str) -> Finding:
+        def psnr(variant: str, attack: str) -> list[float]:
+            return [
+                cell["restored_psnr"]
+                for run in results.study(name)["runs"]
+                for cell in run["cells"]
+                if run["variant"] == variant
+                and (cell["attack"], cell["threat_model"]) == (attack, "oblivious")
+                and (cell["norm"], cell["epsilon"]) == ("linf", 0.1)
+            ]
+
+        gains = [min(psnr("EstimatedLabel", a)) - max(psnr(baseline, a)) for a in ITERATIVE]
+        return f"at least {min(gains):+.1f} dB", min(gains) > 1
+
+    return check
+
+
+def label_leaks(results: Results, name: str) -> Finding:
+    """A restorer that learns the truth reads it from perturbations crafted with it."""
+    rows = [r for r in results.study(name)["rows"] if r["defence"] == "trained on the truth"]
+    benign, attacked = (row["accuracy_where_wrong_before"] for row in rows[:2])
+    return f"{benign:.1%} without attack, {attacked:.1%} under it", attacked > benign + 0.3
+
+
+OTHERS = (*RESTORERS, *FILTERS)
+# By the name of the results that decide them.
+CLAIMS: dict[str, dict[str, Check]] = {
+    "trn_fashion_mnist": {
+        "The tables have every baseline and threat model": complete,
+        "Protection costs at most half a point": benign_cost(0.5),
+        "PGD leaves the bare classifier at most 1%": falls(["PGD-20"]),
+        "Under each oblivious attack at least 92% keep their class": keeps(
+            "agreement", 0.92, labels="predicted"
+        ),
+        "Restored images are closer to the clean ones": psnr(rises=True),
+        "Under oblivious attacks it is ahead of the single stream": ahead(
+            "oblivious", "protected", ["single stream"]
+        ),
+        "In the worst case adversarial training keeps the most images": ahead(
+            "worst", "adversarial training", OTHERS
+        ),
+        "Against attackers who know, the single stream keeps more": ahead(
+            "worst", "single stream", ["protected"], "_worst"
+        ),
+        "Every restorer falls to an attacker who knows (15%)": worst_below(15),
+    },
+    "trn_cifar10": {
+        "The tables have every baseline and threat model": complete,
+        "Protection costs at most a point": benign_cost(1.0),
+        "PGD leaves the bare classifier at most 1%": falls(["PGD-20"]),
+        "At least 85% are correct under each oblivious attack": keeps("accuracy", 0.85),
+        "Under oblivious attacks it keeps the most images": ahead(
+            "oblivious", "protected", BASELINES
+        ),
+        "Under transferred attacks the single stream keeps more": ahead(
+            "transfer", "single stream", ["protected"]
+        ),
+        "Under transferred attacks adversarial training keeps the most": ahead(
+            "transfer", "adversarial training", OTHERS
+        ),
+        "The second stream helps, true labels": second_stream("true"),
+        "The second stream helps, predicted labels": second_stream("predicted"),
+        "Restored images are farther from the clean ones": psnr(rises=False),
+        "Square breaks more images with any restorer than without": ahead(
+            "blackbox", "bare", RESTORERS, "_worst"
+        ),
+        "Every restorer falls to an attacker who knows (5%)": worst_below(5),
+    },
+    "trn_svhn_cropped": {
+        "Attacks of several steps leave the bare classifier at most 1%": falls(ITERATIVE),
+        "At least 60% are correct again under each of them": keeps(
+            "accuracy", 0.6, ITERATIVE, labels="predicted"
+        ),
+    },
+    "defences_digits": {
+        "Under oblivious attacks it leads among the restorers": ahead(
+            "oblivious", "protected", RESTORERS[1:]
+        ),
+        "Under BPDA it does not": ahead("bpda", "single stream", ["protected"]),
+    },
+    "quickstart_digits": {
+        "At least 94% are correct under each oblivious attack": keeps("accuracy", 0.94),
+    },
+    "gradient_maps_fashion_mnist": {
+        "The map restores better than a single stream": map_helps("single stream"),
+        "It restores better than zeros": map_helps("EstimatedLabel, map zeroed"),
+    },
+    "label_leak_fashion_mnist": {
+        "A restorer that learns true labels reads them from attacks": label_leaks,
+    },
+}
+
+
+def to_markdown(results: Results, claims: Mapping[str, Mapping[str, Check]] = CLAIMS) -> str:
+    """Makes the table of the claims."""
+    lines = ["| results | claim | figure | holds |", "| --- | --- | --- | --- |"]
+    for name, checks in claims.items():
+        for text, check in checks.items():
+            figure, holds = check(results, name)
+            lines.append(f"| `{name}` | {text} | {figure} | {'yes' if holds else '**no**'} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    (folder / "claims.md").write_text(to_markdown(Results(folder)), encoding="utf-8")

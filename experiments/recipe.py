@@ -1,0 +1,123 @@
+"""What an experiment on a data set is made of."""
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_trn
+from keras_trn.attacks import Attack
+
+Arrays = tuple[np.ndarray, np.ndarray]
+# Makes a pipeline of shuffled training images from a batch size.
+MakePipeline = Callable[[int], tf.data.Dataset]
+
+# The presets were made with an estimator that commits itself less than the default.
+ESTIMATE = {"attack_prior": 0.75, "temperature": 1.0, "pixel_loss_weight": 10.0}
+
+
+class Data(NamedTuple):
+    """The images and labels of a data set."""
+
+    train: MakePipeline
+    validation: Arrays
+    test: Arrays
+    # Training images without the validation images, where `train` includes those.
+    train_without_validation: MakePipeline | None = None
+    # Training images in a fixed order, where adversarial examples are cached.
+    ordered: tf.data.Dataset | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierRecipe:
+    """A classifier and how long it is trained: a number of epochs per phase."""
+
+    make: Callable[..., keras.Model]
+    epochs: Sequence[int]
+    learning_rate: float = 4e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One report: `path` of the results with `suffix`, and a picture for each of `plots`.
+
+    The threat models `oblivious` and `transfer` are evaluated with true and with predicted labels.
+    """
+
+    attacks: Sequence[Attack]
+    threat_models: Sequence[str]
+    suffix: str = ""
+    # Number of test images; None for all of them.
+    examples: int | None = None
+    epsilons: Sequence[float] = ()
+    plots: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All settings of the experiment on one data set, which `experiments.run` carries out."""
+
+    data: str
+    load: Callable[["Recipe"], Data]
+    epsilon: float
+    evaluations: Sequence[Evaluation]
+
+    # Classifiers. Augmentation is for the classifiers alone, restorers see the images themselves.
+    classifier: ClassifierRecipe
+    surrogate: ClassifierRecipe
+    train_classifier: Callable[["Recipe", ClassifierRecipe, tf.data.Dataset, Path], keras.Model]
+    augment: Callable[[tf.data.Dataset], tf.data.Dataset] = lambda pipeline: pipeline
+    classifier_batch_size: int = 64
+    smallest_classifier_steps: int = 0
+
+    # The restorer, and the baselines of the same size.
+    restorer: dict[str, Any]
+    gradient_map: dict[str, Any] = dataclasses.field(default_factory=lambda: ESTIMATE)
+    attacks: Sequence[Attack]
+    # Where given, `attacks` are crafted once and cached, and these anew in each step.
+    fresh_attacks: Sequence[Attack] | None = None
+    batch_size: int = 64
+    # The first restorer of the gradient map learns alone for this many epochs, if any.
+    first_epochs: int = 0
+    epochs: int
+    learning_rate: float = 3e-3
+    warmup_steps: int = 300
+    smallest_steps: int = 0
+    pixel_weight: float = 10.0
+    ape_gan_pixel_weight: float = 10.0
+
+    # Adversarial training.
+    adversarial_attacks: Sequence[Attack]
+    adversarial_epochs: int
+    adversarial_learning_rate: float = 3e-3
+
+    # The preset to start from where there are fewer than 10,000 training images.
+    start_from: str | None = None
+    # The name of the preset that the package gets, if any, and how its weights are stored.
+    preset: str | None = None
+    half_precision: bool = False
+
+    class_names: Sequence[str] | None = None
+    evaluation_batch_size: int = 250
+    check_examples: int = 30
+    # Whether a table of the classifiers is written.
+    classifiers_table: bool = False
+    deterministic: bool = False
+
+    def protect(self, classifier: keras.Model) -> keras_trn.ProtectedClassifier:
+        """Puts an untrained gradient map and restorer in front of a classifier."""
+        return keras_trn.ProtectedClassifier(
+            classifier,
+            keras_trn.TwoStreamRestorationNetwork(**self.restorer),
+            keras_trn.gradient_maps.EstimatedLabel(**self.gradient_map),
+        )
+
+    def starts_from_preset(self, train: tf.data.Dataset, batch_size: int) -> bool:
+        """Tells whether there are so few images that training starts from a preset."""
+        return self.start_from is not None and len(train) * batch_size < 10_000

@@ -1,0 +1,1 @@
+"""One file per study, each run by one command."""

@@ -1,0 +1,234 @@
+"""Measures the cost of restoring an image, and of evaluating a defence.
+
+    python -m experiments.studies.cost color_images results/cost_color_images.json
+    python -m experiments.studies.cost fashion_mnist results/cost_fashion_mnist.json
+
+`color_images` compares restoring with classifying, for the models of CIFAR-10: operations, as
+TensorFlow's profiler counts them, and times as a graph and under XLA, with the convolutions of
+oneDNN and without. `fashion_mnist` compares evaluating PGD on 1,000 images with the forward and
+backward passes that the attack needs, and with ART's PGD. Random weights take as long as trained.
+"""
+
+import functools
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_trn
+from experiments.recipes import cifar10
+from experiments.recipes import fashion_mnist
+from keras_trn.attacks.art_attack import import_art
+from keras_trn.evaluation.environment import describe_environment
+
+Functions = Mapping[str, Callable[..., Any]]
+
+
+def seconds_in_turn(functions: Functions, repeats: int) -> dict[str, list[float]]:
+    """Times functions in turn, after a first call; one that returns a float timed itself."""
+    for function in functions.values():
+        function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            took = function()
+            if not isinstance(took, float):
+                took = time.perf_counter() - started
+            seconds[name].append(took)
+    return seconds
+
+
+def gradient_of(classifier: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Makes a function of one forward and one backward pass."""
+
+    def forward_and_backward(images: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            logits = classifier(images, training=False)
+        return tape.gradient(logits, images)
+
+    return forward_and_backward
+
+
+# --- Restoring, next to classifying -------------------------------------------------------
+
+
+def count_operations(function: Callable[..., Any], shape: tuple[int, ...]) -> int:
+    """Counts the floating-point operations of a function of a tensor of this shape."""
+    graph = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec(shape)).graph
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+    options = tf.compat.v1.profiler.ProfileOptionBuilder(options).with_empty_output().build()
+    node = tf.compat.v1.profiler.profile(graph, cmd="op", options=options)
+    operations = node.total_float_ops
+    # Each type of operation is the child of the one before.
+    while node.children:
+        (node,) = node.children
+        # The graph also holds the gradients of the filters, which are never computed.
+        if node.name == "Conv2DBackpropFilter":
+            operations -= node.float_ops
+    return operations
+
+
+def relative(costs: Mapping[str, float]) -> dict[str, float]:
+    """Divides all by the cost of the bare classifier."""
+    return {name: round(value / costs["bare"], 2) for name, value in costs.items()}
+
+
+def measure_restoration(onednn: bool, batch_size: int, repeats: int) -> dict[str, Any]:
+    """Counts the operations, and takes the times; TensorFlow must not be imported before."""
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1" if onednn else "0"
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measure_restoration, (batch_size, repeats))
+
+
+def _measure_restoration(batch_size: int, repeats: int) -> dict[str, Any]:
+    keras.utils.set_random_seed(0)
+    classifier = cifar10.RECIPE.classifier.make()
+    passes = {
+        "bare": functools.partial(classifier, training=False),
+        "forward_and_backward": gradient_of(classifier),
+        "restoration": cifar10.RECIPE.protect(classifier).restore_batch,
+    }
+    images = tf.random.uniform((batch_size, 32, 32, 3))
+    operations = {name: count_operations(one, images.shape) for name, one in passes.items()}
+    milliseconds = {}
+    for mode in ("graph", "xla"):
+        compiled = {
+            name: functools.partial(
+                tf.function(function, autograph=False, jit_compile=mode == "xla"), images
+            )
+            for name, function in passes.items()
+        }
+        milliseconds[mode] = {
+            name: round(1000 * float(np.median(values)) / batch_size, 4)
+            for name, values in seconds_in_turn(compiled, repeats).items()
+        }
+    return {
+        "operations_per_image": {name: count // batch_size for name, count in operations.items()},
+        "milliseconds_per_image": milliseconds,
+        "relative_to_bare": {
+            "operations": relative(operations),
+            **{mode: relative(times) for mode, times in milliseconds.items()},
+        },
+    }
+
+
+def color_images(path: Path, batch_size: int = 128, repeats: int = 100) -> None:
+    """Measures the cost of restoring, and writes the results and a table."""
+    results = {
+        "batch_size": batch_size,
+        "repeats": repeats,
+        "with_onednn": measure_restoration(True, batch_size, repeats),
+        "without_onednn": measure_restoration(False, batch_size, repeats),
+        "environment": describe_environment(),
+    }
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.with_suffix(".md").write_text(to_markdown(results))
+
+
+def to_markdown(results: Mapping[str, Any]) -> str:
+    """Makes a table of the costs, as multiples of the bare classifier's."""
+    lines = [
+        "| | operations | with oneDNN | | without oneDNN | |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    names = {
+        "bare": "the classifier alone",
+        "forward_and_backward": "its forward and backward pass",
+        "restoration": "restoring an image",
+    }
+    for key, name in names.items():
+        row = [name, f"{results['with_onednn']['relative_to_bare']['operations'][key]:.2f}"]
+        for setting in ("with_onednn", "without_onednn"):
+            milliseconds = results[setting]["milliseconds_per_image"]["graph"][key]
+            ratio = results[setting]["relative_to_bare"]["graph"][key]
+            row += [f"{milliseconds:.2f} ms", f"{ratio:.2f}"]
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+# --- Evaluating, next to the passes that it needs -------------------------------------------
+
+
+def make_art_attack(
+    classifier: keras.Model, dataset: tf.data.Dataset, attack: keras_trn.attacks.Attack
+) -> Callable[[], Any]:
+    """Makes ART's PGD with as many steps, on the same images; it only crafts."""
+    art = import_art()
+    batch_size = len(next(iter(dataset))[0])
+    estimator = art.estimators.classification.TensorFlowV2Classifier(
+        model=tf.function(lambda images, training: classifier(images, training=False)),
+        nb_classes=10,
+        input_shape=fashion_mnist.IMAGE_SHAPE,
+        loss_object=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        clip_values=(0.0, 1.0),
+    )
+    descent = art.attacks.evasion.ProjectedGradientDescent(
+        estimator,
+        eps=attack.epsilon,
+        eps_step=2.5 * attack.epsilon / attack.steps,
+        max_iter=attack.steps,
+        num_random_init=1,
+        batch_size=batch_size,
+        verbose=False,
+    )
+    images, labels = keras_trn.datasets.to_arrays(dataset)
+    return functools.partial(descent.generate, images, keras.utils.to_categorical(labels, 10))
+
+
+def fashion_mnist_evaluation(
+    path: Path, examples: int = 1000, batch_size: int = 250, steps: int = 20, repeats: int = 5
+) -> None:
+    """Measures the cost of an evaluation, and writes the results."""
+    keras.utils.set_random_seed(0)
+    classifier = fashion_mnist.make_classifier()
+    _, _, test = keras_trn.datasets.load("fashion_mnist", batch_size=batch_size)
+    dataset = test.take(examples // batch_size).cache()
+    attack = keras_trn.attacks.ProjectedGradientDescent(0.1, steps=steps, seed=0)
+    gradient = tf.function(gradient_of(classifier), autograph=False)
+
+    def passes() -> None:
+        for images, _ in dataset:
+            for _ in range(steps):
+                gradient(images)
+
+    def evaluation() -> float:
+        cells = keras_trn.evaluation.measure({"bare": classifier}, dataset, [attack], verbose=0)
+        return cells[-1]["seconds"]
+
+    functions = {
+        "passes": passes,
+        "evaluation": evaluation,
+        "art_attack": make_art_attack(classifier, dataset, attack),
+    }
+    seconds = {
+        name: [round(value, 3) for value in values]
+        for name, values in seconds_in_turn(functions, repeats).items()
+    }
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    results = {
+        "examples": examples,
+        "batch_size": batch_size,
+        "steps": steps,
+        "epsilon": attack.epsilon,
+        "seconds": seconds,
+        "evaluation_over_passes": round(medians["evaluation"] / medians["passes"], 3),
+        "art_attack_over_evaluation": round(medians["art_attack"] / medians["evaluation"], 3),
+        "environment": describe_environment(),
+    }
+    path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    measurements = {"color_images": color_images, "fashion_mnist": fashion_mnist_evaluation}
+    measurements[sys.argv[1]](Path(sys.argv[2]))
