@@ -20,7 +20,7 @@ _LIBRARIES = {"keras", "tensorflow", "numpy", "builtins"}
 
 def compile_function(
     function: Callable[..., Any], signature: Sequence[tf.TensorSpec] | None = None
-) -> Callable[..., Any]:
+) -> tf.types.experimental.PolymorphicFunction:
     """Compiles a function without AutoGraph; retraces it for new types if it has no signature."""
     return tf.function(
         # TensorFlow treats the methods of two objects as one function, retraces it again and

@@ -79,9 +79,7 @@ class RestorationNetwork(keras.Model):
         """Computes the features of all streams, concatenated along the channels."""
         raise NotImplementedError
 
-    def _stream(
-        self, name: str, inputs_shape: tuple | None
-    ) -> tuple[keras.Layer, list[keras.Layer]]:
+    def _stream(self, name: str, inputs_shape: Any) -> tuple[keras.Layer, list[keras.Layer]]:
         """Builds the stem and the residual blocks of one stream."""
         folded_shape = self.unshuffle.compute_output_shape(inputs_shape)
         stem = self._convolution(f"{name}_stem", self.width, "glorot_uniform")
@@ -310,7 +308,7 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
         width: int = 32,
         depth: int = 4,
         block_size: int = 2,
-        fusion: str | keras.Layer = "product",
+        fusion: Any = "product",
         gate_threshold: float = 0.0,
         **kwargs: Any,
     ) -> None:
@@ -318,7 +316,7 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
         if fusion != "product" and not isinstance(fusion, keras.Layer):
             raise ValueError(f"fusion must be 'product' or a Keras layer, received {fusion!r}.")
         # Not the layer itself: Keras would take it for a part of the network.
-        self._fusion_class = FusionBlock if fusion == "product" else type(fusion)
+        self._fusion_class: Any = FusionBlock if fusion == "product" else type(fusion)
         self._fusion_config = None if fusion == "product" else fusion.get_config()
 
     def build_streams(self, images_shape: tuple, gradient_maps_shape: tuple | None) -> None:

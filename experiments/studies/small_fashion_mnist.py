@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from experiments.recipe import Data
 from experiments.recipes import fashion_mnist
@@ -57,11 +58,15 @@ class Study(Experiment):
         prepare: Callable[..., Any] = lambda *batch: batch,
     ) -> keras.Model:
         """Trains a restorer on prepared batches of a part of the images, or loads it."""
-        few = fashion_mnist.shuffled(self.few, seed)
+
+        def make_pipeline() -> tf.data.Dataset:
+            few = fashion_mnist.shuffled(self.few, seed)
+            return fashion_mnist.batches(few, self.settings.batch_size).map(prepare)
+
         return self.train_defence(
             f"{name}, seed {seed}",
             make,
-            lambda: fashion_mnist.batches(few, self.settings.batch_size).map(prepare),
+            make_pipeline,
             self.settings.epochs,
             seed=seed,
         )

@@ -113,7 +113,7 @@ class Mixture(Attack):
         """Returns the mixture with the upper end of each range as epsilon."""
         return type(self)([attack.with_largest_epsilon() for attack in self.attacks])
 
-    def with_seed(self, seed: int) -> Self:
+    def with_seed(self, seed: int | None) -> Self:
         """Returns the mixture with a seed for each attack that has none."""
         return type(self)([attack.with_seed(seed) for attack in self.attacks])
 

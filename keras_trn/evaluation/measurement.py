@@ -158,15 +158,19 @@ def _find_missing_runs(
     """Lists which threat models cannot be run in full, on which defences and why."""
     images, _ = data.first(PROBED_IMAGES)
     versions = describe_environment()["versions"]
-    adaptive = [run for run in runs if run.threat_model and run.threat_model.is_adaptive]
+    adaptive = {
+        run.first_defence_and_threat_model: (run, run.threat_model)
+        for run in runs
+        if run.threat_model and run.threat_model.is_adaptive
+    }
     not_run = []
-    for run in {run.first_defence_and_threat_model: run for run in adaptive}.values():
+    for run, threat_model in adaptive.values():
         description = {"map slopes": fingerprints.of(run.attacked), "versions": versions}
         remember = functools.partial(checkpoint.get_or_compute, description)
-        reason = unsupported_reason(run.threat_model, run.attacked, images, remember)
+        reason = unsupported_reason(threat_model, run.attacked, images, remember)
         if reason is not None:
-            defence, threat_model = run.first_defence_and_threat_model
-            not_run.append({"defence": defence, "threat_model": threat_model, "reason": reason})
+            defence, name = run.first_defence_and_threat_model
+            not_run.append({"defence": defence, "threat_model": name, "reason": reason})
     return not_run
 
 
