@@ -116,6 +116,7 @@ class Recipe:
             classifier,
             keras_trn.TwoStreamRestorationNetwork(**self.restorer),
             keras_trn.gradient_maps.EstimatedLabel(**self.gradient_map),
+            self.class_names,
         )
 
     def starts_from_preset(self, train: tf.data.Dataset, batch_size: int) -> bool:

@@ -53,7 +53,7 @@ class Experiment:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data = data or recipe.load(recipe)
 
-    def beside(self, ending: str) -> Path:
+    def result_path(self, ending: str) -> Path:
         """Returns the path of the results with another ending, as `_worst.json`."""
         return self.path.with_name(self.path.stem + ending)
 
@@ -204,10 +204,10 @@ class Experiment:
                 checkpoint=self.folder / "reports.jsonl",
                 seed=SEED,
             )
-            report.to_json(self.beside(f"{plan.suffix}.json"))
+            report.to_json(self.result_path(f"{plan.suffix}.json"))
             for name in plan.plots:
                 figure = getattr(report, f"plot_{name}")()
-                path = self.beside(f"{plan.suffix}_{name}.png")
+                path = self.result_path(f"{plan.suffix}_{name}.png")
                 figure.savefig(path, dpi=110, bbox_inches="tight")
         if recipe.class_names is not None:
             self.plot_restorations(protected)
@@ -245,8 +245,8 @@ class Experiment:
                 "validation_images": len(labels),
             }
             lines.append(f"| {title} | {model.count_params():,} | {accuracy:.1%} |")
-        self.beside("_classifiers.json").write_text(json.dumps(results, indent=1) + "\n")
-        self.beside("_classifiers.md").write_text("\n".join(lines) + "\n")
+        self.result_path("_classifiers.json").write_text(json.dumps(results, indent=1) + "\n")
+        self.result_path("_classifiers.md").write_text("\n".join(lines) + "\n")
 
     def run(self, presets: Path = FOLDER) -> None:
         """Runs what is missing, and writes results and preset."""
@@ -271,7 +271,7 @@ class Experiment:
             held_out,
             self.data.validation,
             recipe.epsilon,
-            self.beside("_filters.json"),
+            self.result_path("_filters.json"),
             self.folder / "reports.jsonl",
         )
         baselines = {

@@ -25,7 +25,6 @@ from keras_trn.losses import RestorerLoss
 from keras_trn.losses import as_restorer_loss
 from keras_trn.metrics import Accuracy
 from keras_trn.metrics import PeakSignalToNoiseRatio
-from keras_trn.presets import CLASS_NAMES
 from keras_trn.presets import preset_path
 from keras_trn.restoration_network import TwoStreamRestorationNetwork
 from keras_trn.restored_classifier import RestoredClassifier
@@ -553,7 +552,6 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         if type(preset) is not cls:
             trained, preset = preset, cls.from_config(preset.get_config())
             preset.set_weights(trained.get_weights())
-        preset.class_names = CLASS_NAMES[name]
         return preset
 
 

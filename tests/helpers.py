@@ -21,7 +21,7 @@ class WithHiddenSetting(NeverRun):
 
     def __init__(self, epsilon, sharpness=0.5, **kwargs):
         super().__init__(epsilon, **kwargs)
-        self.sharpness = sharpness
+        self._sharpness = sharpness
 
 
 class WithSetting(attacks.FastGradientMethod):

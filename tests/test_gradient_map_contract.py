@@ -59,6 +59,15 @@ CONTRACT = {
     ),
     "own": Entry(Ranked, channels=3, normalized=3),
 }
+# Every other exported gradient map must keep the contract with its default settings.
+_LISTED = {type(entry.make()) for entry in CONTRACT.values()} | {gradient_maps.GradientMap}
+CONTRACT |= {
+    name: Entry(value, channels=1, normalized=1, needs_labels=value.needs_labels)
+    for name, value in vars(gradient_maps).items()
+    if isinstance(value, type)
+    and issubclass(value, gradient_maps.GradientMap)
+    and value not in _LISTED
+}
 every_map = pytest.mark.parametrize("entry", CONTRACT.values(), ids=CONTRACT)
 
 

@@ -9,7 +9,6 @@ from experiments.recipes import color_images
 from experiments.recipes.fashion_mnist import preset_evaluations
 from experiments.training import restorer_attacks
 from keras_trn import attacks
-from keras_trn.presets import CLASS_NAMES
 
 EPSILON = 8 / 255
 ATTACKS = restorer_attacks((0.0, 2 * EPSILON), (0.0, 1.5))
@@ -49,6 +48,8 @@ RECIPE = Recipe(
     preset="trn_cifar10",
     half_precision=True,
     classifiers_table=True,
-    class_names=CLASS_NAMES["trn_cifar10"],
+    class_names=tuple(
+        ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    ),
     evaluations=preset_evaluations(EPSILON, (4 / 255, 16 / 255), examples=1000),
 )

@@ -15,7 +15,6 @@ from experiments.training import SEED
 from experiments.training import restorer_attacks
 from experiments.training import train_classifier
 from keras_trn import attacks
-from keras_trn.presets import CLASS_NAMES
 
 IMAGE_SHAPE = (28, 28, 1)
 EPSILON = 0.1
@@ -137,6 +136,19 @@ RECIPE = Recipe(
     adversarial_attacks=[attacks.ProjectedGradientDescent(EPSILON, steps=7)],
     adversarial_epochs=12,
     preset="trn_fashion_mnist",
-    class_names=CLASS_NAMES["trn_fashion_mnist"],
+    class_names=tuple(
+        [
+            "T-shirt",
+            "trousers",
+            "pullover",
+            "dress",
+            "coat",
+            "sandal",
+            "shirt",
+            "sneaker",
+            "bag",
+            "ankle boot",
+        ]
+    ),
     evaluations=preset_evaluations(EPSILON, (0.05, 0.2), examples=2000),
 )

@@ -3,9 +3,6 @@
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-_FASHION = "T-shirt,trousers,pullover,dress,coat,sandal,shirt,sneaker,bag,ankle boot"
-_CIFAR10 = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
-CLASS_NAMES = {"trn_fashion_mnist": _FASHION.split(","), "trn_cifar10": _CIFAR10.split(",")}
 
 
 def list_presets() -> dict[str, str]:
