@@ -14,8 +14,6 @@ from keras_trn.input_validation import check_whole_number
 from keras_trn.pipelines import as_dataset
 from keras_trn.types import LabelledImages
 
-NAMES = ("digits", "fashion_mnist", "cifar10", "svhn_cropped")
-
 
 def load(
     name: str,
@@ -31,7 +29,8 @@ def load(
     training split.
 
     Args:
-        name: `"digits"`, `"fashion_mnist"`, `"cifar10"` or `"svhn_cropped"`.
+        name: `"digits"`, or a set of TensorFlow Datasets with images, labels and the splits
+            `train` and `test`, such as `"fashion_mnist"`, `"cifar10"` or `"svhn_cropped"`.
         batch_size: Number of images in a batch.
         data_dir: Data directory of TensorFlow Datasets; by default the environment variable
             `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
@@ -55,8 +54,6 @@ def load(
         assert images.shape == (64, 8, 8, 1) and labels.shape == (64,)
         ```
     """
-    if name not in NAMES:
-        raise ValueError(f"Unknown data set {name!r}; there are {', '.join(map(repr, NAMES))}.")
     batch_size = check_count("batch_size", batch_size)
     seed = check_whole_number("seed", seed, 0, np.iinfo(np.int32).max)
     splits = _load_digits(seed) if name == "digits" else _load_tensorflow_dataset(name, data_dir)
@@ -132,6 +129,11 @@ def _load_tensorflow_dataset(name: str, data_dir: str | Path | None) -> list[tf.
     parts = ["train[:90%]", "train[90%:]", "test"]
     try:
         splits = tfds.load(name, split=parts, data_dir=data_dir, as_supervised=True)
+    except tfds.core.DatasetNotFoundError as error:
+        raise ValueError(
+            f"Unknown data set {name!r}: use 'digits', or a data set of TensorFlow Datasets, such "
+            "as 'fashion_mnist', 'cifar10' or 'svhn_cropped'."
+        ) from error
     except Exception as error:
         raise FileNotFoundError(
             f"{name!r} is not in the data directory {str(data_dir or '~/tensorflow_datasets')!r} "

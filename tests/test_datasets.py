@@ -139,9 +139,9 @@ def test_numbers_are_checked(arguments):
         datasets.load("digits", **arguments)
 
 
-def test_unknown_name_is_refused_with_the_names_there_are():
-    with pytest.raises(ValueError, match=r"'mnist'; there are 'digits', 'fashion_mnist'"):
-        datasets.load("mnist")
+def test_unknown_name_is_refused_with_names_to_use(tmp_path):
+    with pytest.raises(ValueError, match=r"'mnits': use 'digits', .*'fashion_mnist'"):
+        datasets.load("mnits", data_dir=tmp_path)
 
 
 def test_missing_data_directory_is_named(tmp_path):
