@@ -260,6 +260,10 @@ class Attack:
         epsilon = self.epsilon[1] if isinstance(self.epsilon, tuple) else self.epsilon
         return self.variant(epsilon=epsilon)
 
+    def without_restarts(self) -> "Attack":
+        """Returns the attack that runs once."""
+        return self
+
     def with_seed(self, seed: int | None) -> Self:
         """Returns the same attack with a seed, unless it already has one."""
         # Always a new attack: one keeps the graphs of all that it attacks as long as it lives.

@@ -85,6 +85,10 @@ class Restarts(Attack):
         """Returns the length of a step, if the attack is iterative."""
         return self.attack.step_size(epsilon)
 
+    def without_restarts(self) -> Attack:
+        """Returns the attack that is repeated."""
+        return self.attack.without_restarts()
+
     def check_epsilon(self, epsilon: ArrayLike | float) -> Any:
         return self.attack.check_epsilon(epsilon)
 

@@ -365,15 +365,20 @@ def main_attack(attacks: Sequence[Attack], seed: int) -> Attack:
             "`keras_trn.attacks.ProjectedGradientDescent(epsilon=8 / 255)`."
         )
     for attack in attacks:
-        # Restarts hold the attack that they repeat.
-        repeated = getattr(attack, "attack", None)
-        for candidate in (attack, repeated if isinstance(repeated, Attack) else attack):
-            if can_be_stopped(candidate):
-                return candidate
+        # One run is enough to examine the steps.
+        single_run = attack.without_restarts()
+        if can_be_stopped(single_run):
+            return single_run
     return ProjectedGradientDescent(attacks[0].epsilon, attacks[0].norm, seed=seed)
 
 
 def can_be_stopped(attack: Attack) -> bool:
     """Tells whether an attack follows gradients in steps, and is the same attack with fewer."""
     follows_gradients = attack.is_iterative and not attack.gradient_free and not attack.minimal_norm
-    return follows_gradients and attack.runs_in_graph and hasattr(attack, "step_size")
+    is_single_run = attack.without_restarts() is attack
+    return (
+        follows_gradients
+        and is_single_run
+        and attack.runs_in_graph
+        and hasattr(attack, "step_size")
+    )
