@@ -137,10 +137,10 @@ class RestoredClassifier(CheckedModel):
 
         Example:
             ```python
-            protected = keras_trn.ProtectedClassifier.from_preset("trn_fashion_mnist")
+            restorer = keras_trn.SingleStreamRestorationNetwork(width=4, depth=1)
+            protected = keras_trn.ProtectedClassifier(classifier, restorer)
             protected.export("exported", verbose=False)
-            served = tf.saved_model.load("exported")
-            assert served.serve(keras.random.uniform((4, 28, 28, 1))).shape == (4, 10)
+            assert tf.saved_model.load("exported").serve(images).shape == (8, 10)
             ```
         """
         if input_signature is None:

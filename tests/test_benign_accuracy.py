@@ -61,7 +61,7 @@ def train(**estimator):
         keras_trn.gradient_maps.EstimatedLabel(width=8, depth=1, **estimator),
     )
     attack = keras_trn.attacks.ProjectedGradientDescent(epsilon=(0.0, EPSILON), steps=3)
-    protected.compile(keras.optimizers.Adam(3e-3), attack=attack)
+    protected.compile(keras.optimizers.Adam(3e-3), attack=attack, jit_compile=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         history = protected.fit(
@@ -186,8 +186,9 @@ def test_class_names_are_as_many_as_classes(classifier):
         keras_trn.ProtectedClassifier(classifier, class_names=["cat", "dog"])
 
 
-@pytest.mark.slow
-def test_the_report_shows_the_calibration(classifier, digits, protect, tmp_path):
+def test_the_report_shows_the_calibration(classifier, digits, protect, tmp_path, monkeypatch):
+    # The checks are slow, and not part of this.
+    monkeypatch.setattr("keras_trn.evaluation.evaluator.run_checks", lambda examination: [])
     protected = protect(classifier, keras_trn.gradient_maps.UniformLabel())
     protected.calibrate(digits[0][:50], 0.95)
     attack = keras_trn.attacks.FastGradientMethod(0.1)
