@@ -255,3 +255,16 @@ def test_scaling_the_loss_does_not_change_the_steps(name, digits):
     _, expected = trained_by(name, keras.optimizers.SGD(0.05), digits)
     for one, other in zip(received[-1], expected[-1], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
+
+
+# --- Models of version 0.1 ------------------------------------------------------------
+
+
+def test_compile_config_of_version_0_1_still_loads(classifier):
+    defence = keras_trn.ProtectedClassifier(classifier, single_stream())
+    attack = keras.saving.serialize_keras_object(ATTACKS.FastGradientMethod(0.1))
+    old = {"optimizer": "adam", "attack": attack, "benign_share": 0.25}
+    defence.compile_from_config(
+        {**old, "pixel_loss_weight": 30.0, "classification_loss_weight": 0.5}
+    )
+    assert defence.restoration_loss.get_config() == {"pixel": 30.0, "classification": 0.5}

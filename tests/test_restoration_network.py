@@ -205,3 +205,41 @@ def test_a_few_steps_lower_the_loss(dtype):
         losses.append(float(loss))
     assert losses[0] == pytest.approx(0.1, rel=1e-3)
     assert losses[-1] < 0.8 * losses[0]
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Sum(keras.layers.Layer):
+    """Fuses the streams by their sum, times a trained number."""
+
+    def build(self, features_shape):
+        self.scale = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, features):
+        total = self.scale * (features[0] + features[1])
+        return [total, total]
+
+
+def test_layer_that_fuses_is_copied_for_each_stage_and_survives_saving(tmp_path):
+    network = TwoStreamRestorationNetwork(width=4, depth=2, fusion=Sum())
+    images, maps = random_images(2, 8, 8, 1), random_maps(2, 8, 8, 1)
+    network(images, gradient_maps=maps)
+    first, second = network.fusion_blocks
+    assert type(first) is type(second) is Sum and first.scale is not second.scale
+    randomize(network)
+    network.save(tmp_path / "network.keras")
+    loaded = keras.models.load_model(tmp_path / "network.keras")
+    restored = network(images, gradient_maps=maps)
+    np.testing.assert_array_equal(loaded(images, gradient_maps=maps), restored)
+
+
+def test_fusion_must_be_a_layer():
+    with pytest.raises(ValueError, match="'product' or a Keras layer, received 'sum'"):
+        TwoStreamRestorationNetwork(fusion="sum")
+
+
+def test_config_of_version_0_1_still_loads():
+    config = {"width": 4, "depth": 1, "block_size": 2, "name": "old", "gate_threshold": 0.5}
+    single = TwoStreamRestorationNetwork.from_config({**config, "gradient_stream": False})
+    two = TwoStreamRestorationNetwork.from_config({**config, "gradient_stream": True})
+    assert type(single) is SingleStreamRestorationNetwork and single.gate_threshold == 0.5
+    assert type(two) is TwoStreamRestorationNetwork
