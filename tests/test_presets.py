@@ -78,3 +78,14 @@ def test_preset_keeps_as_many_classes_as_its_report_says(name, data, epsilon):
     report = Report.from_json(RESULTS / f"{name}.json")
     reported = report.cell("PGD-20", "oblivious", labels="predicted")["agreement"]
     assert agreement == pytest.approx(reported, abs=0.02)
+
+
+def test_preset_is_of_the_class_that_loads_it():
+    class Custom(keras_trn.ProtectedClassifier):
+        pass
+
+    custom = Custom.from_preset("trn_fashion_mnist")
+    assert type(custom) is Custom and custom.class_names[0] == "T-shirt"
+    images = np.random.default_rng(0).random((4, 28, 28, 1), dtype="float32")
+    preset = keras_trn.ProtectedClassifier.from_preset("trn_fashion_mnist")
+    np.testing.assert_array_equal(custom(images), preset(images))

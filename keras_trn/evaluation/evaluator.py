@@ -243,11 +243,11 @@ def _make_pictures(
     images, labels = images[:_SHOWN_IMAGES], labels[:_SHOWN_IMAGES]
     pictures = [_make_row("benign", defence, images, labels)]
     for threat_model in threat_models:
-        admitted = [attack for attack in attacks if threat_model.supports(attack)]
+        supported = [attack for attack in attacks if threat_model.supports(attack)]
         # Attacks on predicted labels look much the same.
-        if admitted and threat_model.applies_to(defence) and threat_model.labels == "true":
+        if supported and threat_model.applies_to(defence) and threat_model.labels == "true":
             target = threat_model.target(defence)
-            adversarial = admitted[0](target, images, labels).numpy()
+            adversarial = supported[0](target, images, labels).numpy()
             pictures.append(_make_row(threat_model.name, defence, adversarial, labels))
     return pictures
 

@@ -95,18 +95,18 @@ def plan_runs(
     """Returns all runs of an evaluation, the benign one first; refuses an ambiguous table."""
     runs = [Run(list(defences))]
     for threat_model in threat_models:
-        admitted = [attack for attack in attacks if threat_model.supports(attack)]
-        if attacks and not admitted:
+        supported = [attack for attack in attacks if threat_model.supports(attack)]
+        if attacks and not supported:
             raise ValueError(
-                f"The threat model {threat_model.name!r} admits none of the attacks "
+                f"The threat model {threat_model.name!r} supports none of the attacks "
                 f"{', '.join(attack.name for attack in attacks)}. "
                 "`blackbox` needs an attack that only queries, such as `Square`; every other "
                 "threat model needs one that takes gradients, such as `ProjectedGradientDescent`."
             )
-        swept = [attack for attack in admitted if attack is attacks[0]]
+        swept = [attack for attack in supported if attack is attacks[0]]
         for names, attacked in _attacked_models(threat_model, defences):
             make = functools.partial(Run, names, threat_model=threat_model, attacked=attacked)
-            runs += [make(attack=attack, epsilon=attack.epsilon) for attack in admitted]
+            runs += [make(attack=attack, epsilon=attack.epsilon) for attack in supported]
             runs += [
                 make(attack=attack, epsilon=epsilon, in_epsilon_sweep=True)
                 for attack in swept
