@@ -115,6 +115,12 @@ class TaughtWithEstimates(EstimatedLabel):
     """Trains the restorer with maps for estimated labels instead of the known ones."""
 
     def call_with_loss(
-        self, *arguments: Any, training: bool = True, **keywords: Any
+        self,
+        images: tf.Tensor,
+        classifier: Any,
+        labels: tf.Tensor,
+        clean_images: tf.Tensor,
+        training: bool = True,
+        pixel_weight: float = 10.0,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        return super().call_with_loss(*arguments, training=False, **keywords)
+        return super().call_with_loss(images, classifier, labels, clean_images, False, pixel_weight)
