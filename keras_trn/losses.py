@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 from typing import NamedTuple
 from typing import Self
 
@@ -25,6 +24,15 @@ class RestoredBatch(NamedTuple):
             predictions of the classifier for the clean images.
         logits: The logits of the classifier for the restored images.
         classifier: The frozen classifier.
+
+    Example:
+        ```python
+        logits = classifier(images)
+        batch = keras_trn.losses.RestoredBatch(
+            images, images, tf.argmax(logits, axis=-1), logits, classifier
+        )
+        assert keras_trn.losses.RestorationLoss().call(batch).shape == (8,)
+        ```
     """
 
     clean: tf.Tensor
@@ -265,10 +273,3 @@ class PixelLoss(RestorerLoss):
     @classmethod
     def from_config(cls, config: Config) -> Self:
         return cls(keras.saving.deserialize_keras_object(config["loss"]))
-
-
-def as_restorer_loss(loss: Any) -> RestorerLoss:
-    """Returns the loss that `compile` was given as a `RestorerLoss`."""
-    if loss is None:
-        return RestorationLoss()
-    return loss if isinstance(loss, RestorerLoss) else PixelLoss(loss)

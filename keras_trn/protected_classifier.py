@@ -19,10 +19,10 @@ from keras_trn.input_validation import check_image_type
 from keras_trn.input_validation import check_range
 from keras_trn.input_validation import with_known_shape
 from keras_trn.logits import predicted_labels
+from keras_trn.losses import PixelLoss
 from keras_trn.losses import RestorationLoss
 from keras_trn.losses import RestoredBatch
 from keras_trn.losses import RestorerLoss
-from keras_trn.losses import as_restorer_loss
 from keras_trn.metrics import Accuracy
 from keras_trn.metrics import PeakSignalToNoiseRatio
 from keras_trn.presets import preset_path
@@ -290,7 +290,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             )
             ```
         """
-        loss = as_restorer_loss(loss)
+        loss = _as_restorer_loss(loss)
         loss.build(self.image_shape)
         self.restoration_loss = loss
         self.fresh_share = check_range("fresh_share", fresh_share, 0, 1)
@@ -553,6 +553,13 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             trained, preset = preset, cls.from_config(preset.get_config())
             preset.set_weights(trained.get_weights())
         return preset
+
+
+def _as_restorer_loss(loss: Any) -> RestorerLoss:
+    """Returns the loss that `compile` was given as a `RestorerLoss`."""
+    if loss is None:
+        return RestorationLoss()
+    return loss if isinstance(loss, RestorerLoss) else PixelLoss(loss)
 
 
 def _checked_names(class_names: list[str] | None, num_classes: int) -> list[str] | None:
