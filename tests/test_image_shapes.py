@@ -134,7 +134,7 @@ def test_maps_and_restorations_have_the_shape_of_the_images(channels):
 def test_restorations_of_different_sizes_do_not_fit_into_one_array():
     baseline = BASELINES.BitDepthReduction(make_classifier(1))
     with pytest.raises(
-        ValueError, match=r"sizes 3 x 5, 11 x 14 and 14 x 11 .* one batch at a time"
+        ValueError, match=r"sizes of 3 x 5, 11 x 14 and 14 x 11 .* one batch at a time"
     ):
         baseline.restore(batches_of_every_size(1))
 
