@@ -95,7 +95,6 @@ def test_attack_takes_small_images_or_says_why_it_does_not(name):
     ("name", "channels"),
     [
         ("protected", 2),
-        ("protected", 13),
         ("HGD", 4),
         ("APE-GAN", 13),
         ("adversarial_training", 2),

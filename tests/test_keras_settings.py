@@ -169,7 +169,7 @@ def protected_classifier(classifier):
 
 @pytest.mark.slow
 @some_settings
-@pytest.mark.parametrize("name", ["protected", "HGD", "APE-GAN", "adversarial_training"])
+@pytest.mark.parametrize("name", ["protected", "adversarial_training"])
 def test_training_leads_to_the_same_whatever_the_settings(name, set_up, digits, tmp_path):
     images, labels = digits[0][:32], digits[1][:32]
 

@@ -47,7 +47,7 @@ def test_restorer_learns_and_the_classifier_does_not_change(name, classifier, di
         np.testing.assert_array_equal(weight.numpy(), old)
 
 
-@pytest.mark.parametrize("name", ["protected", "adversarial_training"])
+@pytest.mark.parametrize("name", ["single_stream", "adversarial_training"])
 def test_user_metrics_are_measured_on_adversarial_images(name, digits, tmp_path):
     metrics = ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(3, name="top_3")]
     defence = learned(name, untrained_classifier(), metrics=metrics)

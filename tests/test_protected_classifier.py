@@ -181,8 +181,10 @@ def test_fit_changes_restorer_and_estimator(classifier, batches, protect):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(
+    ("dtype", "jit_compile"),
+    [("float32", False), ("mixed_float16", False), ("mixed_float16", True)],
+)
 def test_fit_with_and_without_xla_and_float16(classifier, batches, protect, jit_compile, dtype):
     attack = ATTACKS.ProjectedGradientDescent(epsilon=(0.0, 0.2), steps=3)
     protected = protect(classifier, attack=attack, jit_compile=jit_compile, dtype=dtype)
