@@ -1,4 +1,4 @@
-"""The baselines restore what they say, and can be used and judged like our own defence."""
+"""The baselines restore images as documented, and work like a protected classifier."""
 
 import keras
 import numpy as np

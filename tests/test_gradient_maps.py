@@ -174,7 +174,7 @@ def test_negative_weight_of_the_restored_loss_is_refused():
         gradient_maps.EstimatedLabel(restored_loss_weight=-1)
 
 
-def test_estimated_label_teaches_with_known_labels_and_is_judged_with_its_own(classifier, digits):
+def test_estimated_label_trains_with_known_and_validates_with_estimated_labels(classifier, digits):
     images, unsure = tf.constant(digits[0][:8]), scaled(classifier, 0.1)
     estimator = trained(build(*ESTIMATORS["estimated"]))
     labels = (np.argmax(estimator.estimate_labels(images, unsure), axis=-1) + 1) % 10
