@@ -140,7 +140,8 @@ class RestoredClassifier(CheckedModel):
             restorer = keras_trn.SingleStreamRestorationNetwork(width=4, depth=1)
             protected = keras_trn.ProtectedClassifier(classifier, restorer)
             protected.export("exported", verbose=False)
-            assert tf.saved_model.load("exported").serve(images).shape == (8, 10)
+            served = tf.saved_model.load("exported")
+            assert served.serve(images).shape == (8, 10)
             ```
         """
         if input_signature is None:
