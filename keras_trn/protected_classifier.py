@@ -361,7 +361,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
-        """The weights of restorer, gradient map and loss; never those of the classifier."""
+        """The weights of restorer, gradient map and loss, without the classifier."""
         trained = [variable for part in self.trained_parts for variable in part.trainable_variables]
         loss = getattr(self, "restoration_loss", None)
         return trained + (loss.variables if loss is not None else [])

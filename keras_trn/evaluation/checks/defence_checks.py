@@ -189,7 +189,7 @@ def map_gradient_is_complete(examination: Examination) -> Outcome:
 def restoration_switched_off(examination: Examination) -> Outcome:
     """Checks that the restoration is all that separates a defence from its classifier.
 
-    The defence's logits must equal, bit for bit, those of its classifier on the restored images.
+    The defence's logits must equal the classifier's logits for the restored images bit for bit.
     Otherwise a report does not compare the same classifier with and without its restoration. The
     figure is the largest difference of logits.
     """

@@ -209,7 +209,7 @@ def checks_table() -> str:
 
 
 def _in_order() -> list[Check]:
-    """All checks, first those of the defence."""
+    """All checks, the checks of the defence first."""
     return sorted(ALL_CHECKS.values(), key=lambda check: check.subject != "defence")
 
 
