@@ -36,7 +36,7 @@ class WithSetting(attacks.FastGradientMethod):
 
 
 class InterruptionError(Exception):
-    """Stands for Ctrl-C."""
+    """Interrupts like Ctrl-C."""
 
 
 def interrupted_after(calls, attack):

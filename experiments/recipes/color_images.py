@@ -153,7 +153,7 @@ def train_classifier(
 
     def train_phase(start: keras.Model, phase: int, fit: Callable[..., keras.Model]) -> keras.Model:
         epochs = enough_epochs(planned.epochs[phase], train, recipe.smallest_classifier_steps)
-        # Trained in layers that are fast to train, and kept in those of Keras.
+        # Fused layers train faster; the saved classifier has the layers of Keras.
         fast = planned.make(FusedBatchNormalization)
         fast.set_weights(start.get_weights())
         fit(fast, train, epochs, [backup(folder / f"phase_{phase}")])
@@ -217,7 +217,7 @@ def _fit_one_cycle(
 
 
 def _take_over_features(classifier: keras.Model, recipe: Recipe) -> None:
-    """Gives a classifier all weights of the preset's but those of the last layer."""
+    """Copies all weights of the preset's classifier except the last layer."""
     trained = keras.saving.load_model(preset_path(recipe.start_from), compile=False).classifier
     for layer, trained_layer in zip(classifier.layers[:-1], trained.layers[:-1], strict=True):
         layer.set_weights(trained_layer.get_weights())

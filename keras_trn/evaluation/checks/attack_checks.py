@@ -24,7 +24,7 @@ _CONVERGED = 0.005
 _LOST_BY_CHANCE = 0.01
 # Next to nothing of an undefended classifier is left (Carlini et al.: 1 % at 8/255).
 _LEFT_OF_THE_BARE_CLASSIFIER = 0.01
-# Rounding in front of a classifier does not defend it against an attacker who knows of it.
+# Rounding does not defend a classifier against an attacker who knows the defence.
 _LEFT_BY_A_WEAK_DEFENCE = 0.03
 # Enough levels to keep the classifier accurate, and few enough to hide every gradient.
 _BITS_OF_A_WEAK_DEFENCE = 4

@@ -252,7 +252,7 @@ class Examination:
         return self.withstands(self.adversarial(threat_model, attack, epsilon))
 
     def withstands(self, adversarial: tf.Tensor) -> np.ndarray:
-        """Tells which images are classified correctly, both clean and as they are given here."""
+        """Tells which images are classified correctly, both clean and perturbed."""
         return self.correct_without_attack & self.classified_correctly(adversarial)
 
     def correct_under_gradients(self, epsilon: float | None = None) -> np.ndarray:
