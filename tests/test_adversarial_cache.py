@@ -354,9 +354,9 @@ def test_fit_learns_from_examples_alone(classifier, dataset, protect, tmp_path):
         fresh_share=0.0,
         optimizer=keras.optimizers.Adam(5e-3),
     )
-    history = protected.fit(pipeline, epochs=6, verbose=0).history
-    assert history["loss"][-1] < 0.95 * history["loss"][0]
-    assert history["psnr"][-1] > history["psnr"][0]
+    history = protected.fit(pipeline, epochs=12, verbose=0).history
+    assert history["loss"][-1] < 0.8 * history["loss"][0]
+    assert history["psnr"][-1] > history["psnr"][0] + 0.5
 
 
 def test_fit_and_evaluate_take_examples_and_fresh_ones(classifier, dataset, protect, tmp_path):
