@@ -1,7 +1,6 @@
 """Compiles functions, and compiles them again when the models that they call change."""
 
 import functools
-import hashlib
 import inspect
 import types
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+
+from keras_trn.digests import digest_of_arrays
 
 # Functions of these packages do not change while a program runs.
 _LIBRARIES = {"keras", "tensorflow", "numpy", "builtins"}
@@ -106,7 +107,7 @@ def _describe(value: Any, seen: set[int]) -> object:
 def _parts(value: Any) -> Iterable[tuple[object, Any]] | None:
     """Returns what a compiled function keeps of an object; `None` where nothing can change."""
     if isinstance(value, np.ndarray):
-        return [("digest", hashlib.sha256(value.tobytes()).hexdigest())]
+        return [("digest", digest_of_arrays(value))]
     if isinstance(value, (list, tuple)):
         # A list may collect tensors while it is traced, which must not cause another tracing.
         return [(place, part) for place, part in enumerate(value) if not tf.is_tensor(part)]

@@ -97,6 +97,9 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         ```
     """
 
+    # A loss without weights, until `compile` is called.
+    restoration_loss: RestorerLoss = RestorationLoss()
+
     def __init__(
         self,
         classifier: keras.Model,
@@ -363,8 +366,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
     def trainable_variables(self) -> list[keras.Variable]:
         """The weights of restorer, gradient map and loss, without the classifier."""
         trained = [variable for part in self.trained_parts for variable in part.trainable_variables]
-        loss = getattr(self, "restoration_loss", None)
-        return trained + (loss.variables if loss is not None else [])
+        return trained + self.restoration_loss.variables
 
     @property
     def trainable_weights(self) -> list[keras.Variable]:
@@ -517,14 +519,12 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the weights of the loss, so that interrupted training can continue."""
-        loss = getattr(self, "restoration_loss", None)
-        for index, variable in enumerate(loss.variables if loss is not None else []):
+        for index, variable in enumerate(self.restoration_loss.variables):
             store[f"loss_{index}"] = np.asarray(variable)
 
     def load_own_variables(self, store: Any) -> None:
         """Loads the weights of the loss, if there are any."""
-        loss = getattr(self, "restoration_loss", None)
-        for index, variable in enumerate(loss.variables if loss is not None else []):
+        for index, variable in enumerate(self.restoration_loss.variables):
             if f"loss_{index}" in store:
                 variable.assign(store[f"loss_{index}"])
 
