@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_trn import threat_models
 from keras_trn.attacks import Attack
 from keras_trn.calibration import Calibration
 from keras_trn.calibration import calibrate_gates
@@ -28,6 +29,7 @@ from keras_trn.metrics import PeakSignalToNoiseRatio
 from keras_trn.presets import preset_path
 from keras_trn.restoration_network import TwoStreamRestorationNetwork
 from keras_trn.restored_classifier import RestoredClassifier
+from keras_trn.threat_models import ThreatModel
 from keras_trn.training import AdversarialTrainer
 from keras_trn.training import cached_entry
 from keras_trn.training import count_benign
@@ -253,11 +255,15 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         metrics: list | None = None,
         benign_share: float = 0.25,
         fresh_share: float = 0.25,
+        threat_model: ThreatModel | str | None = None,
         jit_compile: bool | str = "auto",
         run_eagerly: bool = False,
         steps_per_execution: int = 1,
     ) -> None:
         """Configures training.
+
+        By default the attacker does not know the restorer. Such a restorer does not withstand an
+        attacker who knows it: train that one against `threat_model="whitebox_full"`.
 
         `EstimatedLabel` gives the restorer the map for the known label during training, so
         the figures of training are optimistic. The figures of validation are not.
@@ -275,6 +281,10 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             fresh_share: Share of the adversarial images that each step crafts anew, from 0
                 to 1, if the data come from `cache_adversarial_examples`. With other data,
                 each step crafts all of them.
+            threat_model: A threat model of `keras_trn.threat_models` or its name: what the attack
+                of training and validation is run on, and from which labels it starts. The
+                restored images should get the same labels. By default
+                `Oblivious(labels="predicted")`.
             jit_compile: Whether to compile the steps with XLA; `"auto"` lets Keras decide.
             run_eagerly: Whether to run steps without a graph, to debug them.
             steps_per_execution: Number of batches for each call of the graph.
@@ -297,12 +307,19 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         loss.build(self.image_shape)
         self.restoration_loss = loss
         self.fresh_share = check_range("fresh_share", fresh_share, 0, 1)
+        if threat_model is None:
+            threat_model = threat_models.Oblivious(labels="predicted")
+        self.threat_model = threat_models.get(threat_model)
         self.compile_training(
             optimizer,
             attack,
             metrics,
             benign_share,
-            own_arguments={"loss": loss, "fresh_share": self.fresh_share},
+            own_arguments={
+                "loss": loss,
+                "fresh_share": self.fresh_share,
+                "threat_model": self.threat_model,
+            },
             jit_compile=jit_compile,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,
@@ -375,22 +392,22 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         clean, labels, sample_weight = unpack(data)
-        predicted = self._labels_to_restore(clean, data)
+        wanted = self._labels_to_restore(clean, labels, data)
         benign_count = count_benign(
             self.benign_share, tf.shape(clean)[0], self.optimizer.iterations
         )
         images = craft_training_images(
             self.attack,
-            self.classifier,
+            self.threat_model.target(self),
             clean,
-            predicted,
+            wanted,
             benign_count,
             cached_entry(data, "adversarial"),
             self.fresh_share,
         )
         with tf.GradientTape() as tape:
             restored, logits, losses = self._restore_with_losses(
-                images, predicted, clean, training=True
+                images, wanted, clean, training=True
             )
             loss = per_replica_loss(losses, sample_weight)
             scaled_loss = self.optimizer.scale_loss(loss)
@@ -405,14 +422,12 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         clean, labels, sample_weight = unpack(data)
         bare = predicted_labels(self.classifier, clean)
         self._bare_accuracy.update_state(tf.cast(bare == labels, tf.float32), sample_weight)
-        predicted = self._labels_to_restore(clean, data)
-        attacked = self.validation_attack(self.classifier, clean, predicted)
-        _, logits, benign_losses = self._restore_with_losses(
-            clean, predicted, clean, training=False
-        )
+        wanted = self._labels_to_restore(clean, labels, data)
+        attacked = self.validation_attack(self.threat_model.target(self), clean, wanted)
+        _, logits, benign_losses = self._restore_with_losses(clean, wanted, clean, training=False)
         self.benign_accuracy.update_state(labels, logits, sample_weight)
         restored, logits, losses = self._restore_with_losses(
-            attacked, predicted, clean, training=False
+            attacked, wanted, clean, training=False
         )
         self.update_adversarial_metrics(labels, logits, sample_weight)
         self.psnr.update_state(clean, restored)
@@ -420,13 +435,15 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         self.loss_metric.update_state(losses, sample_weight)
         return self.get_metrics_result()
 
-    def _labels_to_restore(self, clean: tf.Tensor, data: Any) -> tf.Tensor:
-        """Returns the predictions for the clean images, from the data if they contain them."""
+    def _labels_to_restore(self, clean: tf.Tensor, labels: tf.Tensor, data: Any) -> tf.Tensor:
+        """Returns the labels of the threat model: true ones, or predictions for clean images."""
+        if self.threat_model.labels == "true":
+            return labels
         known = cached_entry(data, "predicted")
         return predicted_labels(self.classifier, clean) if known is None else known
 
     def _restore_with_losses(
-        self, images: tf.Tensor, predicted: tf.Tensor, clean: tf.Tensor, training: bool
+        self, images: tf.Tensor, wanted: tf.Tensor, clean: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns the restored images, their logits, and the loss of each image."""
         loss = self.restoration_loss
@@ -436,14 +453,14 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             maps, map_losses = self.gradient_map.call_with_loss(
                 images,
                 self.classifier,
-                predicted,
+                wanted,
                 clean,
                 training=training,
                 pixel_weight=loss.pixel,
             )
             restored = self.restorer(images, gradient_maps=maps)
         logits = self._logits(restored)
-        batch = RestoredBatch(clean, restored, predicted, logits, self.classifier)
+        batch = RestoredBatch(clean, restored, wanted, logits, self.classifier)
         return restored, logits, loss.call(batch) + map_losses
 
     @property

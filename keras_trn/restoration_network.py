@@ -12,10 +12,12 @@ from keras import ops
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
 from keras_trn.layers import AttackGate
+from keras_trn.layers import Downsample
 from keras_trn.layers import FusionBlock
 from keras_trn.layers import PixelShuffle
 from keras_trn.layers import PixelUnshuffle
 from keras_trn.layers import ResidualBlock
+from keras_trn.layers import Upsample
 from keras_trn.types import Config
 
 
@@ -32,6 +34,8 @@ class RestorationNetwork(keras.Model):
             at full resolution; 2 costs a quarter.
         gate_threshold: Amount to subtract from the logit of the attack gate. A higher value
             changes fewer images. `ProtectedClassifier.calibrate` sets it.
+        levels: Number of resolutions. 1 works at one resolution.
+        residual: Whether the output is the image plus a correction.
         **kwargs: The usual arguments of a Keras model (`name`, `dtype`).
     """
 
@@ -44,6 +48,8 @@ class RestorationNetwork(keras.Model):
         depth: int = 4,
         block_size: int = 2,
         gate_threshold: float = 0.0,
+        levels: int = 1,
+        residual: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -54,6 +60,14 @@ class RestorationNetwork(keras.Model):
         self.depth = check_count("depth", depth)
         self.block_size = check_count("block_size", block_size)
         self.gate_threshold = check_range("gate_threshold", gate_threshold, -math.inf, math.inf)
+        self.levels = check_count("levels", levels)
+        self.residual = bool(residual)
+
+    @property
+    def stages(self) -> list[int]:
+        """The level of each stage: down to the coarsest resolution and up again."""
+        down = list(range(self.levels))
+        return [level for level in down + down[-2::-1] for _ in range(self.depth)]
 
     def build(self, images_shape: tuple, gradient_maps_shape: tuple | None = None) -> None:
         self._check_maps(gradient_maps_shape)
@@ -79,18 +93,45 @@ class RestorationNetwork(keras.Model):
         """Computes the features of all streams, concatenated along the channels."""
         raise NotImplementedError
 
-    def _stream(self, name: str, inputs_shape: Any) -> tuple[keras.Layer, list[keras.Layer]]:
-        """Builds the stem and the residual blocks of one stream."""
+    def _stream(
+        self, name: str, inputs_shape: Any
+    ) -> tuple[keras.Layer, list[keras.Layer], list[keras.Layer]]:
+        """Builds the stem, the residual blocks and the changes of resolution of one stream."""
         folded_shape = self.unshuffle.compute_output_shape(inputs_shape)
         stem = self._convolution(f"{name}_stem", self.width, "glorot_uniform")
         stem.build(folded_shape)
+        resamplings: list[keras.Layer] = []
+        shapes = [stem.compute_output_shape(folded_shape)]
+        for level in range(1, self.levels):
+            layer = Downsample(
+                self.width * 2**level, dtype=self.dtype_policy, name=f"{name}_down_{level}"
+            )
+            layer.build(shapes[-1])
+            resamplings.append(layer)
+            shapes.append(layer.compute_output_shape(shapes[-1]))
+        for level in reversed(range(1, self.levels)):
+            layer = Upsample(dtype=self.dtype_policy, name=f"{name}_up_{level}")
+            layer.build([shapes[level], shapes[level - 1]])
+            resamplings.append(layer)
         blocks = [
             ResidualBlock(dtype=self.dtype_policy, name=f"{name}_block_{stage}")
-            for stage in range(self.depth)
+            for stage in range(len(self.stages))
         ]
-        for block in blocks:
-            block.build((*folded_shape[:-1], self.width))
-        return stem, blocks
+        for block, level in zip(blocks, self.stages, strict=True):
+            block.build(shapes[level])
+        return stem, blocks, resamplings
+
+    def _at_resolution(
+        self, stage: int, features: Any, skipped: list[Any], resamplings: list[keras.Layer]
+    ) -> Any:
+        """Brings the features of a stream to the resolution of a stage."""
+        level, previous = self.stages[stage], self.stages[max(stage - 1, 0)]
+        if level > previous:
+            skipped.append(features)
+            return resamplings[previous](features)
+        if level < previous:
+            return resamplings[-level - 1]([features, skipped.pop()])
+        return features
 
     def _convolution(self, name: str, filters: int, kernel_initializer: str) -> keras.Layer:
         return keras.layers.Conv2D(
@@ -134,6 +175,8 @@ class RestorationNetwork(keras.Model):
         correction = ops.cast(self.shuffle(self.correction(features)), images.dtype)
         height, width = ops.shape(images)[1], ops.shape(images)[2]
         correction = correction[:, :height, :width, :]
+        if not self.residual:
+            return ops.sigmoid(correction), attack_logits
         threshold = self.gate_threshold if gate_threshold is None else gate_threshold
         gate = ops.sigmoid(attack_logits - threshold)[:, :, None, None]
         return ops.clip(images + gate * correction, 0.0, 1.0), attack_logits
@@ -171,6 +214,8 @@ class RestorationNetwork(keras.Model):
             "depth": self.depth,
             "block_size": self.block_size,
             "gate_threshold": self.gate_threshold,
+            "levels": self.levels,
+            "residual": self.residual,
         }
 
 
@@ -183,11 +228,15 @@ class SingleStreamRestorationNetwork(RestorationNetwork):
 
     Args:
         width: Number of filters; at least 1.
-        depth: Number of residual blocks; at least 1.
+        depth: Number of residual blocks at each resolution; at least 1.
         block_size: Side of the blocks that `PixelUnshuffle` folds into the channels. 1 works
             at full resolution; 2 costs a quarter.
         gate_threshold: Amount to subtract from the logit of the attack gate. A higher value
             changes fewer images. `ProtectedClassifier.calibrate` sets it.
+        levels: Number of resolutions, each half the one before, with twice the filters. 1 works
+            at one resolution; with more, the network is a U-Net that sees the whole image.
+        residual: Whether the restored image is the image plus a gated correction. Otherwise the
+            network draws the whole image, and no part of a perturbation passes unchanged.
         **kwargs: The usual arguments of a Keras model (`name`, `dtype`).
 
     Call arguments:
@@ -207,11 +256,14 @@ class SingleStreamRestorationNetwork(RestorationNetwork):
     """
 
     def build_streams(self, images_shape: tuple, gradient_maps_shape: tuple | None) -> None:
-        self.image_stem, self.image_blocks = self._stream("image", images_shape)
+        self.image_stem, self.image_blocks, self.image_resamplings = self._stream(
+            "image", images_shape
+        )
 
     def stream_features(self, images: tf.Tensor, gradient_maps: tf.Tensor | None) -> tf.Tensor:
-        features = self.image_stem(self.unshuffle(images))
-        for block in self.image_blocks:
+        features, skipped = self.image_stem(self.unshuffle(images)), []
+        for stage, block in enumerate(self.image_blocks):
+            features = self._at_resolution(stage, features, skipped, self.image_resamplings)
             features = block(features)
         return features
 
@@ -269,7 +321,8 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
 
     Args:
         width: Number of filters in each stream; at least 1.
-        depth: Number of stages: a residual block in each stream, then a Fusion Block.
+        depth: Number of stages at each resolution: a residual block in each stream, then a
+            Fusion Block.
         block_size: Side of the blocks that `PixelUnshuffle` folds into the channels. 1 works
             at full resolution; 2 costs a quarter.
         fusion: `"product"` for `keras_trn.layers.FusionBlock`, or a Keras layer from a pair of
@@ -277,6 +330,10 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
             configuration.
         gate_threshold: Amount to subtract from the logit of the attack gate. A higher value
             changes fewer images. `ProtectedClassifier.calibrate` sets it.
+        levels: Number of resolutions, each half the one before, with twice the filters. 1 works
+            at one resolution; with more, the network is a U-Net that sees the whole image.
+        residual: Whether the restored image is the image plus a gated correction. Otherwise the
+            network draws the whole image, and no part of a perturbation passes unchanged.
         **kwargs: The usual arguments of a Keras model (`name`, `dtype`). With
             `dtype="mixed_float16"` the streams run in float16; restored images are float32.
 
@@ -310,9 +367,11 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
         block_size: int = 2,
         fusion: Any = "product",
         gate_threshold: float = 0.0,
+        levels: int = 1,
+        residual: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(width, depth, block_size, gate_threshold, **kwargs)
+        super().__init__(width, depth, block_size, gate_threshold, levels, residual, **kwargs)
         if fusion != "product" and not isinstance(fusion, keras.Layer):
             raise ValueError(f"fusion must be 'product' or a Keras layer, received {fusion!r}.")
         # Not the layer itself: Keras would take it for a part of the network.
@@ -320,13 +379,15 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
         self._fusion_config = None if fusion == "product" else fusion.get_config()
 
     def build_streams(self, images_shape: tuple, gradient_maps_shape: tuple | None) -> None:
-        self.image_stem, self.image_blocks = self._stream("image", images_shape)
-        self.gradient_stem, self.gradient_blocks = self._stream("gradient", gradient_maps_shape)
-        features_shape = self.image_stem.compute_output_shape(
-            self.unshuffle.compute_output_shape(images_shape)
+        self.image_stem, self.image_blocks, self.image_resamplings = self._stream(
+            "image", images_shape
         )
-        self.fusion_blocks = [self._fusion_block(stage) for stage in range(self.depth)]
-        for fusion_block in self.fusion_blocks:
+        self.gradient_stem, self.gradient_blocks, self.gradient_resamplings = self._stream(
+            "gradient", gradient_maps_shape
+        )
+        self.fusion_blocks = [self._fusion_block(stage) for stage in range(len(self.stages))]
+        for fusion_block, level in zip(self.fusion_blocks, self.stages, strict=True):
+            features_shape = (None, None, None, self.width * 2**level)
             fusion_block.build([features_shape, features_shape])
 
     def _fusion_block(self, stage: int) -> keras.Layer:
@@ -336,11 +397,16 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
     def stream_features(self, images: tf.Tensor, gradient_maps: tf.Tensor | None) -> tf.Tensor:
         image_features = self.image_stem(self.unshuffle(images))
         gradient_features = self.gradient_stem(self.unshuffle(gradient_maps))
-        for image_block, gradient_block, fusion_block in zip(
-            self.image_blocks, self.gradient_blocks, self.fusion_blocks, strict=True
-        ):
-            image_features = image_block(image_features)
-            gradient_features = gradient_block(gradient_features)
+        skipped: tuple[list, list] = ([], [])
+        for stage, fusion_block in enumerate(self.fusion_blocks):
+            image_features = self._at_resolution(
+                stage, image_features, skipped[0], self.image_resamplings
+            )
+            gradient_features = self._at_resolution(
+                stage, gradient_features, skipped[1], self.gradient_resamplings
+            )
+            image_features = self.image_blocks[stage](image_features)
+            gradient_features = self.gradient_blocks[stage](gradient_features)
             image_features, gradient_features = fusion_block([image_features, gradient_features])
         return ops.concatenate([image_features, gradient_features], axis=-1)
 
