@@ -261,7 +261,8 @@ class SingleStreamRestorationNetwork(RestorationNetwork):
         )
 
     def stream_features(self, images: tf.Tensor, gradient_maps: tf.Tensor | None) -> tf.Tensor:
-        features, skipped = self.image_stem(self.unshuffle(images)), []
+        features = self.image_stem(self.unshuffle(images))
+        skipped: list[Any] = []
         for stage, block in enumerate(self.image_blocks):
             features = self._at_resolution(stage, features, skipped, self.image_resamplings)
             features = block(features)
@@ -397,7 +398,7 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
     def stream_features(self, images: tf.Tensor, gradient_maps: tf.Tensor | None) -> tf.Tensor:
         image_features = self.image_stem(self.unshuffle(images))
         gradient_features = self.gradient_stem(self.unshuffle(gradient_maps))
-        skipped: tuple[list, list] = ([], [])
+        skipped: tuple[list[Any], list[Any]] = ([], [])
         for stage, fusion_block in enumerate(self.fusion_blocks):
             image_features = self._at_resolution(
                 stage, image_features, skipped[0], self.image_resamplings

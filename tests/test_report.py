@@ -8,9 +8,9 @@ import pytest
 
 import keras_trn
 from experiments.pages import with_tables
-from keras_trn.evaluation.bit_packing import pack_bits
-from keras_trn.evaluation.bit_packing import unpack_bits
 from keras_trn.evaluation.checks import CheckResult
+from keras_trn.evaluation.packing import pack_bits
+from keras_trn.evaluation.packing import unpack_bits
 
 ROOT = Path(__file__).parent.parent
 

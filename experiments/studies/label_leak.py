@@ -24,8 +24,8 @@ from experiments.studies.small_fashion_mnist import RECIPE
 from experiments.studies.small_fashion_mnist import Settings
 from experiments.studies.small_fashion_mnist import Study
 from experiments.training import SEED
-from keras_trn.evaluation.bit_packing import unpack_bits
 from keras_trn.evaluation.environment import describe_environment
+from keras_trn.evaluation.packing import unpack_bits
 
 SETTINGS = Settings(classifier_epochs=3, batch_size=64, validation_images=2000)
 

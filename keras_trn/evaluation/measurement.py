@@ -5,6 +5,7 @@ import functools
 import math
 import time
 import warnings
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +22,15 @@ from keras_trn.evaluation.arguments import check_image_shape
 from keras_trn.evaluation.arguments import checked_attacks
 from keras_trn.evaluation.arguments import checked_epsilons
 from keras_trn.evaluation.arguments import describe_all
-from keras_trn.evaluation.bit_packing import pack_bits
 from keras_trn.evaluation.checkpoint import Checkpoint
 from keras_trn.evaluation.data import CheckedData
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.fingerprints import Fingerprints
 from keras_trn.evaluation.map_gradient import PROBED_IMAGES
 from keras_trn.evaluation.map_gradient import unsupported_reason
+from keras_trn.evaluation.packing import pack
+from keras_trn.evaluation.packing import pack_bits
+from keras_trn.evaluation.packing import unpack
 from keras_trn.evaluation.runs import Cell
 from keras_trn.evaluation.runs import Run
 from keras_trn.evaluation.runs import missing_run_text
@@ -40,6 +43,7 @@ from keras_trn.metrics import structural_similarity
 from keras_trn.restored_classifier import RestoredClassifier
 from keras_trn.threat_models import ThreatModel
 from keras_trn.types import ArrayLike
+from keras_trn.types import Config
 from keras_trn.types import ImageShape
 from keras_trn.types import LabelledImages
 
@@ -192,38 +196,75 @@ def _measure_runs(
             dependencies = {**run.dependencies(defences, fingerprints), **common}
             if checkpoint.holds(dependencies):
                 progress.update(data.batches)
-            compute = functools.partial(_measure_run, run, meters, data, progress)
+            remember = functools.partial(_remember_batch, checkpoint, dependencies)
+            compute = functools.partial(_measure_run, run, meters, data, remember, progress)
             cells += checkpoint.get_or_compute(dependencies, compute)
     return cells
 
 
+def _remember_batch(
+    checkpoint: Checkpoint, dependencies: Config, number: int, measure: Callable[[], Any]
+) -> Any:
+    """Returns what was measured of a batch, so that a killed run continues with the next one."""
+    return checkpoint.get_or_compute({**dependencies, "batch": number}, measure)
+
+
 def _measure_run(
-    run: Run, meters: dict[str, "_Meter"], data: CheckedData, progress: tqdm
+    run: Run,
+    meters: dict[str, "_Meter"],
+    data: CheckedData,
+    remember: Callable[..., Any],
+    progress: tqdm,
 ) -> list[Cell]:
     """Returns the cells of one run: one for each defence."""
+    batches = []
+    for number, (images, labels) in enumerate(data):
+        measure = functools.partial(_measure_batch, run, meters, images, labels)
+        batches.append(remember(number, measure))
+        progress.update()
+    cells = []
+    for name in run.defences:
+        columns = [
+            {key: unpack(text) for key, text in batch["defences"][name].items()}
+            for batch in batches
+        ]
+        cell = {"defence": name, **run.cell_settings(), **_summarize(columns)}
+        if run.threat_model is not None and run.threat_model.is_adaptive:
+            for kind in ("forward_passes", "backward_passes"):
+                total = sum(batch[kind] for batch in batches)
+                cell[kind] = round(total / cell["examples"], 2)
+        cell["seconds"] = round(sum(batch["seconds"] for batch in batches), 2)
+        cells.append(cell)
+    return cells
+
+
+def _measure_batch(
+    run: Run, meters: dict[str, "_Meter"], images: tf.Tensor, labels: tf.Tensor
+) -> dict[str, Any]:
+    """Returns what was measured of one batch, as JSON can hold it."""
     started = time.perf_counter()
     bare = next(iter(meters.values()))
-    measured: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in run.defences}
-    for images, labels in data:
-        benign_predictions = bare.predict(images)
-        adversarial, attacked_labels = images, benign_predictions
-        if run.attack is not None and run.threat_model is not None:
-            knows_labels = run.threat_model.labels == "true"
-            attacked_labels = labels if knows_labels else predicted_labels(run.target, images)
-            adversarial = run.attack(run.target, images, attacked_labels, run.epsilon)
-            _check_adversarial(run.attack, run.epsilon, images, adversarial)
-        for name in run.defences:
-            measured[name].append(
-                meters[name].measure(
-                    images, adversarial, labels, benign_predictions, attacked_labels
-                )
-            )
-        progress.update()
-    seconds = round(time.perf_counter() - started, 2)
-    return [
-        {"defence": name, **run.cell_settings(), **_summarize(measured[name]), "seconds": seconds}
-        for name in run.defences
-    ]
+    benign_predictions = bare.predict(images)
+    adversarial, attacked_labels = images, benign_predictions
+    passes_before = run.counted_target.passes
+    if run.attack is not None and run.threat_model is not None:
+        knows_labels = run.threat_model.labels == "true"
+        attacked_labels = labels if knows_labels else predicted_labels(run.target, images)
+        adversarial = run.craft(images, attacked_labels)
+        _check_adversarial(run.attack, run.epsilon, images, adversarial)
+    forward, backward = np.subtract(run.counted_target.passes, passes_before).tolist()
+    measured = {}
+    for name in run.defences:
+        columns = meters[name].measure(
+            images, adversarial, labels, benign_predictions, attacked_labels
+        )
+        measured[name] = {key: pack(values) for key, values in columns.items()}
+    return {
+        "defences": measured,
+        "forward_passes": forward,
+        "backward_passes": backward,
+        "seconds": time.perf_counter() - started,
+    }
 
 
 def _check_adversarial(

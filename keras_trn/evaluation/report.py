@@ -13,8 +13,8 @@ import pandas as pd
 from keras_trn.digests import to_json
 from keras_trn.evaluation import plots
 from keras_trn.evaluation import tables
-from keras_trn.evaluation.bit_packing import unpack_bits
 from keras_trn.evaluation.checks import CheckResult
+from keras_trn.evaluation.packing import unpack_bits
 from keras_trn.evaluation.runs import Cell
 from keras_trn.evaluation.runs import missing_run_text
 from keras_trn.files import write_text
@@ -60,7 +60,8 @@ class Report:
     - `attacked_psnr`, `attacked_ssim`, `restored_psnr` and `restored_ssim`: how close
       adversarial and restored images are to the clean ones, PSNR in decibels;
     - `correct`, one bit for each image, packed to hexadecimal digits;
-    - `seconds` that its run took.
+    - `forward_passes` and `backward_passes` per image through the defence, of an attack that was
+      crafted for it, and `seconds` that its run took.
 
     Args:
         defences: Names of the defences, the bare classifier first.

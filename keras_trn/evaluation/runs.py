@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_trn.attacks import Attack
 from keras_trn.evaluation.fingerprints import Fingerprints
+from keras_trn.evaluation.passes import CountedTarget
 from keras_trn.threat_models import ThreatModel
 from keras_trn.types import Classifier
 from keras_trn.types import Config
@@ -39,6 +41,18 @@ class Run:
     def target(self) -> Classifier | None:
         """The function that the attacker attacks."""
         return self.threat_model and self.threat_model.target(self.attacked)
+
+    @functools.cached_property
+    def counted_target(self) -> CountedTarget:
+        """The target, with a count of the passes through it."""
+        return CountedTarget(self.target)
+
+    def craft(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Crafts adversarial images, and counts the passes if they are crafted for one defence."""
+        if self.attack is None or self.threat_model is None:
+            return images
+        target = self.counted_target if self.threat_model.is_adaptive else self.target
+        return self.attack(target, images, labels, self.epsilon)
 
     @property
     def first_defence_and_threat_model(self) -> tuple[str, str | None]:

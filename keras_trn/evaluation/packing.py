@@ -1,0 +1,30 @@
+"""Packs what was measured of each image into short strings that JSON can hold."""
+
+import base64
+import io
+
+import numpy as np
+
+from keras_trn.types import ArrayLike
+
+
+def pack_bits(bits: ArrayLike) -> str:
+    """Packs booleans of shape `(number,)` into hexadecimal digits."""
+    return np.packbits(np.asarray(bits, bool)).tobytes().hex()
+
+
+def unpack_bits(digits: str, number: int) -> np.ndarray:
+    """Unpacks the first `number` booleans of what `pack_bits` returned."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8), count=number).astype(bool)
+
+
+def pack(values: np.ndarray) -> str:
+    """Packs an array, with its type and all its digits."""
+    file = io.BytesIO()
+    np.save(file, values, allow_pickle=False)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def unpack(text: str) -> np.ndarray:
+    """Unpacks what `pack` returned."""
+    return np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)
