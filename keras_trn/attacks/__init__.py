@@ -1,11 +1,12 @@
 """Attacks with one contract, from CleverHans, from ART and our own."""
 
 from keras_trn.attacks.attack import Attack
-from keras_trn.attacks.attack_ensemble import attack_ensemble
+from keras_trn.attacks.attack_ensemble import AttackEnsemble
 from keras_trn.attacks.auto_projected_gradient_descent import AutoProjectedGradientDescent
 from keras_trn.attacks.basic_iterative_method import BasicIterativeMethod
 from keras_trn.attacks.carlini_wagner import CarliniWagner
 from keras_trn.attacks.deep_fool import DeepFool
+from keras_trn.attacks.expectation import ExpectationOverTransformation
 from keras_trn.attacks.fast_gradient_method import FastGradientMethod
 from keras_trn.attacks.mixture import Mixture
 from keras_trn.attacks.momentum_iterative_method import MomentumIterativeMethod
@@ -18,10 +19,12 @@ from keras_trn.attacks.square import Square
 __all__ = [
     "SPSA",
     "Attack",
+    "AttackEnsemble",
     "AutoProjectedGradientDescent",
     "BasicIterativeMethod",
     "CarliniWagner",
     "DeepFool",
+    "ExpectationOverTransformation",
     "FastGradientMethod",
     "Mixture",
     "MomentumIterativeMethod",
@@ -29,5 +32,4 @@ __all__ = [
     "RandomNoise",
     "Restarts",
     "Square",
-    "attack_ensemble",
 ]

@@ -1,10 +1,7 @@
 """AutoAttack, the ensemble by which robust accuracies are compared."""
 
-from collections.abc import Callable
-
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.attack import Epsilon
-from keras_trn.attacks.attack_ensemble import AttackEnsemble
 from keras_trn.attacks.auto_projected_gradient_descent import AutoProjectedGradientDescent
 from keras_trn.attacks.fast_adaptive_boundary import FastAdaptiveBoundary
 from keras_trn.attacks.restarts import Restarts

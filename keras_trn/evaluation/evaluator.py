@@ -31,6 +31,7 @@ from keras_trn.evaluation.measurement import BARE
 from keras_trn.evaluation.measurement import measure_all
 from keras_trn.evaluation.report import PictureRow
 from keras_trn.evaluation.report import Report
+from keras_trn.evaluation.runs import Run
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_whole_number
 from keras_trn.logits import predicted_labels
@@ -131,8 +132,6 @@ def evaluate(
     images, labels = measured.data.first(check_examples)
     checked_attack = main_attack(attacks, seed)
     checks = _checks(defences, images, labels, attacks, threat_models, kept, seed, verbose)
-    missing = [row["threat_model"] for row in measured.not_run if row["defence"] == evaluated]
-    shown = [threat_model for threat_model in threat_models if threat_model.name not in missing]
     return Report(
         defences=list(defences),
         evaluated=evaluated,
@@ -150,7 +149,7 @@ def evaluate(
         },
         environment=describe_environment(),
         seconds=time.perf_counter() - started,
-        pictures=_make_pictures(defences[evaluated], images, labels, attacks, shown),
+        pictures=_make_pictures(evaluated, defences[evaluated], images, labels, measured.runs),
         not_run=measured.not_run,
     )
 
@@ -233,23 +232,19 @@ def _run_checks(examination: Examination) -> list[dict[str, Any]]:
 
 
 def _make_pictures(
-    defence: keras.Model,
-    images: np.ndarray,
-    labels: np.ndarray,
-    attacks: list[Attack],
-    threat_models: list[ThreatModel],
+    name: str, defence: keras.Model, images: np.ndarray, labels: np.ndarray, runs: list[Run]
 ) -> list[PictureRow]:
-    """Returns a few images: benign, adversarial, and restored."""
+    """Returns a few images: benign, and under the first attack of each threat model."""
     images, labels = images[:_SHOWN_IMAGES], labels[:_SHOWN_IMAGES]
-    pictures = [_make_row("benign", defence, images, labels)]
-    for threat_model in threat_models:
-        supported = [attack for attack in attacks if threat_model.supports(attack)]
+    pictures: dict[str, PictureRow] = {}
+    for run in runs:
+        title = "benign" if run.threat_model is None else run.threat_model.name
         # Attacks on predicted labels look much the same.
-        if supported and threat_model.applies_to(defence) and threat_model.labels == "true":
-            target = threat_model.target(defence)
-            adversarial = supported[0](target, images, labels).numpy()
-            pictures.append(_make_row(threat_model.name, defence, adversarial, labels))
-    return pictures
+        is_shown = run.threat_model is None or run.threat_model.labels == "true"
+        if is_shown and name in run.defences and title not in pictures:
+            adversarial = run.craft(tf.constant(images), tf.constant(labels))
+            pictures[title] = _make_row(title, defence, adversarial.numpy(), labels)
+    return list(pictures.values())
 
 
 def _make_row(

@@ -110,6 +110,7 @@ class Measurements:
     """Holds what `measure_all` measured, and what it could not."""
 
     cells: list[Cell]
+    runs: list[Run]
     not_run: list[dict[str, Any]]
     data: CheckedData
     random_defences: list[str]
@@ -153,7 +154,7 @@ def measure_all(
         for name, defence in defences.items()
         if defence in fingerprints.random_models and checkpoint.path is not None
     ]
-    return Measurements(cells, not_run, data, random_defences)
+    return Measurements(cells, runs, not_run, data, random_defences)
 
 
 def _find_missing_runs(
