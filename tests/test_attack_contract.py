@@ -41,6 +41,15 @@ ATTACKS = {
     "restarts_of_square": lambda *epsilon, seed=None: attacks.Restarts(
         attacks.Square(*epsilon, queries=15, seed=seed), 2
     ),
+    "fgsm_rs": functools.partial(
+        attacks.NoisyFastGradientMethod, noise=1.0, step_size=1.25, projected=True
+    ),
+    "expectation": lambda *epsilon, seed=None: attacks.ExpectationOverTransformation(
+        PGD(*epsilon, steps=3, seed=seed), 2
+    ),
+    "ensemble": lambda *epsilon, seed=None: attacks.AttackEnsemble(
+        [PGD(*epsilon, steps=3), attacks.SPSA(*epsilon, steps=2, samples=8)], seed=seed
+    ),
     "mixture": lambda *epsilon, seed=None: attacks.Mixture(
         [PGD(*epsilon, steps=3, seed=seed), attacks.FastGradientMethod(*epsilon, seed=seed)]
     ),

@@ -10,6 +10,7 @@ from keras_trn.attacks.expectation import ExpectationOverTransformation
 from keras_trn.attacks.fast_gradient_method import FastGradientMethod
 from keras_trn.attacks.mixture import Mixture
 from keras_trn.attacks.momentum_iterative_method import MomentumIterativeMethod
+from keras_trn.attacks.noisy_fast_gradient_method import NoisyFastGradientMethod
 from keras_trn.attacks.projected_gradient_descent import ProjectedGradientDescent
 from keras_trn.attacks.random_noise import RandomNoise
 from keras_trn.attacks.restarts import Restarts
@@ -28,6 +29,7 @@ __all__ = [
     "FastGradientMethod",
     "Mixture",
     "MomentumIterativeMethod",
+    "NoisyFastGradientMethod",
     "ProjectedGradientDescent",
     "RandomNoise",
     "Restarts",

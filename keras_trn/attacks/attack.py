@@ -51,6 +51,7 @@ class Attack:
     - `is_iterative` (False): it has an attribute and an argument `steps`, and a method
       `step_size(epsilon)`. An argument `relative_step_size` fixes the step size for any `steps`.
     - `is_random` (True): it uses `random_seed`.
+    - `stays_in_ball` (True): its images lie within epsilon. Otherwise it serves training alone.
     - `minimal_norm` (False): it searches for the smallest perturbation, whatever epsilon is.
 
     Args:
@@ -90,6 +91,7 @@ class Attack:
     runs_in_graph = True
     is_iterative = False
     is_random = True
+    stays_in_ball = True
     minimal_norm = False
 
     def __init__(self, epsilon: Epsilon, norm: str = "linf", seed: int | None = None) -> None:

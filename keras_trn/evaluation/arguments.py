@@ -30,6 +30,11 @@ def checked_attacks(attacks: Attack | Iterable[Attack]) -> list[Attack]:
                 "A mixture gives each image another attack, and its accuracy is that of none of "
                 f"them. List its attacks instead: `attacks={attack.attacks!r}`."
             )
+        if not attack.stays_in_ball:
+            raise ValueError(
+                f"{attack.name} leaves the ball of its epsilon, and serves training alone. "
+                "Evaluate with another attack, such as `ProjectedGradientDescent`."
+            )
         if isinstance(attack.epsilon, tuple):
             raise ValueError(
                 f"{attack.name} draws its epsilon from {attack.epsilon}, and a result needs one "
