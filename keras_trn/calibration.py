@@ -83,7 +83,7 @@ def calibrate_gates(
     `attack`, an attack on the bare classifier or `None`, measures what that costs.
     """
     benign_agreement = check_range("benign_agreement", benign_agreement, 0, 1)
-    parts = [part for part in protected.trained_parts if hasattr(part, "gate_threshold")]
+    parts = [part for part in protected.trained_parts if _has_gate(part)]
     if not parts:
         raise ValueError(
             f"{type(protected.restorer).__name__} has no `gate_threshold` to calibrate. Use a "
@@ -135,6 +135,10 @@ def _agreement_function(
         return float(np.mean(logits.argmax(axis=-1) == expected))
 
     return agreement
+
+
+def _has_gate(part: keras.Layer) -> bool:
+    return getattr(part, "gate_threshold", None) is not None
 
 
 @contextlib.contextmanager

@@ -242,7 +242,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         if self.calibration is not None:
             self.calibration = None
             for part in self.trained_parts:
-                if hasattr(part, "gate_threshold"):
+                if getattr(part, "gate_threshold", None) is not None:
                     part.gate_threshold = 0.0
 
     # --- Training ------------------------------------------------------------

@@ -22,10 +22,10 @@ from keras_trn.types import Config
 
 
 class RestorationNetwork(keras.Model):
-    """Adds a gated correction to images; the base of both restoration networks.
+    """Adds a gated correction to images, or draws them; the base of both restoration networks.
 
     A subclass defines `build_streams` and `stream_features`. The last convolution starts
-    at zero, so an untrained network returns its input unchanged.
+    at zero, so an untrained network returns its input unchanged, or draws a gray image.
 
     Args:
         width: Number of filters in each stream; at least 1.
@@ -59,9 +59,12 @@ class RestorationNetwork(keras.Model):
         self.width = check_count("width", width)
         self.depth = check_count("depth", depth)
         self.block_size = check_count("block_size", block_size)
-        self.gate_threshold = check_range("gate_threshold", gate_threshold, -math.inf, math.inf)
         self.levels = check_count("levels", levels)
         self.residual = bool(residual)
+        self.gate_threshold: float | None = None
+        if self.residual:
+            threshold = check_range("gate_threshold", gate_threshold, -math.inf, math.inf)
+            self.gate_threshold = threshold
 
     @property
     def stages(self) -> list[int]:
@@ -79,8 +82,9 @@ class RestorationNetwork(keras.Model):
         features_shape = (*folded_shape[:-1], self.streams * self.width)
         self.correction = self._convolution("correction", folded_shape[-1], "zeros")
         self.correction.build(features_shape)
-        self.attack_gate = AttackGate(dtype=self.dtype_policy, name="attack_gate")
-        self.attack_gate.build(features_shape)
+        if self.residual:
+            self.attack_gate = AttackGate(dtype=self.dtype_policy, name="attack_gate")
+            self.attack_gate.build(features_shape)
         self.shuffle = PixelShuffle(self.block_size, dtype=self.dtype_policy, name="shuffle")
         self.shuffle.build(folded_shape)
         self.built = True
@@ -145,8 +149,10 @@ class RestorationNetwork(keras.Model):
         )
 
     def call(self, images: tf.Tensor, gradient_maps: tf.Tensor | None = None) -> tf.Tensor:
-        restored, _ = self.restore_with_gate(images, gradient_maps)
-        return restored
+        if self.residual:
+            return self.restore_with_gate(images, gradient_maps)[0]
+        _, drawn = self._features_and_correction(images, gradient_maps)
+        return ops.sigmoid(drawn)
 
     def restore_with_gate(
         self,
@@ -154,7 +160,7 @@ class RestorationNetwork(keras.Model):
         gradient_maps: tf.Tensor | None = None,
         gate_threshold: float | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Restores images, and returns the logits of the attack gate too.
+        """Restores images, and returns the logits of the attack gate, which `residual` brings.
 
         The gate learns from the restoration alone, unless its logits get their own loss, as
         in `keras_trn.gradient_maps.EstimatedLabel`.
@@ -168,18 +174,23 @@ class RestorationNetwork(keras.Model):
             The restored images, and the logits of the gate before the threshold, of
             shape `(batch, 1)`. Both are float32.
         """
-        self._check_maps(gradient_maps)
         images = ops.cast(images, "float32")
-        features = ops.relu(self.stream_features(images, gradient_maps))
+        features, correction = self._features_and_correction(images, gradient_maps)
         attack_logits = ops.cast(self.attack_gate(features), images.dtype)
-        correction = ops.cast(self.shuffle(self.correction(features)), images.dtype)
-        height, width = ops.shape(images)[1], ops.shape(images)[2]
-        correction = correction[:, :height, :width, :]
-        if not self.residual:
-            return ops.sigmoid(correction), attack_logits
         threshold = self.gate_threshold if gate_threshold is None else gate_threshold
         gate = ops.sigmoid(attack_logits - threshold)[:, :, None, None]
         return ops.clip(images + gate * correction, 0.0, 1.0), attack_logits
+
+    def _features_and_correction(
+        self, images: tf.Tensor, gradient_maps: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the features of all streams, and the correction computed from them."""
+        self._check_maps(gradient_maps)
+        images = ops.cast(images, "float32")
+        features = ops.relu(self.stream_features(images, gradient_maps))
+        correction = ops.cast(self.shuffle(self.correction(features)), images.dtype)
+        height, width = ops.shape(images)[1], ops.shape(images)[2]
+        return features, correction[:, :height, :width, :]
 
     def _check_maps(self, gradient_maps: Any) -> None:
         """Checks that gradient maps, or their shape, are given exactly when they are needed."""
