@@ -101,6 +101,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
 
     # A loss without weights, until `compile` is called.
     restoration_loss: RestorerLoss = RestorationLoss()
+    threat_model: ThreatModel = threat_models.Oblivious(labels="predicted")
 
     def __init__(
         self,
@@ -309,6 +310,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         self.fresh_share = check_range("fresh_share", fresh_share, 0, 1)
         if threat_model is None:
             threat_model = threat_models.Oblivious(labels="predicted")
+        # Before any other setting changes, as it may be refused.
         self.threat_model = threat_models.get(threat_model)
         self.compile_training(
             optimizer,
@@ -522,6 +524,13 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         protected = super().from_config(config, custom_objects)
         protected.calibration = calibration and Calibration(**calibration)
         return protected
+
+    def get_compile_config(self) -> Config:
+        """Returns the arguments of `compile`, which are saved with the model."""
+        # The surrogate of `Transfer` is not: a model that was compiled with it loads uncompiled.
+        if isinstance(self.threat_model, threat_models.Transfer):
+            return {}
+        return super().get_compile_config()
 
     def compile_from_config(self, config: Config) -> None:
         """Compiles with the result of `get_compile_config`."""

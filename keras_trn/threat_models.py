@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from typing import Self
 
 import keras
 import tensorflow as tf
@@ -69,6 +70,11 @@ class ThreatModel:
         """Returns the settings that identify the threat model."""
         return {"name": self.name, "labels": self.labels}
 
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """Makes a threat model from the result of `get_config`."""
+        return cls(**{name: value for name, value in config.items() if name != "name"})
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(labels={self.labels!r})"
 
@@ -105,6 +111,7 @@ class _Adaptive(ThreatModel):
         return {**super().get_config(), "samples": self.samples}
 
 
+@keras.saving.register_keras_serializable(package="keras_trn")
 class Oblivious(ThreatModel):
     """Attacks the bare classifier, without any knowledge of the defence.
 
@@ -165,6 +172,7 @@ class Transfer(ThreatModel):
         return self.classifier
 
 
+@keras.saving.register_keras_serializable(package="keras_trn")
 class BPDA(_Adaptive):
     """Runs the restoration, and differentiates it as if it were the identity.
 
@@ -199,6 +207,7 @@ class BPDA(_Adaptive):
         return logits
 
 
+@keras.saving.register_keras_serializable(package="keras_trn")
 class WhiteboxStopgrad(_Adaptive):
     """Differentiates everything except the path through the gradient map.
 
@@ -228,6 +237,7 @@ class WhiteboxStopgrad(_Adaptive):
         return lambda images: classify(defence.restore_batch(images, constant_maps=True))
 
 
+@keras.saving.register_keras_serializable(package="keras_trn")
 class WhiteboxFull(_Adaptive):
     """Differentiates everything, the gradient map included.
 
@@ -279,6 +289,7 @@ class WhiteboxFull(_Adaptive):
         return defence
 
 
+@keras.saving.register_keras_serializable(package="keras_trn")
 class Blackbox(_Adaptive):
     """Queries the defence's logits, and has no gradient.
 

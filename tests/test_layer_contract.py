@@ -40,6 +40,14 @@ CONTRACT = {
         bad_inputs=(([(5, 7, 4), (5, 7, 3)], "same shape"),),
     ),
     "attack_gate": Entry(layers.AttackGate, {}, [(5, 7, 4)], [(1,)]),
+    "downsample": Entry(
+        layers.Downsample,
+        {"filters": 6},
+        [(5, 7, 4)],
+        [(3, 4, 6)],
+        bad_configs=not_counts("filters"),
+    ),
+    "upsample": Entry(layers.Upsample, {}, [(3, 4, 6), (5, 7, 4)], [(5, 7, 4)]),
     "unshuffle": Entry(
         layers.PixelUnshuffle,
         {"block_size": 2},

@@ -32,9 +32,10 @@ def randomize(network, scale=0.3):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("block_size", [1, 2, 4])
 @pytest.mark.parametrize("sides", [(8, 8), (7, 9), (5, 6)], ids=str)
+@pytest.mark.parametrize("levels", [1, 3])
 @both
-def test_untrained_network_returns_its_input(sides, channels, block_size, make_network):
-    network = make_network(**SMALL, block_size=block_size)
+def test_untrained_network_returns_its_input(sides, channels, block_size, levels, make_network):
+    network = make_network(**SMALL, block_size=block_size, levels=levels)
     images = random_images(2, *sides, channels)
     maps = {"gradient_maps": random_maps(2, *sides, 2)} if network.takes_gradient_maps else {}
     np.testing.assert_array_equal(network(images, **maps), images)
@@ -111,7 +112,38 @@ def test_single_stream_network_refuses_maps():
         network(random_images(2, 8, 8, 1), gradient_maps=random_maps(2, 8, 8, 1))
 
 
-@pytest.mark.parametrize("argument", ["width", "depth", "block_size"])
+@both
+def test_network_that_draws_passes_nothing_of_the_image_on(make_network):
+    network = make_network(**SMALL, residual=False)
+    images = random_images(2, 7, 9, 3)
+    maps = {"gradient_maps": random_maps(2, 7, 9, 3)} if network.takes_gradient_maps else {}
+    np.testing.assert_array_equal(network(images, **maps), np.full_like(images, 0.5))
+    randomize(network)
+    restored = network(images, **maps).numpy()
+    assert np.ptp(restored) > 0.1 and np.abs(restored - images).max() > 0.1
+    # Nothing is left unused.
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(network(images, **maps))
+    assert None not in tape.gradient(total, network.trainable_variables)
+
+
+@both
+def test_coarse_levels_see_the_whole_image(make_network):
+    def reach(levels):
+        network = make_network(**SMALL, levels=levels, residual=False)
+        images = tf.constant(random_images(1, 48, 48, 1))
+        network.build(images.shape, *([images.shape] if network.takes_gradient_maps else []))
+        randomize(network, scale=0.1)
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            maps = [images] if network.takes_gradient_maps else []
+            corner = network(images, *maps)[0, 0, 0, 0]
+        return int(tf.reduce_max(tf.where(tape.gradient(corner, images)[0, :, 0, 0] != 0)))
+
+    assert reach(1) < 15 and reach(4) > 40
+
+
+@pytest.mark.parametrize("argument", ["width", "depth", "block_size", "levels"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "4", None])
 def test_sizes_must_be_positive_whole_numbers(argument, value):
     with pytest.raises(ValueError, match=f"{argument} must be a whole number .* received"):
@@ -133,19 +165,22 @@ def test_baseline_is_a_single_stream_of_the_same_size():
 
 @both
 def test_config_round_trip(make_network):
-    network = make_network(width=6, depth=2, block_size=4, dtype="mixed_float16", name="some_name")
+    network = make_network(
+        width=6, depth=2, block_size=4, levels=3, dtype="mixed_float16", name="some_name"
+    )
     serialized = keras.saving.serialize_keras_object(network)
     copy = keras.saving.deserialize_keras_object(serialized)
     assert copy.get_config() == network.get_config()
-    assert (copy.width, copy.depth, copy.block_size) == (6, 2, 4)
+    assert (copy.width, copy.depth, copy.block_size, copy.levels) == (6, 2, 4, 3)
     assert type(copy) is make_network
     assert copy.dtype_policy.name == "mixed_float16"
     assert copy.name == "some_name"
 
 
+@pytest.mark.parametrize("options", [{}, {"levels": 3, "residual": False}], ids=str)
 @both
-def test_saved_network_loads_with_identical_outputs(make_network, tmp_path):
-    network = make_network(**SMALL)
+def test_saved_network_loads_with_identical_outputs(make_network, options, tmp_path):
+    network = make_network(**SMALL, **options)
     images = random_images(2, 7, 9, 3)
     maps = {"gradient_maps": random_maps(2, 7, 9, 2)} if network.takes_gradient_maps else {}
     network(images, **maps)
@@ -156,7 +191,7 @@ def test_saved_network_loads_with_identical_outputs(make_network, tmp_path):
 
 
 def test_network_built_for_unknown_sides_takes_every_size():
-    network = TwoStreamRestorationNetwork(**SMALL)
+    network = TwoStreamRestorationNetwork(**SMALL, levels=2)
     network.build((None, None, None, 3), (None, None, None, 1))
     randomize(network)
 

@@ -1,0 +1,86 @@
+"""Training against an attacker who knows the restorer."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_trn
+from keras_trn import attacks
+from keras_trn import threat_models
+
+EPSILON = 0.15
+ATTACK = attacks.ProjectedGradientDescent(EPSILON, steps=3, seed=0)
+
+
+def protect(classifier, **options):
+    keras.utils.set_random_seed(0)
+    network = keras_trn.SingleStreamRestorationNetwork(16, 1, levels=2, residual=False)
+    protected = keras_trn.ProtectedClassifier(classifier, network)
+    loss = keras_trn.losses.RestorationLoss(pixel=1.0)
+    protected.compile(keras.optimizers.Adam(5e-3), loss, ATTACK, benign_share=0.0, **options)
+    return protected
+
+
+@pytest.mark.slow
+def test_hardened_restorer_withstands_more_than_one_that_met_oblivious_attackers(
+    classifier, digits
+):
+    images, labels = digits
+    before = [weight.numpy() for weight in classifier.weights]
+    accuracies = {}
+    for name in ("oblivious", "whitebox_full"):
+        protected = protect(classifier, threat_model=name)
+        history = protected.fit(images, labels, epochs=12, verbose=0).history
+        target = threat_models.WhiteboxFull().target(protected)
+        strong = attacks.ProjectedGradientDescent(EPSILON, steps=20, seed=1)
+        adversarial = strong(target, images[:256], labels[:256])
+        predicted = protected.predict(adversarial, verbose=0).argmax(axis=-1)
+        accuracies[name] = np.mean(predicted == labels[:256])
+        assert history["loss"][-1] < history["loss"][0]
+    assert accuracies["whitebox_full"] > accuracies["oblivious"] + 0.15
+    for weight, unchanged in zip(classifier.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, unchanged)
+
+
+def test_validation_runs_the_attack_on_the_same_target(classifier, digits):
+    images, labels = digits[0][:64], digits[1][:64]
+    protected = protect(classifier, threat_model="whitebox_full")
+    protected.fit(images, labels, epochs=2, verbose=0)
+    measured = protected.evaluate(images, labels, batch_size=64, verbose=0, return_dict=True)
+    adversarial = ATTACK(threat_models.WhiteboxFull().target(protected), images, labels)
+    predicted = protected.predict(adversarial, verbose=0).argmax(axis=-1)
+    assert measured["adversarial_accuracy"] == pytest.approx(np.mean(predicted == labels), abs=0.02)
+
+
+def test_threat_model_decides_which_labels_the_restored_images_should_get(classifier, digits):
+    images, labels = digits[0][:64], (digits[1][:64] + 1) % 10
+    losses = {}
+    for kind in ("true", "predicted"):
+        protected = protect(classifier, threat_model=threat_models.Oblivious(labels=kind))
+        losses[kind] = [
+            protected.test_on_batch(images, given, return_dict=True)["loss"]
+            for given in (digits[1][:64], labels)
+        ]
+    assert losses["true"][0] != losses["true"][1]
+    assert losses["predicted"][0] == losses["predicted"][1]
+
+
+def test_threat_model_is_saved_with_the_model(classifier, tmp_path):
+    threat_model = threat_models.WhiteboxFull(labels="predicted", samples=2)
+    protect(classifier, threat_model=threat_model).save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded.threat_model, threat_models.WhiteboxFull)
+    assert loaded.threat_model.get_config() == threat_model.get_config()
+
+
+def test_model_that_was_trained_by_transfer_loads_without_its_surrogate(classifier, tmp_path):
+    surrogate = threat_models.Transfer(keras.models.clone_model(classifier))
+    protected = protect(classifier, threat_model=surrogate)
+    protected.save(tmp_path / "model.keras")
+    assert not keras.saving.load_model(tmp_path / "model.keras").compiled
+
+
+@pytest.mark.parametrize("wrong", ["whitebox", "transfer", 3])
+def test_unknown_threat_models_are_refused(classifier, wrong):
+    with pytest.raises(ValueError, match="threat model"):
+        protect(classifier, threat_model=wrong)
