@@ -9,6 +9,8 @@ import numpy as np
 from keras_trn import threat_models as known_threat_models
 from keras_trn.attacks import Attack
 from keras_trn.attacks import Mixture
+from keras_trn.attacks import ProjectedGradientDescent
+from keras_trn.attacks import auto_attack
 from keras_trn.checked_model import CheckedModel
 from keras_trn.classifier_interface import describe_classifier
 from keras_trn.threat_models import ThreatModel
@@ -43,6 +45,26 @@ def checked_attacks(attacks: Attack | Iterable[Attack]) -> list[Attack]:
         # Raises `TypeError` if `get_config` lacks settings that results depend on.
         attack.with_seed(attack.seed)
     return attacks
+
+
+def attacks_or_default(
+    attacks: Attack | Iterable[Attack] | None, epsilon: float | None, norm: str
+) -> list[Attack]:
+    """Returns the attacks to evaluate with: the given ones, or the default ones of an epsilon."""
+    if attacks is None and epsilon is not None:
+        return [ProjectedGradientDescent(epsilon, norm), auto_attack("fast", epsilon, norm)]
+    given = [] if attacks is None else checked_attacks(attacks)
+    if not given:
+        raise ValueError(
+            "There are no attacks to evaluate a defence with. Pass `epsilon=8 / 255` for the "
+            "default ones, or `attacks=[keras_trn.attacks.ProjectedGradientDescent(8 / 255)]`."
+        )
+    if epsilon is not None:
+        raise ValueError(
+            f"Received attacks and epsilon={epsilon}, which is for the default attacks. Give each "
+            "attack its own epsilon, or leave out `attacks`."
+        )
+    return given
 
 
 def checked_epsilons(epsilons: ArrayLike | float, attacks: list[Attack]) -> list[float]:

@@ -17,7 +17,7 @@ from keras_trn import threat_models as known_threat_models
 from keras_trn.attacks import Attack
 from keras_trn.digests import digest_of_arrays
 from keras_trn.evaluation.arguments import as_threat_models
-from keras_trn.evaluation.arguments import checked_attacks
+from keras_trn.evaluation.arguments import attacks_or_default
 from keras_trn.evaluation.arguments import checked_epsilons
 from keras_trn.evaluation.checkpoint import Checkpoint
 from keras_trn.evaluation.checks import ALL_CHECKS
@@ -47,7 +47,7 @@ _SHOWN_IMAGES = 4
 def evaluate(
     defence: keras.Model,
     dataset: LabelledImages,
-    attacks: Attack | Iterable[Attack],
+    attacks: Attack | Iterable[Attack] | None = None,
     threat_models: ThreatModel | str | Iterable[ThreatModel | str] | None = None,
     baselines: Mapping[str, keras.Model] | None = None,
     epsilons: ArrayLike | float = (),
@@ -55,6 +55,8 @@ def evaluate(
     checkpoint: str | Path | None = None,
     seed: int = 0,
     verbose: int = 1,
+    epsilon: float | None = None,
+    norm: str = "linf",
 ) -> Report:
     """Evaluates a defence, and checks the evaluation.
 
@@ -77,7 +79,8 @@ def evaluate(
         dataset: Images in [0, 1] and labels, in the same order whenever they are run
             through: a `tf.data.Dataset` or `keras.utils.PyDataset` of batches, or a pair of
             arrays. Sample weights are left out.
-        attacks: One or several attacks, each with one epsilon.
+        attacks: One or several attacks, each with one epsilon. By default PGD of 20 steps and
+            the fast form of AutoAttack, `keras_trn.attacks.auto_attack("fast", epsilon, norm)`.
         threat_models: One or several threat models, or their names. By default all that
             need no further arguments, and `blackbox` if an attack only queries.
         baselines: Other models to measure on the same images, by name, such as
@@ -90,6 +93,8 @@ def evaluate(
             interrupted evaluation; other weights, data or settings are computed anew.
         seed: Seed of all attacks that have none.
         verbose: 1 for a progress bar, 0 for none.
+        epsilon: Largest distance of the default attacks, in units of the image range [0, 1].
+        norm: `"linf"` or `"l2"`, the norm of the default attacks.
 
     Returns:
         A `keras_trn.evaluation.Report`. A threat model that cannot be run in full, such as
@@ -114,12 +119,7 @@ def evaluate(
     started = time.perf_counter()
     check_examples = check_count("check_examples", check_examples)
     seed = check_whole_number("seed", seed, 0, np.iinfo(np.int32).max)
-    attacks = checked_attacks(attacks)
-    if not attacks:
-        raise ValueError(
-            "There is nothing to evaluate a defence with, as there are no attacks: "
-            "`attacks=[keras_trn.attacks.ProjectedGradientDescent(epsilon=8 / 255)]`."
-        )
+    attacks = attacks_or_default(attacks, epsilon, norm)
     attacks = [attack.with_seed(seed) for attack in attacks]
     epsilons = checked_epsilons(epsilons, attacks)
     if threat_models is None:
