@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_trn.attacks.attack import Attack
 from keras_trn.gradient_maps import EstimatedLabel
 from keras_trn.graphs import GraphCache
+from keras_trn.graphs import compile_function
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import with_known_shape
 from keras_trn.logits import logits_function
@@ -366,13 +367,14 @@ class FixedRandomness(WhiteboxFull):
     """Knows the random numbers of a random defence, which are the same in each call.
 
     It tells how much of the robustness is due to chance alone: with known numbers, the defence is
-    deterministic. The images are measured on the defence with the same numbers; those of an image
-    depend on its place in the batch. The attacker differentiates as `WhiteboxFull` does, or as
-    `BPDA` where the restoration is not differentiable.
+    deterministic. The images are measured on the defence with the same numbers, and each place in
+    the batch has its own. The attacker differentiates as `WhiteboxFull` does, or as `BPDA` where
+    the restoration is not differentiable.
 
     The numbers must come from a `keras.random.SeedGenerator` that a layer of the defence holds as
-    an attribute, as those of Keras' own layers do. `keras_trn.evaluate` runs it on every defence
-    that answers at random, and names those where other random numbers are left.
+    an attribute, as Keras' own layers do. By default, `keras_trn.evaluate` runs this threat model
+    on every defence that answers at random. It reports the threat model as not run if other
+    random numbers are left.
 
     Args:
         labels: As in `ThreatModel`.
@@ -396,7 +398,9 @@ class FixedRandomness(WhiteboxFull):
 
     def _logits(self, defence: keras.Model) -> Classifier:
         attacker = WhiteboxFull() if WhiteboxFull().applies_to(defence) else BPDA()
-        return with_fixed_randomness(defence, logits_function(attacker._logits(defence)))
+        logits = logits_function(attacker._logits(defence))
+        # Eager gradients would run the model once more, with other random numbers.
+        return compile_function(with_fixed_randomness(defence, logits))
 
 
 class Blackbox(_Adaptive):

@@ -430,7 +430,7 @@ def test_hidden_gradient_is_measured_once_and_kept(protect, digits, fgsm, tmp_pa
 
 @keras.saving.register_keras_serializable(package="tests")
 class Noisy(keras_trn.RestoredClassifier):
-    """Adds much noise, from Keras' random numbers or from those of TensorFlow."""
+    """Adds much noise, from the random numbers of Keras or of TensorFlow."""
 
     def __init__(self, classifier, of_keras=True, **kwargs):
         super().__init__(classifier, **kwargs)
@@ -500,7 +500,7 @@ def test_random_numbers_that_cannot_be_fixed_are_named(classifier, dataset, fgsm
     assert report.missing_threat_models("protected") == ["fixed_randomness"]
 
 
-def test_threat_models_of_the_user_are_run_as_they_are(classifier, dataset, fgsm, without_checks):
+def test_threat_models_of_the_user_are_run_unchanged(classifier, dataset, fgsm, without_checks):
     report = keras_trn.evaluate(
         Noisy(classifier), dataset.take(1), fgsm, ["oblivious", "whitebox_full"], verbose=0
     )
@@ -512,7 +512,7 @@ def test_defence_is_measured_with_the_numbers_that_the_attacker_knows(classifier
     images, labels = digits[0][:40], digits[1][:40]
     noisy = Noisy(classifier)
     known = threat_models.FixedRandomness()
-    # An attack within an epsilon of zero shows the defence as it is measured.
+    # An attack within an epsilon of zero shows what is measured.
     attack = attacks.FastGradientMethod(0.0)
     cells = measure(
         {"bare": classifier, "noisy": noisy}, (images, labels), attack, [known], verbose=0

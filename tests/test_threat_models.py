@@ -296,7 +296,7 @@ def test_restorer_is_attacked_with_a_map_of_zeros(channels, protect, some):
     assert np.abs(target(images) - protected(images)).max() > 1e-3
 
 
-def test_parts_are_those_of_a_protected_classifier(classifier, protect):
+def test_only_a_protected_classifier_has_parts(classifier, protect):
     @keras.saving.register_keras_serializable(package="tests")
     class Other(keras_trn.RestoredClassifier):
         gradient_map = "of another kind"

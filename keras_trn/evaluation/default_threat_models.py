@@ -1,4 +1,4 @@
-"""Gives each defence its threat models: the user's, or those that suit it."""
+"""Gives each defence its threat models: what the user chose, or what suits it."""
 
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ def threat_models_of_each(
 ) -> dict[str, list[ThreatModel]]:
     """Returns the threat models of each defence, by its name.
 
-    Those of the user are the same for all. By default, attackers average several runs of a
-    defence that answers at random, and one more knows its random numbers.
+    All defences get what the user chose. By default, attackers average several runs of a defence
+    that answers at random, and one more attacker knows its random numbers.
     """
     if threat_models is not None:
         return dict.fromkeys(defences, as_threat_models(threat_models))

@@ -77,9 +77,9 @@ def evaluate(
             arrays. Sample weights are left out.
         attacks: One or several attacks, each with one epsilon.
         threat_models: One or several threat models, or their names. By default all that
-            need no further arguments, and `blackbox` if an attack only queries. Defences that
-            answer at random are then attacked in the mean of 20 runs, and by an attacker
-            who knows the random numbers.
+            need no further arguments, and `blackbox` if an attack only queries. If a defence
+            answers at random, adaptive attackers then take the mean of 20 runs, and
+            `fixed_randomness` is run too.
         baselines: Other models to measure on the same images, by name, such as
             `keras_trn.baselines.JpegCompression(classifier)`. They share the adversarial
             images that do not depend on the defence.

@@ -111,7 +111,7 @@ class Measurements:
     not_run: list[dict[str, Any]]
     data: CheckedData
     random_defences: list[str]
-    # Those of each defence, by its name.
+    # The threat models of each defence, by its name.
     threat_models: dict[str, list[ThreatModel]]
 
     def warn_of_randomness(self, stacklevel: int) -> None:
@@ -137,7 +137,7 @@ def measure_all(
 ) -> Measurements:
     """Measures as `measure` does, and also returns what could not be measured.
 
-    Without threat models, each defence gets those that suit it.
+    Without threat models, each defence gets what suits it.
     """
     attacks = checked_attacks(attacks)
     epsilons = checked_epsilons(epsilons, attacks)

@@ -100,7 +100,7 @@ def plan_runs(
 ) -> list[Run]:
     """Returns all runs of an evaluation, the benign one first; refuses an ambiguous table.
 
-    `threat_models` holds those of each defence, by its name.
+    `threat_models` holds a list for each defence, by its name.
     """
     runs = [Run(list(defences))]
     for threat_model in all_threat_models(threat_models):

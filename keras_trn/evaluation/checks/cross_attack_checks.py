@@ -82,7 +82,8 @@ def whitebox_covers_blackbox(examination: Examination) -> Outcome:
 
     Two attacks may leave the same accuracy and break different images. If only queries break an
     image, or only an attack on a part of the defence, the attacks with gradients have failed on it.
-    The parts are the bare classifier, and those of a `ProtectedClassifier` with a gradient map.
+    The parts are the bare classifier, and the first restorer and the restorer without a map of a
+    `ProtectedClassifier` that has them.
     These are `whitebox_full` and `bpda` together, as in the worst case of the report. The figure
     is the share of images that only weaker attackers break.
     """
