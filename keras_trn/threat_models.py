@@ -394,11 +394,14 @@ class FixedRandomness(WhiteboxFull):
         super().__init__(labels)
 
     def applies_to(self, defence: keras.Model) -> bool:
-        return _Adaptive.applies_to(self, defence)
+        return bool(self._attackers(defence))
+
+    def _attackers(self, defence: keras.Model) -> list[_Adaptive]:
+        """Returns the attackers who can differentiate a defence, the best one first."""
+        return [one for one in (WhiteboxFull(), BPDA()) if one.applies_to(defence)]
 
     def _logits(self, defence: keras.Model) -> Classifier:
-        attacker = WhiteboxFull() if WhiteboxFull().applies_to(defence) else BPDA()
-        logits = logits_function(attacker._logits(defence))
+        logits = logits_function(self._attackers(defence)[0]._logits(defence))
         # Eager gradients would run the model once more, with other random numbers.
         return compile_function(with_fixed_randomness(defence, logits))
 

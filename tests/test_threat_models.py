@@ -247,6 +247,7 @@ def test_threat_models_apply_where_they_differ(classifier, protect):
             "bpda",
             "whitebox_stopgrad",
             "whitebox_full",
+            "fixed_randomness",
         )
     }
     assert applies == {
@@ -255,6 +256,7 @@ def test_threat_models_apply_where_they_differ(classifier, protect):
         "bpda": [False, True, True, True],
         "whitebox_stopgrad": [False, False, False, True],
         "whitebox_full": [True, False, True, True],
+        "fixed_randomness": [True, True, True, True],
     }
 
 
