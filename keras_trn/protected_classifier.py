@@ -492,6 +492,13 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         """Whether the gradient map needs the true labels, which only a study can give it."""
         return self.gradient_map is not None and self.gradient_map.needs_labels
 
+    @property
+    def forward_passes(self) -> int:  # type: ignore[override]
+        """How often one prediction runs the classifier forward, for the gradient map too."""
+        if self.gradient_map is None:
+            return 1
+        return 1 + self.gradient_map.forward_passes(self.num_classes)
+
     def _check_needs_no_labels(self) -> None:
         if self.needs_labels:
             raise ValueError(

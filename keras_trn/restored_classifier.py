@@ -60,6 +60,8 @@ class RestoredClassifier(CheckedModel):
     needs_labels = False
     # Whether the gradient of the restoration is useful to an attacker.
     is_differentiable = True
+    # How often one prediction runs the classifier forward.
+    forward_passes = 1
 
     def __init__(self, classifier: keras.Model, **kwargs: Any) -> None:
         # Images, attacks and gradient maps stay float32 under any global policy.

@@ -8,10 +8,14 @@ import keras
 import tensorflow as tf
 
 from keras_trn.attacks.attack import Attack
+from keras_trn.gradient_maps import EstimatedLabel
 from keras_trn.graphs import GraphCache
+from keras_trn.graphs import compile_function
 from keras_trn.input_validation import check_count
+from keras_trn.input_validation import with_known_shape
 from keras_trn.logits import logits_function
 from keras_trn.map_derivative import MapDerivative
+from keras_trn.random_states import with_fixed_randomness
 from keras_trn.restored_classifier import RestoredClassifier
 from keras_trn.types import Classifier
 from keras_trn.types import Config
@@ -44,6 +48,8 @@ class ThreatModel:
     name = ""
     # Adaptive attackers craft new images for each defence; others craft them once for all.
     is_adaptive = False
+    # Whether the defence draws the same random numbers in each call, and the attacker knows them.
+    fixes_randomness = False
 
     def __init__(self, labels: str = "true") -> None:
         if labels not in ("true", "predicted"):
@@ -173,6 +179,79 @@ class Transfer(ThreatModel):
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
+class TransferFromEstimator(_Adaptive):
+    """Attacks the first restoration of `EstimatedLabel`, followed by the classifier.
+
+    An adaptive transfer attack: the attacker runs a part of the defence, and the images are then
+    measured on all of it. Croce et al., "Evaluating the Adversarial Robustness of Adaptive
+    Test-time Defenses", arXiv 2202.13711, broke published defences by transfer from a part,
+    which is often easier to attack than the whole.
+
+    It applies to a `ProtectedClassifier` with the gradient map `EstimatedLabel`. `Oblivious`
+    is the transfer from the classifier alone.
+
+    Args:
+        labels: As in `ThreatModel`.
+        samples: As in `BPDA`.
+
+    Example:
+        ```python
+        threat_model = keras_trn.threat_models.TransferFromEstimator()
+        protected = keras_trn.ProtectedClassifier(classifier)
+        assert threat_model.target(protected)(images).shape == (8, 10)
+        ```
+    """
+
+    name = "transfer_from_estimator"
+
+    def applies_to(self, defence: keras.Model) -> bool:
+        gradient_map = getattr(defence, "gradient_map", None)
+        return super().applies_to(defence) and isinstance(gradient_map, EstimatedLabel)
+
+    def _logits(self, defence: keras.Model) -> Classifier:
+        classify = logits_function(defence.classifier)
+        return lambda images: classify(defence.gradient_map.restore_first(images))
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
+class TransferWithoutMap(_Adaptive):
+    """Attacks the restorer with a gradient map of zeros, followed by the classifier.
+
+    An adaptive transfer attack, as `TransferFromEstimator`. Its gradient is of first order, and
+    no gradient map can mask it. It applies to a `ProtectedClassifier` with a gradient map.
+    `WhiteboxStopgrad` is the attack with the real map, held constant.
+
+    Args:
+        labels: As in `ThreatModel`.
+        samples: As in `BPDA`.
+
+    Example:
+        ```python
+        threat_model = keras_trn.threat_models.TransferWithoutMap()
+        assert threat_model.applies_to(keras_trn.ProtectedClassifier(classifier))
+        assert not threat_model.applies_to(classifier)
+        ```
+    """
+
+    name = "transfer_without_map"
+
+    def applies_to(self, defence: keras.Model) -> bool:
+        has_gradient_map = getattr(defence, "gradient_map", None) is not None
+        return super().applies_to(defence) and has_gradient_map
+
+    def _logits(self, defence: keras.Model) -> Classifier:
+        classify = logits_function(defence.classifier)
+        channels = defence.gradient_map.map_channels(defence.image_shape[-1], defence.num_classes)
+
+        def logits(images: tf.Tensor) -> tf.Tensor:
+            images = with_known_shape(images, defence.image_shape)
+            zeros = tf.tile(tf.zeros_like(images[..., :1]), [1, 1, 1, channels])
+            return classify(defence.restorer(images, gradient_maps=zeros))
+
+        return logits
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
 class BPDA(_Adaptive):
     """Runs the restoration, and differentiates it as if it were the identity.
 
@@ -290,6 +369,50 @@ class WhiteboxFull(_Adaptive):
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
+class FixedRandomness(WhiteboxFull):
+    """Knows the random numbers of a random defence, which are the same in each call.
+
+    It tells how much of the robustness is due to chance alone: with known numbers, the defence is
+    deterministic. The images are measured on the defence with the same numbers, and each place in
+    the batch has its own. The attacker differentiates as `WhiteboxFull` does, or as `BPDA` where
+    the restoration is not differentiable.
+
+    The numbers must come from a `keras.random.SeedGenerator` that a layer of the defence holds as
+    an attribute, as Keras' own layers do. By default, `keras_trn.evaluate` runs this threat model
+    on every defence that answers at random. It reports the threat model as not run if other
+    random numbers are left.
+
+    Args:
+        labels: As in `ThreatModel`.
+
+    Example:
+        ```python
+        threat_model = keras_trn.threat_models.FixedRandomness()
+        target = threat_model.target(classifier)
+        assert keras.ops.all(target(images) == target(images))
+        ```
+    """
+
+    name = "fixed_randomness"
+    fixes_randomness = True
+
+    def __init__(self, labels: str = "true") -> None:
+        super().__init__(labels)
+
+    def applies_to(self, defence: keras.Model) -> bool:
+        return bool(self._attackers(defence))
+
+    def _attackers(self, defence: keras.Model) -> list[_Adaptive]:
+        """Returns the attackers who can differentiate a defence, the best one first."""
+        return [one for one in (WhiteboxFull(), BPDA()) if one.applies_to(defence)]
+
+    def _logits(self, defence: keras.Model) -> Classifier:
+        logits = logits_function(self._attackers(defence)[0]._logits(defence))
+        # Eager gradients would run the model once more, with other random numbers.
+        return compile_function(with_fixed_randomness(defence, logits))
+
+
+@keras.saving.register_keras_serializable(package="keras_trn")
 class Blackbox(_Adaptive):
     """Queries the defence's logits, and has no gradient.
 
@@ -319,7 +442,17 @@ class Blackbox(_Adaptive):
 
 _BY_NAME: dict[str, Callable[..., ThreatModel]] = {
     threat_model.name: threat_model
-    for threat_model in (Oblivious, Transfer, BPDA, WhiteboxStopgrad, WhiteboxFull, Blackbox)
+    for threat_model in (
+        Oblivious,
+        Transfer,
+        TransferFromEstimator,
+        TransferWithoutMap,
+        BPDA,
+        WhiteboxStopgrad,
+        WhiteboxFull,
+        FixedRandomness,
+        Blackbox,
+    )
 }
 
 
@@ -327,8 +460,9 @@ def get(threat_model: str | ThreatModel) -> ThreatModel:
     """Returns a threat model, given itself or its name.
 
     Args:
-        threat_model: A `ThreatModel`, or one of `"oblivious"`, `"bpda"`, `"whitebox_stopgrad"`,
-            `"whitebox_full"` and `"blackbox"`.
+        threat_model: A `ThreatModel`, or one of `"oblivious"`, `"transfer_from_estimator"`,
+            `"transfer_without_map"`, `"bpda"`, `"whitebox_stopgrad"`, `"whitebox_full"`,
+            `"fixed_randomness"` and `"blackbox"`.
 
     Returns:
         The `ThreatModel`.

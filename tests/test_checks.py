@@ -482,6 +482,21 @@ def test_images_that_squares_do_not_fit_are_attacked_otherwise(norm):
             assert result.status == "not applicable" and "Square needs room" in result.finding
 
 
+def test_image_that_only_an_attack_on_a_part_breaks_is_seen(examine, classifier, monkeypatch):
+    examination = examine(protect_by_maps(classifier), attack=Idle, images=8)
+    assert examination.parts == ["oblivious", "transfer_without_map"]
+    assert examine(Rounded, images=8).parts == ["oblivious"]
+    assert examine(images=8).parts == []
+    correct = examination.correct_without_attack
+    monkeypatch.setattr(
+        examination,
+        "correct",
+        lambda threat_model, *_, **__: correct & (threat_model != "transfer_without_map"),
+    )
+    result = checks.whitebox_covers_blackbox(examination)
+    assert result.status == "WARN" and result.figure == pytest.approx(correct.mean())
+
+
 # --- Randomness, chance, and NaN ----------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import keras_trn
 from keras_trn import attacks
 from keras_trn import threat_models
 from keras_trn.evaluation import measure
+from keras_trn.evaluation.packing import pack_bits
 from keras_trn.evaluation.checkpoint import Checkpoint
 from tests.helpers import Batches
 from tests.helpers import InterruptionError
@@ -427,6 +428,101 @@ def test_hidden_gradient_is_measured_once_and_kept(protect, digits, fgsm, tmp_pa
 # --- Random models ------------------------------------------------------------------------
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Noisy(keras_trn.RestoredClassifier):
+    """Adds much noise, from the random numbers of Keras or of TensorFlow."""
+
+    def __init__(self, classifier, of_keras=True, **kwargs):
+        super().__init__(classifier, **kwargs)
+        self.of_keras = of_keras
+        self.generator = keras.random.SeedGenerator(0)
+
+    def restore_batch(self, images, labels=None):
+        shape = tf.shape(images)
+        if self.of_keras:
+            noise = keras.random.normal(shape, stddev=0.4, seed=self.generator)
+        else:
+            noise = tf.random.normal(shape, stddev=0.4)
+        return tf.clip_by_value(images + noise, 0.0, 1.0)
+
+
+@pytest.fixture
+def without_checks(monkeypatch):
+    monkeypatch.setattr("keras_trn.evaluation.evaluator.run_checks", lambda examination: [])
+
+
+def test_random_defences_are_attacked_in_the_mean_and_with_known_numbers(
+    classifier, dataset, protect, without_checks
+):
+    report = keras_trn.evaluate(
+        Noisy(classifier),
+        dataset.take(1),
+        attacks.ProjectedGradientDescent(0.1, steps=5),
+        baselines={"trn": protect(classifier)},
+        verbose=0,
+    )
+    samples = {(c["defence"], c["threat_model"]): c.get("samples") for c in report.cells}
+    assert samples == {
+        ("bare", None): None,
+        ("protected", None): None,
+        ("trn", None): None,
+        ("bare", "oblivious"): 1,
+        ("protected", "oblivious"): 1,
+        ("trn", "oblivious"): 1,
+        ("bare", "whitebox_full"): 1,
+        ("protected", "bpda"): 20,
+        ("protected", "whitebox_full"): 20,
+        ("protected", "fixed_randomness"): 1,
+        ("trn", "transfer_from_estimator"): 1,
+        ("trn", "transfer_without_map"): 1,
+        ("trn", "bpda"): 1,
+        ("trn", "whitebox_stopgrad"): 1,
+        ("trn", "whitebox_full"): 1,
+    }
+    assert report.not_run == []
+    # Whoever knows the numbers finds more than whoever averages over others.
+    known = report.cell("PGD-5", "fixed_randomness")["accuracy"]
+    assert known < report.cell("PGD-5", "whitebox_full")["accuracy"] - 0.1
+    assert report.worst() <= known
+    assert "| fixed_randomness | PGD-5 |" in report.to_markdown()
+    assert {"name": "whitebox_full", "labels": "true", "samples": 20} in report.settings[
+        "threat_models"
+    ]
+
+
+def test_random_numbers_that_cannot_be_fixed_are_named(classifier, dataset, fgsm, without_checks):
+    report = keras_trn.evaluate(Noisy(classifier, of_keras=False), dataset.take(1), fgsm, verbose=0)
+    (missing,) = report.not_run
+    assert (missing["defence"], missing["threat_model"]) == ("protected", "fixed_randomness")
+    assert "`keras.random.SeedGenerator`" in missing["reason"]
+    assert report.cell("FGSM", "whitebox_full")["samples"] == 20
+    assert "fixed_randomness" not in {row.title for row in report.pictures}
+    assert report.missing_threat_models("protected") == ["fixed_randomness"]
+
+
+def test_threat_models_of_the_user_are_run_unchanged(classifier, dataset, fgsm, without_checks):
+    report = keras_trn.evaluate(
+        Noisy(classifier), dataset.take(1), fgsm, ["oblivious", "whitebox_full"], verbose=0
+    )
+    assert {cell["threat_model"] for cell in report.cells} == {None, "oblivious", "whitebox_full"}
+    assert report.cell("FGSM", "whitebox_full")["samples"] == 1
+
+
+def test_defence_is_measured_with_the_numbers_that_the_attacker_knows(classifier, digits):
+    images, labels = digits[0][:40], digits[1][:40]
+    noisy = Noisy(classifier)
+    known = threat_models.FixedRandomness()
+    # An attack within an epsilon of zero shows what is measured.
+    attack = attacks.FastGradientMethod(0.0)
+    cells = measure(
+        {"bare": classifier, "noisy": noisy}, (images, labels), attack, [known], verbose=0
+    )
+    cell = by_row(cells)["noisy", "fixed_randomness", "FGSM"]
+    expected = np.argmax(known.target(noisy)(images), axis=-1) == labels
+    assert 0.05 < expected.mean() < 0.95
+    assert cell["correct"] == pack_bits(expected)
+
+
 def test_checkpoint_of_a_random_model_does_not_grow(digits, fgsm, tmp_path):
     def measured(rate):
         model = random_classifier(rate)
@@ -656,8 +752,9 @@ def test_evaluation_can_be_repeated(classifier, dataset):
 def test_report_has_all_defences_threat_models_and_checks(report):
     assert report.defences == ["bare", "protected", "bit depth"]
     found = {cell["threat_model"] for cell in report.cells if cell["defence"] == "protected"}
+    parts = {"transfer_from_estimator", "transfer_without_map"}
     restored = {"bpda", "whitebox_stopgrad", "whitebox_full"}
-    assert found == {None, "oblivious", "blackbox"} | restored
+    assert found == {None, "oblivious", "blackbox"} | parts | restored
     names = set(keras_trn.evaluation.checks.ALL_CHECKS)
     for results in report.checks.values():
         assert {result.name for result in results} == names
@@ -666,14 +763,15 @@ def test_report_has_all_defences_threat_models_and_checks(report):
 
 @pytest.mark.slow
 def test_pictures_show_each_threat_model_with_restored_images(report):
-    titles = ["benign", "oblivious", "bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"]
+    titles = ["benign", "oblivious", "transfer_from_estimator", "transfer_without_map", "bpda"]
+    titles += ["whitebox_stopgrad", "whitebox_full", "blackbox"]
     assert [row.title for row in report.pictures] == titles
     for row in report.pictures:
         assert row.states == ["attacked", "restored"] * 4
         # The restorer is not trained yet, and changes nothing.
         np.testing.assert_array_equal(row.images[::2], row.images[1::2])
         np.testing.assert_array_equal(row.predicted[::2], row.predicted[1::2])
-    assert len(report.plot_pictures().axes) == 6 * 8
+    assert len(report.plot_pictures().axes) == 8 * 8
 
 
 @pytest.mark.slow

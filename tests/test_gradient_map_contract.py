@@ -147,6 +147,19 @@ def test_map_costs_the_declared_number_of_backward_passes(entry, classifier, few
 
 
 @every_map
+def test_prediction_costs_the_declared_number_of_forward_passes(entry, classifier, few):
+    passes = []
+
+    def counted(images):
+        passes.append(images)
+        return classifier(images, training=False)
+
+    estimator = build(entry)
+    estimate(estimator, counted, *few)
+    assert len(passes) == estimator.forward_passes(10)
+
+
+@every_map
 def test_map_of_an_image_does_not_depend_on_its_batch(entry, classifier, digits):
     images, labels = digits[0][:32], digits[1][:32]
     estimator = build(entry)

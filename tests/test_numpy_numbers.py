@@ -300,7 +300,17 @@ def test_data_take_a_numpy_batch_size_and_seed():
         np.testing.assert_array_equal(labels, expected_labels)
 
 
-@pytest.mark.parametrize("name", ["BPDA", "WhiteboxStopgrad", "WhiteboxFull", "Blackbox"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TransferFromEstimator",
+        "TransferWithoutMap",
+        "BPDA",
+        "WhiteboxStopgrad",
+        "WhiteboxFull",
+        "Blackbox",
+    ],
+)
 def test_threat_model_keeps_pythons_numbers(name):
     threat_model = getattr(keras_trn.threat_models, name)(samples=np.int64(2))
     assert json.loads(json.dumps(threat_model.get_config()))["samples"] == 2

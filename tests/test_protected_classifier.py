@@ -430,3 +430,30 @@ def test_parts_that_do_not_fit_are_refused(classifier):
         keras_trn.ProtectedClassifier(classifier, single_stream, MAPS.UniformLabel())
     with pytest.raises(ValueError, match="must be an estimator"):
         keras_trn.ProtectedClassifier(classifier, gradient_map="uniform")
+
+
+@pytest.mark.parametrize(
+    ("gradient_map", "two_streams", "expected"),
+    [
+        (MAPS.EstimatedLabel(width=4, depth=1), True, 4),
+        (MAPS.EstimatedLabel(width=4, depth=1, position=1), True, 3),
+        (MAPS.UniformLabel(), True, 2),
+        (None, False, 1),
+    ],
+)
+def test_prediction_costs_the_declared_number_of_forward_passes(
+    protect, digits, gradient_map, two_streams, expected
+):
+    passes = []
+
+    class Counting(keras.layers.Layer):
+        def call(self, inputs):
+            passes.append(inputs)
+            return inputs
+
+    layers = [Counting(), keras.layers.Flatten(), keras.layers.Dense(10)]
+    classifier = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    protected = protect(classifier, gradient_map, two_streams=two_streams)
+    passes.clear()
+    tf.function(protected, autograph=False)(digits[0][:2])
+    assert len(passes) == protected.forward_passes == expected

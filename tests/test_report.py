@@ -178,6 +178,80 @@ def test_what_was_not_run_is_named_below_the_tables(report, tmp_path):
         loaded.cell("PGD-5", "whitebox_full")
 
 
+# --- RobustBench's file -------------------------------------------------------------------
+
+
+@pytest.fixture
+def attacked_by_auto_attack(report):
+    report.cells += [
+        make_cell("AutoAttack", [1, 1, 0, 0], labels="predicted", threat_model="whitebox_full"),
+        make_cell("AutoAttack", [0, 1, 1, 1], threat_model="whitebox_full"),
+        make_cell("AutoAttack", [1, 0, 1, 1], threat_model="oblivious"),
+        make_cell("AutoAttack", [0, 0, 0, 0], threat_model="whitebox_full", norm="l2", epsilon=0.5),
+    ]
+    report.settings["forward_passes"] = {"bare": 1, "protected": 4}
+    return report
+
+
+def test_file_of_robustbench_has_its_fields(attacked_by_auto_attack, tmp_path):
+    report = attacked_by_auto_attack
+    path = tmp_path / "model.json"
+    fields = report.robustbench(path, name="A Title", dataset="cifar10", reported="70.1")
+    assert json.loads(path.read_text("utf-8")) == fields
+    assert fields == {
+        "link": "",
+        "name": "A Title",
+        "authors": "",
+        "additional_data": False,
+        "number_forward_passes": 4,
+        "dataset": "cifar10",
+        "venue": "",
+        "architecture": "",
+        "eps": "51/255",
+        "clean_acc": "75.00",
+        "reported": "70.1",
+        # The last image is misclassified without any attack.
+        "autoattack_acc": "50.00",
+        # Only the second image withstands PGD too, and none AutoAttack on the bare classifier.
+        "external": "0.00",
+        "footnote": "",
+        "unreliable": False,
+    }
+
+
+def test_file_of_robustbench_is_of_one_norm(attacked_by_auto_attack):
+    fields = attacked_by_auto_attack.robustbench(norm="l2", number_forward_passes=2)
+    assert (fields["eps"], fields["autoattack_acc"]) == ("0.5", "0.00")
+    assert fields["number_forward_passes"] == 2 and "external" not in fields
+
+
+def test_file_of_robustbench_needs_auto_attack(report, attacked_by_auto_attack):
+    with pytest.raises(
+        ValueError, match=r"holds no run of it on 'bare' under `whitebox_full`. Run"
+    ):
+        attacked_by_auto_attack.robustbench(defence="bare")
+    report.cells[:] = [cell for cell in report.cells if cell["attack"] != "AutoAttack"]
+    with pytest.raises(ValueError, match=r'auto_attack\("standard", epsilon=8 / 255\)'):
+        report.robustbench()
+
+
+def test_file_of_robustbench_needs_the_number_of_passes(attacked_by_auto_attack):
+    del attacked_by_auto_attack.settings["forward_passes"]
+    with pytest.raises(ValueError, match="Pass `number_forward_passes`"):
+        attacked_by_auto_attack.robustbench()
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "text"),
+    [(8 / 255, "8/255"), (float(np.float32(8 / 255)), "8/255"), (0.031, "0.031"), (0.5, "0.5")],
+)
+def test_epsilon_is_written_as_robustbench_does(report, epsilon, text):
+    report.cells.append(
+        make_cell("AutoAttack", [1] * 4, threat_model="whitebox_full", epsilon=epsilon)
+    )
+    assert report.robustbench(number_forward_passes=1)["eps"] == text
+
+
 def saved_reports():
     """Returns the files of results that hold a report, and not the figures of a study."""
     paths = sorted((ROOT / "results").glob("*.json"))

@@ -11,6 +11,9 @@ import tensorflow as tf
 import keras_trn
 from keras_trn import threat_models
 from keras_trn.map_derivative import short_message
+from keras_trn.random_states import seed_states
+from keras_trn.random_states import with_fixed_randomness
+from tests.helpers import random_classifier
 
 EPSILON = 0.2
 
@@ -29,6 +32,22 @@ class Noisy(keras_trn.RestoredClassifier):
 
     def restore_batch(self, images, labels=None):
         return tf.clip_by_value(images + tf.random.normal(tf.shape(images), stddev=0.2), 0.0, 1.0)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Seeded(keras_trn.RestoredClassifier):
+    """Adds noise from two seed generators, and rounds the image if asked to."""
+
+    def __init__(self, classifier, is_differentiable=True, **kwargs):
+        super().__init__(classifier, **kwargs)
+        self.is_differentiable = is_differentiable
+        self.generators = [keras.random.SeedGenerator(seed) for seed in (1, 2)]
+
+    def restore_batch(self, images, labels=None):
+        for generator in self.generators:
+            images += keras.random.normal(tf.shape(images), stddev=0.2, seed=generator)
+        images = images if self.is_differentiable else tf.round(images * 3) / 3
+        return tf.clip_by_value(images, 0.0, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +94,14 @@ def test_oblivious_attacker_sees_the_classifier_alone(protected, classifier):
 def test_gradients_of_the_threat_models_differ(protected, some):
     gradients = {
         name: gradient(threat_models.get(name).target(protected), *some)
-        for name in ("oblivious", "bpda", "whitebox_stopgrad", "whitebox_full")
+        for name in (
+            "oblivious",
+            "transfer_from_estimator",
+            "transfer_without_map",
+            "bpda",
+            "whitebox_stopgrad",
+            "whitebox_full",
+        )
     }
     for first in gradients:
         for second in gradients:
@@ -215,13 +241,129 @@ def test_threat_models_apply_where_they_differ(classifier, protect):
             threat_models.get(name).applies_to(model)
             for model in (classifier, jpeg, single_stream, protected)
         ]
-        for name in ("bpda", "whitebox_stopgrad", "whitebox_full")
+        for name in (
+            "transfer_from_estimator",
+            "transfer_without_map",
+            "bpda",
+            "whitebox_stopgrad",
+            "whitebox_full",
+            "fixed_randomness",
+        )
     }
     assert applies == {
+        "transfer_from_estimator": [False, False, False, True],
+        "transfer_without_map": [False, False, False, True],
         "bpda": [False, True, True, True],
         "whitebox_stopgrad": [False, False, False, True],
         "whitebox_full": [True, False, True, True],
+        "fixed_randomness": [True, True, True, True],
     }
+
+
+# --- The parts of a defence --------------------------------------------------------------
+
+
+def test_estimator_is_attacked_at_its_first_restoration(protected, some):
+    images, labels = some
+    target = threat_models.TransferFromEstimator().target(protected)
+    first = protected.gradient_map._first_pass(tf.constant(images), protected.classifier)
+    assert np.abs(first.restored - images).max() > 1e-3
+    expected = protected.classifier(first.restored, training=False)
+    np.testing.assert_allclose(target(images), expected, atol=1e-5)
+    assert np.abs(gradient(target, images, labels)).max() > 0
+
+
+def test_estimator_is_attacked_behind_the_gate_of_a_calibration(classifier, protect, some):
+    protected = protect(classifier)
+    correction = protected.gradient_map.first_restorer.correction
+    correction.kernel.assign(tf.ones_like(correction.kernel))
+    open_gates = threat_models.TransferFromEstimator().target(protected)(some[0])
+    protected.gradient_map.gate_threshold = 100.0
+    closed = threat_models.TransferFromEstimator().target(protected)(some[0])
+    assert np.abs(open_gates - closed).max() > 1e-2
+    np.testing.assert_allclose(closed, classifier(some[0], training=False), atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_restorer_is_attacked_with_a_map_of_zeros(channels, protect, some):
+    images = np.repeat(some[0][:8], channels, axis=-1)
+    layers = [keras.layers.Flatten(), keras.layers.Dense(10)]
+    protected = protect(keras.Sequential([keras.Input((8, 8, channels)), *layers]))
+    correction = protected.restorer.correction
+    correction.kernel.assign(tf.random.stateless_normal(correction.kernel.shape, (0, 1)))
+    target = threat_models.TransferWithoutMap().target(protected)
+    zeros = np.zeros((8, 8, 8, 3 * channels), "float32")
+    expected = protected.classifier(protected.restorer(images, zeros), training=False)
+    np.testing.assert_allclose(target(images), expected, atol=1e-5)
+    assert np.abs(target(images) - protected(images)).max() > 1e-3
+
+
+def test_only_a_protected_classifier_has_parts(classifier, protect):
+    @keras.saving.register_keras_serializable(package="tests")
+    class Other(keras_trn.RestoredClassifier):
+        gradient_map = "of another kind"
+
+        def restore_batch(self, images, labels=None, constant_maps=False):
+            return images
+
+    models = {
+        "uniform": protect(classifier, keras_trn.gradient_maps.UniformLabel()),
+        "true": protect(classifier, keras_trn.gradient_maps.TrueLabel()),
+        "other": Other(classifier),
+    }
+    applies = {
+        name: [
+            threat_models.TransferFromEstimator().applies_to(model),
+            threat_models.TransferWithoutMap().applies_to(model),
+        ]
+        for name, model in models.items()
+    }
+    assert applies == {"uniform": [False, True], "true": [False] * 2, "other": [False] * 2}
+
+
+# --- Known random numbers ----------------------------------------------------------------
+
+
+def test_known_numbers_are_the_same_in_each_call_and_each_graph(classifier, some):
+    images, _ = some
+    seeded = Seeded(classifier)
+    target = threat_models.FixedRandomness().target(seeded)
+    first = target(images)
+    assert np.abs(seeded(images) - seeded(images)).max() > 0.1
+    np.testing.assert_array_equal(target(images), first)
+    compiled = tf.function(target, autograph=False)
+    for _ in range(2):
+        np.testing.assert_allclose(compiled(images), first, atol=1e-4)
+    # The two generators differ, and no two pixels get the same noise.
+    shape = (4, 8, 8, 1)
+    restored = with_fixed_randomness(seeded, seeded.restore_batch)(tf.fill(shape, 0.5)).numpy()
+    assert len(np.unique(restored)) > 150
+
+
+def test_known_numbers_leave_the_state_of_the_generators(classifier, some):
+    seeded = Seeded(classifier)
+    seeded(some[0])
+    before = [np.asarray(state) for state in seed_states(seeded)]
+    assert len(before) == 2
+    target = threat_models.FixedRandomness().target(seeded)
+    for call in (target, tf.function(target, autograph=False)):
+        call(some[0])
+        for state, expected in zip(seed_states(seeded), before, strict=True):
+            np.testing.assert_array_equal(state, expected)
+
+
+def test_known_numbers_are_found_in_layers_of_the_classifier():
+    classifier = random_classifier()
+    assert len(seed_states(keras_trn.baselines.BitDepthReduction(classifier))) == 1
+
+
+@pytest.mark.parametrize("is_differentiable", [True, False])
+def test_known_numbers_have_a_gradient_for_every_restoration(classifier, some, is_differentiable):
+    seeded = Seeded(classifier, is_differentiable)
+    target = threat_models.FixedRandomness().target(seeded)
+    first, second = (gradient(target, *some) for _ in range(2))
+    assert np.abs(first).max() > 0
+    np.testing.assert_allclose(first, second, atol=1e-5)
 
 
 def test_bad_arguments_are_named():
@@ -239,9 +381,11 @@ def test_bad_arguments_are_named():
 @pytest.mark.parametrize(
     "threat_model",
     [
+        threat_models.TransferWithoutMap(),
         threat_models.BPDA(),
         threat_models.WhiteboxStopgrad(),
         threat_models.WhiteboxFull(samples=2),
+        threat_models.FixedRandomness(),
         threat_models.Blackbox(labels="predicted"),
         threat_models.Oblivious(),
     ],

@@ -86,6 +86,8 @@ REPORT = Evaluation(
     threat_models=(
         "oblivious",
         "transfer",
+        "transfer_from_estimator",
+        "transfer_without_map",
         "bpda",
         "whitebox_stopgrad",
         "whitebox_full",

@@ -102,7 +102,8 @@ def preset_evaluations(
     descent = attacks.ProjectedGradientDescent(epsilon)
     fast = attacks.FastGradientMethod(epsilon)
     iterative = [attacks.BasicIterativeMethod(epsilon), attacks.MomentumIterativeMethod(epsilon)]
-    adaptive = ("bpda", "whitebox_stopgrad", "whitebox_full", "blackbox")
+    parts = ("transfer_from_estimator", "transfer_without_map")
+    adaptive = (*parts, "bpda", "whitebox_stopgrad", "whitebox_full", "blackbox")
     return [
         Evaluation(
             [descent, fast, *iterative],

@@ -13,10 +13,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_trn import threat_models as known_threat_models
 from keras_trn.attacks import Attack
 from keras_trn.digests import digest_of_arrays
-from keras_trn.evaluation.arguments import as_threat_models
 from keras_trn.evaluation.arguments import attacks_or_default
 from keras_trn.evaluation.arguments import checked_epsilons
 from keras_trn.evaluation.checkpoint import Checkpoint
@@ -25,6 +23,7 @@ from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.checks import Examination
 from keras_trn.evaluation.checks import run_checks
 from keras_trn.evaluation.checks.examination import main_attack
+from keras_trn.evaluation.default_threat_models import all_threat_models
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.fingerprints import Fingerprints
 from keras_trn.evaluation.measurement import BARE
@@ -82,7 +81,9 @@ def evaluate(
         attacks: One or several attacks, each with one epsilon. By default PGD of 20 steps and
             the fast form of AutoAttack, `keras_trn.attacks.auto_attack("fast", epsilon, norm)`.
         threat_models: One or several threat models, or their names. By default all that
-            need no further arguments, and `blackbox` if an attack only queries.
+            need no further arguments, and `blackbox` if an attack only queries. If a defence
+            answers at random, adaptive attackers then take the mean of 20 runs, and
+            `fixed_randomness` is run too.
         baselines: Other models to measure on the same images, by name, such as
             `keras_trn.baselines.JpegCompression(classifier)`. They share the adversarial
             images that do not depend on the defence.
@@ -122,23 +123,21 @@ def evaluate(
     attacks = attacks_or_default(attacks, epsilon, norm)
     attacks = [attack.with_seed(seed) for attack in attacks]
     epsilons = checked_epsilons(epsilons, attacks)
-    if threat_models is None:
-        threat_models = _default_threat_models(attacks)
-    threat_models = as_threat_models(threat_models)
     defences, evaluated = _name_defences(defence, baselines or {})
     kept = Checkpoint(checkpoint)
     measured = measure_all(defences, dataset, attacks, threat_models, epsilons, kept, verbose)
     measured.warn_of_randomness(stacklevel=3)
     images, labels = measured.data.first(check_examples)
     checked_attack = main_attack(attacks, seed)
-    checks = _checks(defences, images, labels, attacks, threat_models, kept, seed, verbose)
+    of_each = measured.threat_models
+    checks = _checks(defences, images, labels, attacks, of_each, kept, seed, verbose)
     return Report(
         defences=list(defences),
         evaluated=evaluated,
         cells=measured.cells,
         checks=checks,
         settings={
-            "threat_models": [threat_model.get_config() for threat_model in threat_models],
+            "threat_models": [one.get_config() for one in all_threat_models(of_each)],
             "epsilons": epsilons,
             "seed": seed,
             "check_examples": len(images),
@@ -146,6 +145,7 @@ def evaluate(
             "checked_attack_settings": checked_attack.get_config(),
             "batch_size": measured.data.batch_size,
             "calibrations": _calibrations(defences),
+            "forward_passes": _forward_passes(defences),
         },
         environment=describe_environment(),
         seconds=time.perf_counter() - started,
@@ -160,16 +160,9 @@ def _calibrations(defences: dict[str, keras.Model]) -> dict[str, dict[str, Any]]
     return {name: dataclasses.asdict(one) for name, one in found.items() if one is not None}
 
 
-def _default_threat_models(attacks: list[Attack]) -> list[ThreatModel]:
-    every = [
-        known_threat_models.Oblivious(),
-        known_threat_models.Oblivious(labels="predicted"),
-        known_threat_models.BPDA(),
-        known_threat_models.WhiteboxStopgrad(),
-        known_threat_models.WhiteboxFull(),
-        known_threat_models.Blackbox(),
-    ]
-    return [model for model in every if any(model.supports(attack) for attack in attacks)]
+def _forward_passes(defences: dict[str, keras.Model]) -> dict[str, int]:
+    """Returns how often one prediction of each defence runs its classifier forward."""
+    return {name: getattr(defence, "forward_passes", 1) for name, defence in defences.items()}
 
 
 def _name_defences(
@@ -192,7 +185,7 @@ def _checks(
     images: np.ndarray,
     labels: np.ndarray,
     attacks: list[Attack],
-    threat_models: list[ThreatModel],
+    threat_models: dict[str, list[ThreatModel]],
     checkpoint: Checkpoint,
     seed: int,
     verbose: int,
@@ -209,7 +202,7 @@ def _checks(
                 progress.update()
                 continue
             description = {
-                "checks": [threat_model.get_config() for threat_model in threat_models],
+                "checks": [threat_model.get_config() for threat_model in threat_models[name]],
                 "model": fingerprints.of(defence),
                 "names": list(ALL_CHECKS),
                 "attacks": [[str(type(attack)), attack.get_config()] for attack in attacks],
@@ -217,7 +210,9 @@ def _checks(
                 "seed": seed,
                 "versions": describe_environment()["versions"],
             }
-            examination = Examination(defence, images, labels, attacks, threat_models, seed=seed)
+            examination = Examination(
+                defence, images, labels, attacks, threat_models[name], seed=seed
+            )
             saved = checkpoint.get_or_compute(
                 description,
                 functools.partial(_run_checks, examination),

@@ -37,6 +37,11 @@ class Fingerprints:
             self._known[id(model)] = (model, self._digest(model))
         return self._known[id(model)][1]
 
+    def is_random(self, model: keras.Model) -> bool:
+        """Tells whether a model gives the same images different answers."""
+        self.of(model)
+        return any(model is one for one in self.random_models)
+
     def _digest(self, model: keras.Model) -> str:
         weights = digest_of_arrays(*(np.asarray(weight) for weight in model.weights))
         answering = model.classifier if getattr(model, "needs_labels", False) else model

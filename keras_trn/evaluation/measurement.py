@@ -17,13 +17,13 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_trn.attacks import Attack
-from keras_trn.evaluation.arguments import as_threat_models
 from keras_trn.evaluation.arguments import check_image_shape
 from keras_trn.evaluation.arguments import checked_attacks
 from keras_trn.evaluation.arguments import checked_epsilons
 from keras_trn.evaluation.arguments import describe_all
 from keras_trn.evaluation.checkpoint import Checkpoint
 from keras_trn.evaluation.data import CheckedData
+from keras_trn.evaluation.default_threat_models import threat_models_of_each
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.fingerprints import Fingerprints
 from keras_trn.evaluation.map_gradient import PROBED_IMAGES
@@ -31,6 +31,7 @@ from keras_trn.evaluation.map_gradient import unsupported_reason
 from keras_trn.evaluation.packing import pack
 from keras_trn.evaluation.packing import pack_bits
 from keras_trn.evaluation.packing import unpack
+from keras_trn.evaluation.randomness import unfixed_reason
 from keras_trn.evaluation.runs import Cell
 from keras_trn.evaluation.runs import Run
 from keras_trn.evaluation.runs import missing_run_text
@@ -40,6 +41,7 @@ from keras_trn.logits import logits_function
 from keras_trn.logits import predicted_labels
 from keras_trn.metrics import peak_signal_to_noise_ratio
 from keras_trn.metrics import structural_similarity
+from keras_trn.random_states import with_fixed_randomness
 from keras_trn.restored_classifier import RestoredClassifier
 from keras_trn.threat_models import ThreatModel
 from keras_trn.types import ArrayLike
@@ -114,6 +116,8 @@ class Measurements:
     not_run: list[dict[str, Any]]
     data: CheckedData
     random_defences: list[str]
+    # The threat models of each defence, by its name.
+    threat_models: dict[str, list[ThreatModel]]
 
     def warn_of_randomness(self, stacklevel: int) -> None:
         """Warns that a checkpoint holds results of random models."""
@@ -131,20 +135,23 @@ def measure_all(
     defences: Mapping[str, keras.Model],
     dataset: LabelledImages,
     attacks: Attack | Iterable[Attack],
-    threat_models: ThreatModel | str | Iterable[ThreatModel | str],
+    threat_models: ThreatModel | str | Iterable[ThreatModel | str] | None,
     epsilons: ArrayLike | float,
     checkpoint: Checkpoint,
     verbose: int,
 ) -> Measurements:
-    """Measures as `measure` does, and also returns what could not be measured."""
+    """Measures as `measure` does, and also returns what could not be measured.
+
+    Without threat models, each defence gets what suits it.
+    """
     attacks = checked_attacks(attacks)
+    epsilons = checked_epsilons(epsilons, attacks)
     image_shape, num_classes = describe_all(defences)
-    runs = plan_runs(
-        defences, attacks, as_threat_models(threat_models), checked_epsilons(epsilons, attacks)
-    )
     data = CheckedData(dataset, image_shape, num_classes)
     check_image_shape(attacks, data.image_shape)
     fingerprints = Fingerprints(tf.constant(data.first(data.batch_size)[0]))
+    of_each = threat_models_of_each(defences, threat_models, attacks, fingerprints)
+    runs = plan_runs(defences, attacks, of_each, epsilons)
     not_run = _find_missing_runs(runs, data, checkpoint, fingerprints)
     left_out = {(missing["defence"], missing["threat_model"]) for missing in not_run}
     runs = [run for run in runs if run.first_defence_and_threat_model not in left_out]
@@ -154,7 +161,7 @@ def measure_all(
         for name, defence in defences.items()
         if defence in fingerprints.random_models and checkpoint.path is not None
     ]
-    return Measurements(cells, runs, not_run, data, random_defences)
+    return Measurements(cells, runs, not_run, data, random_defences, of_each)
 
 
 def _find_missing_runs(
@@ -173,6 +180,7 @@ def _find_missing_runs(
         description = {"map slopes": fingerprints.of(run.attacked), "versions": versions}
         remember = functools.partial(checkpoint.get_or_compute, description)
         reason = unsupported_reason(threat_model, run.attacked, images, remember)
+        reason = reason or unfixed_reason(threat_model, run.attacked, images)
         if reason is not None:
             defence, name = run.first_defence_and_threat_model
             not_run.append({"defence": defence, "threat_model": name, "reason": reason})
@@ -189,7 +197,10 @@ def _measure_runs(
 ) -> list[Cell]:
     """Returns the cells of all runs; measures those that the checkpoint does not hold."""
     common = {"versions": describe_environment()["versions"], "data": data.digest}
-    meters = {name: _Meter(model, data.image_shape) for name, model in defences.items()}
+    meters = {
+        fixes: {name: _Meter(model, data.image_shape, fixes) for name, model in defences.items()}
+        for fixes in (False, True)
+    }
     cells = []
     with tqdm(total=len(runs) * data.batches, disable=not verbose, unit="batch") as progress:
         for run in runs:
@@ -198,7 +209,7 @@ def _measure_runs(
             if checkpoint.holds(dependencies):
                 progress.update(data.batches)
             remember = functools.partial(_remember_batch, checkpoint, dependencies)
-            compute = functools.partial(_measure_run, run, meters, data, remember, progress)
+            compute = functools.partial(_measure_run, run, meters[run.fixes_randomness], data, remember, progress)
             cells += checkpoint.get_or_compute(dependencies, compute)
     return cells
 
@@ -319,14 +330,17 @@ def _finite_mean(values: np.ndarray) -> float | None:
 class _Meter:
     """Measures one defence on one batch, in compiled steps."""
 
-    def __init__(self, defence: keras.Model, image_shape: ImageShape) -> None:
+    def __init__(
+        self, defence: keras.Model, image_shape: ImageShape, fixes_randomness: bool
+    ) -> None:
         self.defence = defence
+        measure = self._measure
+        if fixes_randomness:
+            measure = with_fixed_randomness(defence, measure)
         images = tf.TensorSpec((None, *image_shape), tf.float32)
         labels = tf.TensorSpec((None,), tf.int64)
         self.predict = compile_function(self._predict, [images])
-        self._measure_graph = compile_function(
-            self._measure, [images, images, labels, labels, labels]
-        )
+        self._measure_graph = compile_function(measure, [images, images, labels, labels, labels])
 
     def measure(self, *batch: tf.Tensor) -> dict[str, np.ndarray]:
         """Returns arrays with one number for each image; takes the arguments of `_measure`."""

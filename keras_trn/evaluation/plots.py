@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 _COLORS = {
     "oblivious": "tab:green",
     "transfer": "tab:olive",
+    "transfer_from_estimator": "tab:cyan",
+    "transfer_without_map": "tab:pink",
     "bpda": "tab:orange",
     "whitebox_stopgrad": "tab:purple",
     "whitebox_full": "tab:red",
+    "fixed_randomness": "tab:brown",
     "blackbox": "tab:blue",
 }
 _TO_THE_RIGHT: dict[str, Any] = {

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 
 from keras_trn.logits import logits_function
+from keras_trn.random_states import with_fixed_randomness
+from keras_trn.threat_models import ThreatModel
 from keras_trn.types import ArrayLike
 
 # As in AutoAttack's `check_randomized`: the number of runs, and the largest difference of
@@ -29,3 +31,21 @@ def largest_distance(runs: list[np.ndarray]) -> float:
     """Returns the largest distance between normalized logits of the first and another run."""
     first, *others = map(normalized, runs)
     return float(max(np.linalg.norm(other - first, axis=-1).max() for other in others))
+
+
+def unfixed_reason(
+    threat_model: ThreatModel, defence: keras.Model, images: ArrayLike
+) -> str | None:
+    """Says, without a full stop, why a threat model cannot fix the randomness of a defence.
+
+    Returns `None` where it can, or does not need to.
+    """
+    if not threat_model.fixes_randomness:
+        return None
+    answer = with_fixed_randomness(defence, logits_function(defence))
+    if largest_distance([answer(images).numpy() for _ in range(RUNS)]) <= ROUNDING_OF_LOGITS:
+        return None
+    return (
+        "not all of its random numbers come from a `keras.random.SeedGenerator` that is an "
+        "attribute of one of its layers"
+    )

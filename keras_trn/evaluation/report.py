@@ -12,6 +12,7 @@ import pandas as pd
 
 from keras_trn.digests import to_json
 from keras_trn.evaluation import plots
+from keras_trn.evaluation import robustbench
 from keras_trn.evaluation import tables
 from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.packing import unpack_bits
@@ -28,7 +29,14 @@ TABLES = {
     "quality": tables.quality_table,
     "checks": tables.checks_table,
 }
-_KNOW_THE_DEFENCE = {"bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"}
+# Attackers on the whole defence; others attack a part of it, or another classifier.
+_KNOW_THE_DEFENCE = {
+    "bpda",
+    "whitebox_stopgrad",
+    "whitebox_full",
+    "fixed_randomness",
+    "blackbox",
+}
 
 
 @dataclasses.dataclass
@@ -266,6 +274,84 @@ class Report:
         """
         write_text(path, to_json(self.to_dict(), indent=1) + "\n")
 
+    def robustbench(
+        self,
+        path: str | Path | None = None,
+        defence: str | None = None,
+        norm: str | None = None,
+        *,
+        link: str = "",
+        name: str = "",
+        authors: str = "",
+        additional_data: bool = False,
+        dataset: str = "",
+        venue: str = "",
+        architecture: str = "",
+        reported: str = "",
+        footnote: str = "",
+        unreliable: bool = False,
+        number_forward_passes: int | None = None,
+    ) -> dict[str, Any]:
+        """Fills in the JSON file in which RobustBench keeps what it knows of a model.
+
+        The accuracies are strings, in percent. `autoattack_acc` is the accuracy under the attack
+        named AutoAttack and the threat model `whitebox_full`. `external` is the worst case of
+        the report within the same epsilon, and is left out where it is no lower. RobustBench
+        accepts no defences that answer at random.
+
+        Args:
+            path: Path of a file to write; by default none.
+            defence: Name of the defence; by default the evaluated one.
+            norm: `"linf"` or `"l2"`; by default the norm of the first run of AutoAttack.
+            link: Address of the paper.
+            name: Title of the paper.
+            authors: Its authors, separated by commas.
+            additional_data: Whether other data than the data set trained the model.
+            dataset: RobustBench's name of the data set, such as `"cifar10"`.
+            venue: Where and when the paper appeared.
+            architecture: The architecture of the classifier.
+            reported: Robust accuracy in percent that the paper reports.
+            footnote: What a reader of the leaderboard should know.
+            unreliable: Whether AutoAttack is known to overestimate the robustness.
+            number_forward_passes: Forward passes of the classifier for one prediction; by
+                default as `evaluate` has counted them.
+
+        Returns:
+            The dictionary that the file holds.
+
+        Raises:
+            ValueError: If AutoAttack was not run on the defence under `whitebox_full`, or an
+                older report has not counted the forward passes.
+        """
+        defence = self.evaluated if defence is None else defence
+        if number_forward_passes is None:
+            number_forward_passes = self.settings.get("forward_passes", {}).get(defence)
+        measured = robustbench.measured_fields(self, defence, norm)
+        if number_forward_passes is None:
+            raise ValueError(
+                "This report does not say how often a prediction runs the classifier forward. "
+                "Pass `number_forward_passes`."
+            )
+        fields = {
+            "link": link,
+            "name": name,
+            "authors": authors,
+            "additional_data": additional_data,
+            "number_forward_passes": number_forward_passes,
+            "dataset": dataset,
+            "venue": venue,
+            "architecture": architecture,
+            "eps": measured.pop("eps"),
+            "clean_acc": measured.pop("clean_acc"),
+            "reported": reported,
+            **measured,
+            "footnote": footnote,
+            "unreliable": unreliable,
+        }
+        if path is not None:
+            write_text(path, to_json(fields, indent=2) + "\n")
+        return fields
+
     @classmethod
     def from_json(cls, path: str | Path) -> Self:
         """Reads a report that `to_json` wrote, without its pictures.
@@ -341,7 +427,7 @@ class Report:
             f"{tables.budget_text(*self.budgets[0])}, and over all of them (`worst`).",
             "accuracy": f"Accuracy in percent of {examples} images. `worst`: images that stay "
             "correct under all attacks."
-            + ("" if is_known else f" No attacker here knows `{self.evaluated}`."),
+            + ("" if is_known else f" No attacker here knows all of `{self.evaluated}`."),
             "quality": f"Images of `{self.evaluated}` against the clean ones, before and after "
             "restoration: PSNR in decibels, SSIM; agreement with the bare classifier's benign "
             "prediction in percent.",

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from keras_trn.attacks import Attack
+from keras_trn.evaluation.default_threat_models import all_threat_models
 from keras_trn.evaluation.fingerprints import Fingerprints
 from keras_trn.evaluation.passes import CountedTarget
 from keras_trn.threat_models import ThreatModel
@@ -60,6 +61,11 @@ class Run:
         return self.defences[0], None if self.threat_model is None else self.threat_model.name
 
     @property
+    def fixes_randomness(self) -> bool:
+        """Whether the defences draw the same random numbers in each call."""
+        return self.threat_model is not None and self.threat_model.fixes_randomness
+
+    @property
     def title(self) -> str:
         """The text at the progress bar."""
         if self.attack is None or self.threat_model is None:
@@ -103,12 +109,15 @@ class Run:
 def plan_runs(
     defences: Mapping[str, keras.Model],
     attacks: list[Attack],
-    threat_models: list[ThreatModel],
+    threat_models: Mapping[str, list[ThreatModel]],
     epsilons: list[float],
 ) -> list[Run]:
-    """Returns all runs of an evaluation, the benign one first; refuses an ambiguous table."""
+    """Returns all runs of an evaluation, the benign one first; refuses an ambiguous table.
+
+    `threat_models` holds a list for each defence, by its name.
+    """
     runs = [Run(list(defences))]
-    for threat_model in threat_models:
+    for threat_model in all_threat_models(threat_models):
         supported = [attack for attack in attacks if threat_model.supports(attack)]
         if attacks and not supported:
             raise ValueError(
@@ -118,7 +127,12 @@ def plan_runs(
                 "threat model needs one that takes gradients, such as `ProjectedGradientDescent`."
             )
         swept = [attack for attack in supported if attack is attacks[0]]
-        for names, attacked in _attacked_models(threat_model, defences):
+        chosen = {
+            name: defence
+            for name, defence in defences.items()
+            if threat_model in threat_models[name]
+        }
+        for names, attacked in _attacked_models(threat_model, chosen):
             make = functools.partial(Run, names, threat_model=threat_model, attacked=attacked)
             runs += [make(attack=attack, epsilon=attack.epsilon) for attack in supported]
             runs += [

@@ -151,6 +151,9 @@ class EstimatedLabel(GradientMap):
     def map_channels(self, image_channels: int, num_classes: int) -> int:
         return 3 * image_channels
 
+    def forward_passes(self, num_classes: int) -> int:
+        return 2 if self.position in (0, 1) else 3
+
     def build_for(self, image_shape: tuple, num_classes: int) -> None:
         if self.built:
             return
@@ -221,6 +224,20 @@ class EstimatedLabel(GradientMap):
         """
         return self.label_distribution(self._first_pass(images, classifier).label_logits)
 
+    def restore_first(self, images: tf.Tensor) -> tf.Tensor:
+        """Makes the first restoration, without a gradient map.
+
+        Args:
+            images: Shape `(batch, height, width, channels)`, in [0, 1].
+
+        Returns:
+            A tensor of the shape of `images`.
+        """
+        restored, _ = self.first_restorer.restore_with_gate(
+            images, gate_threshold=self._first_threshold()
+        )
+        return restored
+
     def label_distribution(
         self, label_logits: tf.Tensor, labels: tf.Tensor | None = None
     ) -> tf.Tensor:
@@ -240,7 +257,7 @@ class EstimatedLabel(GradientMap):
     ) -> _FirstPass:
         """Makes the first restoration, and estimates the labels."""
         logits_of = self.logits_function(classifier)
-        threshold = 0.0 if training else self.gate_threshold + self._prior_threshold()
+        threshold = 0.0 if training else self._first_threshold()
         restored, attack_logits = self.first_restorer.restore_with_gate(
             images, gate_threshold=threshold
         )
@@ -252,9 +269,12 @@ class EstimatedLabel(GradientMap):
         label_logits = (1 - gate) * before + gate * after + self._score(before, after)
         return _FirstPass(images, restored, attack_logits, after, label_logits, logits, vjp)
 
-    def _prior_threshold(self) -> float:
-        """Corrects the logit of an attack for the larger share of attacks in training."""
-        return _logit(_PRIOR_IN_TRAINING) - _logit(self.attack_prior)
+    def _first_threshold(self) -> float:
+        """Returns the threshold of the first gate in use.
+
+        It corrects the logit of an attack for the larger share of attacks in training.
+        """
+        return self.gate_threshold + _logit(_PRIOR_IN_TRAINING) - _logit(self.attack_prior)
 
     def _score(self, before: tf.Tensor, after: tf.Tensor) -> tf.Tensor:
         """Scores each class from its logits before and after the first restoration."""

@@ -76,6 +76,10 @@ class GradientMap(keras.layers.Layer):
         """Returns the cost of the map in backward passes through the classifier; by default 1."""
         return 1
 
+    def forward_passes(self, num_classes: int) -> int:
+        """Returns the cost of the map in forward passes of the classifier; by default 1."""
+        return 1
+
     def directions(self, logits: tf.Tensor, labels: tf.Tensor | None = None) -> list[tf.Tensor]:
         """Chooses the labels of the maps; a subclass must define this.
 

@@ -81,14 +81,15 @@ def whitebox_covers_blackbox(examination: Examination) -> Outcome:
     """Checks, per image, that attacks with gradients break whatever weaker attackers break.
 
     Two attacks may leave the same accuracy and break different images. If only queries break an
-    image, or only the attack on the bare classifier, the attacks with gradients have failed on it.
+    image, or only an attack on a part of the defence, the attacks with gradients have failed on it.
+    The parts are the bare classifier, and the first restorer and the restorer without a map of a
+    `ProtectedClassifier` that has them.
     These are `whitebox_full` and `bpda` together, as in the worst case of the report. The figure
     is the share of images that only weaker attackers break.
     """
     attack = examination.query_attack
     weaker = [] if attack is None else [examination.correct("blackbox", attack)]
-    if examination.is_restored:
-        weaker.append(examination.correct("oblivious"))
+    weaker += [examination.correct(part) for part in examination.parts]
     if not weaker:
         return _NO_QUERY_ATTACK
     missed = np.flatnonzero(examination.correct_under_gradients() & ~np.all(weaker, axis=0))

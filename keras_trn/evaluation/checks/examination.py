@@ -46,6 +46,8 @@ _MAIN_EPSILONS = [0.25, 0.5, 1.0, 2.0]
 _OTHER_EPSILONS = [0.5, 1.0]
 # Directions in which SPSA measures a slope for each of its steps.
 _SPSA_SAMPLES = 4
+# The threat models that attack a part of a restored classifier; the first, its classifier.
+_PARTS = ("oblivious", "transfer_from_estimator", "transfer_without_map")
 # The rounding error of a difference of two shares.
 _ROUNDING_OF_SHARES = 1e-9
 
@@ -154,6 +156,12 @@ class Examination:
         signature = [self._signature, tf.TensorSpec((None, None), tf.float32)]
         compiled = self._graphs.get("gradient", target, lambda: gradient, signature)
         return compiled(images, direction(self.graph(target)(images)))
+
+    @property
+    def parts(self) -> list[str]:
+        """The names of the threat models that attack a part of the defence, not all of it."""
+        applying = [name for name in _PARTS if self._threat_model(name).applies_to(self.defence)]
+        return applying if self.is_restored else []
 
     @property
     def map_slopes(self) -> MapSlopes | None:
