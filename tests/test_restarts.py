@@ -50,13 +50,27 @@ def test_otherwise_the_highest_loss_is_kept():
         np.testing.assert_allclose(adversarial, 0.4, atol=1e-6)
 
 
+def test_an_image_that_fools_the_classifier_is_not_attacked_again(classifier, few):
+    images, labels = few[0], np.argmax(classifier(few[0]), axis=-1)
+    seen = tf.Variable(0)
+
+    def counting(images):
+        seen.assign_add(tf.shape(images)[0])
+        return classifier(images)
+
+    wrong = (labels + 1) % 10
+    Restarts(Shift(0.0), 4)(counting, images, np.where(np.arange(12) < 5, wrong, labels))
+    # The attack itself asks for no logits.
+    assert seen == 12 + 3 * 7
+
+
 @pytest.mark.parametrize(
     "attack",
     [
         ProjectedGradientDescent(0.05, steps=3, seed=0),
         AutoProjectedGradientDescent(0.05, steps=3, seed=0),
     ],
-    ids=["graph", "art"],
+    ids=["PGD", "APGD"],
 )
 def test_more_restarts_find_no_less(attack, classifier, digits):
     images, labels = digits[0][:60], digits[1][:60]

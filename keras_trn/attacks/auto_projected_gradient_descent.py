@@ -1,56 +1,76 @@
 """Auto-PGD: projected gradient descent that chooses its own step sizes."""
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 from tensorflow import Tensor
 
-from keras_trn.attacks.art_attack import ArtAttack
-from keras_trn.attacks.art_attack import import_art
+from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.attack import Epsilon
-from keras_trn.attacks.margin import margins
-from keras_trn.attacks.norms import as_cleverhans_norm
+from keras_trn.attacks.auto_step_climb import Measured
+from keras_trn.attacks.auto_step_climb import climb
+from keras_trn.attacks.auto_step_climb import random_start
+from keras_trn.attacks.logit_losses import cross_entropy
+from keras_trn.attacks.logit_losses import difference_of_logits_ratio
+from keras_trn.attacks.logit_losses import targeted_cross_entropy
+from keras_trn.attacks.logit_losses import targeted_difference_of_logits_ratio
+from keras_trn.attacks.random_numbers import split_seed
+from keras_trn.attacks.survivors import are_correct
+from keras_trn.attacks.survivors import update_survivors
 from keras_trn.input_validation import check_count
+from keras_trn.types import Logits
 
-
-def _difference_of_logits_ratio(one_hot: Tensor, logits: Tensor) -> Tensor:
-    largest = tf.math.top_k(logits, k=3).values
-    return -margins(logits, tf.argmax(one_hot, axis=-1)) / (largest[:, 0] - largest[:, 2] + 1e-12)
-
-
-_LOSSES = {
-    "cross_entropy": (tf.nn.softmax_cross_entropy_with_logits, "CE"),
-    "difference_of_logits_ratio": (_difference_of_logits_ratio, "DLR"),
+# The loss and the name of an attack without targets, and with them.
+_VARIANTS = {
+    "cross_entropy": {
+        "untargeted": (cross_entropy, "APGD-CE"),
+        "targeted": (targeted_cross_entropy, "APGD-CE-T"),
+    },
+    "difference_of_logits_ratio": {
+        "untargeted": (difference_of_logits_ratio, "APGD-DLR"),
+        "targeted": (targeted_difference_of_logits_ratio, "APGD-T"),
+    },
 }
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
-class AutoProjectedGradientDescent(ArtAttack):
+class AutoProjectedGradientDescent(Attack):
     """Steps with momentum, and halves the step size where the loss no longer grows (APGD).
 
-    There is no step size to choose. An image costs up to `2 * steps` forward passes and `steps`
-    backward passes. It does not run in a graph; see [`Attack`][keras_trn.attacks.Attack].
+    There is no step size to choose. The first step crosses the whole ball. From time to time, an
+    image whose loss has risen too seldom returns to its best point, and goes on with half the
+    step. The result is the last point that fools the classifier, or else the one with the
+    highest loss.
+
+    An image costs `steps + 2` forward passes and `steps + 1` backward passes. With `targets`, it
+    costs one forward pass, and `steps + 1` passes of both kinds for each target until it fools
+    the classifier. Images that are already misclassified are unchanged, and cost one forward
+    pass. Call it like any [`Attack`][keras_trn.attacks.Attack].
 
     Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of
-    Diverse Parameter-Free Attacks", arXiv 2003.01690; ART's `AutoProjectedGradientDescent`,
-    which unlike the authors' own returns the last step, not the best one.
+    Diverse Parameter-Free Attacks", arXiv 2003.01690, and the authors' code, which returns the
+    clean image where nothing fools the classifier.
 
     Args:
         epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
-        loss: `"cross_entropy"`; or `"difference_of_logits_ratio"`, which does not vanish where
-            the classifier is sure, and needs at least three classes.
+        loss: `"cross_entropy"`; or `"difference_of_logits_ratio"`, which compares differences of
+            logits with the spread of the highest ones. Classifiers of two classes, or of three
+            with `targets`, have too few logits for the ratio: the difference then counts alone.
         steps: Number of steps, each one backward pass through the classifier.
-        seed: Whole number that fixes the random start, and the epsilons drawn from a range.
+        targets: Number of wrong classes to aim at, one after the other, starting with the most
+            likely one of the clean image; at most all wrong classes. 9 with the difference of
+            logits ratio is the APGD-T of AutoAttack. By default the attack has no target.
+        seed: Whole number that fixes the random starts, and the epsilons drawn from a range.
 
     Raises:
-        ValueError: If an argument is malformed, or there are too few classes for the loss.
+        ValueError: If an argument is malformed.
 
     Example:
         ```python
         attack = keras_trn.attacks.AutoProjectedGradientDescent(epsilon=0.1, steps=20, seed=0)
         assert attack.name == "APGD-CE"
+        targeted = attack.variant(loss="difference_of_logits_ratio", targets=9)
+        assert targeted.name == "APGD-T"
         ```
     """
 
@@ -60,34 +80,90 @@ class AutoProjectedGradientDescent(ArtAttack):
         norm: str = "linf",
         loss: str = "cross_entropy",
         steps: int = 100,
+        targets: int | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(epsilon, norm=norm, seed=seed)
-        if loss not in _LOSSES:
-            names = " or ".join(map(repr, _LOSSES))
+        if loss not in _VARIANTS:
+            names = " or ".join(map(repr, _VARIANTS))
             raise ValueError(f"loss must be {names}, received {loss!r}.")
         self.loss = loss
-        self.loss_function, self._loss_name = _LOSSES[loss]
         self.steps = check_count("steps", steps)
+        self.targets = None if targets is None else check_count("targets", targets)
+        variant = "untargeted" if targets is None else "targeted"
+        self._loss_function, self._name = _VARIANTS[loss][variant]
 
-    def make_attack(self, estimator: Any, epsilon: float) -> Any:
-        """Makes ART's `AutoProjectedGradientDescent`."""
-        if self.loss == "difference_of_logits_ratio" and estimator.nb_classes < 3:
-            raise ValueError(
-                "The difference of logits ratio needs at least three classes, received a "
-                f"classifier of {estimator.nb_classes}. Use `loss='cross_entropy'`."
+    def craft(
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
+        scores = logits(images)
+        targets = _most_likely_wrong_classes(scores, labels, self.targets or 1)
+        runs = targets.shape[-1]
+        seeds = split_seed(random_seed, runs)
+
+        def attack_survivors(
+            adversarial: Tensor,
+            highest: Tensor,
+            images: Tensor,
+            labels: Tensor,
+            epsilon: Tensor,
+            start: Tensor,
+            target: Tensor,
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            def measure(points: Tensor) -> Measured:
+                return self._measure(logits, points, labels, target)
+
+            found = climb(measure, start, images, epsilon, self.norm, self.steps)
+            is_better = found.fooled | (found.loss > highest)
+            adversarial = tf.where(is_better[:, None, None, None], found.points, adversarial)
+            return adversarial, tf.maximum(found.loss, highest), ~found.fooled
+
+        def run(
+            index: Tensor, adversarial: Tensor, highest: Tensor, survives: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            # Drawn for the whole batch: which images survive does not change a start.
+            start = random_start(images, epsilon, self.norm, seeds[index])
+            adversarial, highest, survives = update_survivors(
+                survives,
+                (adversarial, highest, survives),
+                attack_survivors,
+                adversarial,
+                highest,
+                images,
+                labels,
+                epsilon,
+                start,
+                targets[:, index],
             )
-        return import_art().attacks.evasion.AutoProjectedGradientDescent(
-            estimator,
-            norm=as_cleverhans_norm(self.norm),
-            eps=epsilon,
-            # The authors' first step, which crosses the whole ball.
-            eps_step=2 * epsilon,
-            max_iter=self.steps,
-            nb_random_init=1,
-            verbose=False,
+            return index + 1, adversarial, highest, survives
+
+        lowest = tf.fill(tf.shape(labels), float("-inf"))
+        state = (tf.constant(0), images, lowest, are_correct(scores, labels))
+        _, adversarial, *_ = tf.while_loop(lambda *_: True, run, state, maximum_iterations=runs)
+        return adversarial
+
+    def _measure(self, logits: Logits, points: Tensor, labels: Tensor, target: Tensor) -> Measured:
+        """Takes one forward and one backward pass; numbers that are not finite do no harm."""
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            scores = logits(points)
+            losses = self._loss_function(scores, labels, target)
+        gradient = tape.gradient(losses, points)
+        fooled = ~are_correct(scores, labels)
+        return Measured(
+            tf.where(tf.math.is_finite(losses), losses, float("-inf")),
+            tf.where(tf.math.is_finite(gradient), gradient, 0.0),
+            fooled,
         )
 
     @property
     def name(self) -> str:
-        return f"APGD-{self._loss_name}"
+        return self._name
+
+
+def _most_likely_wrong_classes(scores: Tensor, labels: Tensor, number: int) -> Tensor:
+    """Returns up to `number` classes for each image, the most likely first."""
+    classes = scores.shape[-1]
+    is_label = tf.one_hot(labels, classes, on_value=True, off_value=False)
+    wrong = tf.where(is_label, float("-inf"), scores)
+    return tf.math.top_k(wrong, k=min(number, classes - 1)).indices

@@ -9,6 +9,8 @@ from tensorflow import Tensor
 
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.random_numbers import split_seed
+from keras_trn.attacks.survivors import are_correct
+from keras_trn.attacks.survivors import update_survivors
 from keras_trn.input_validation import check_count
 from keras_trn.types import ArrayLike
 from keras_trn.types import Config
@@ -21,8 +23,8 @@ class Restarts(Attack):
     """Runs an attack several times, and keeps the best result for each image.
 
     Each run draws other random numbers, but keeps the epsilons. The best result is the first
-    that fools the classifier, or else the one with the highest cross-entropy. An image costs
-    `restarts` times what the attack costs, and `restarts` forward passes more.
+    that fools the classifier, or else the one with the highest cross-entropy. An image that fools
+    it is not attacked again. Each run costs what the attack costs, and one forward pass more.
 
     It has the capabilities of its attack, and is called like any
     [`Attack`][keras_trn.attacks.Attack].
@@ -64,16 +66,35 @@ class Restarts(Attack):
     ) -> Tensor:
         seeds = split_seed(random_seed, self.restarts)
 
-        def run(index: Tensor, best: Tensor, highest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            adversarial = self.attack.perturb(logits, images, labels, epsilon, seeds[index])
-            scores = _scores(logits(adversarial), labels)
-            # True of a score that is not a number.
-            better = ~(scores <= highest)
-            best = tf.where(better[:, None, None, None], adversarial, best)
-            return index + 1, best, tf.where(better, scores, highest)
+        def run(
+            index: Tensor, best: Tensor, highest: Tensor, survives: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            def attack_survivors(
+                best: Tensor, highest: Tensor, images: Tensor, labels: Tensor, epsilon: Tensor
+            ) -> tuple[Tensor, Tensor, Tensor]:
+                adversarial = self.attack.perturb(logits, images, labels, epsilon, seeds[index])
+                scores = logits(adversarial)
+                survives = are_correct(scores, labels)
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, scores)
+                is_better = ~survives | (losses > highest)
+                best = tf.where(is_better[:, None, None, None], adversarial, best)
+                return best, tf.maximum(losses, highest), survives
 
-        state = (tf.constant(0), images, tf.fill(tf.shape(labels), -1.0))
-        _, best, _ = tf.while_loop(lambda *_: True, run, state, maximum_iterations=self.restarts)
+            best, highest, survives = update_survivors(
+                survives,
+                (best, highest, survives),
+                attack_survivors,
+                best,
+                highest,
+                images,
+                labels,
+                epsilon,
+            )
+            return index + 1, best, highest, survives
+
+        lowest, survives = tf.fill(tf.shape(labels), -1.0), tf.ones_like(labels, tf.bool)
+        state = (tf.constant(0), images, lowest, survives)
+        _, best, *_ = tf.while_loop(lambda *_: True, run, state, maximum_iterations=self.restarts)
         return best
 
     @property
@@ -115,9 +136,3 @@ class Restarts(Attack):
 
     def __repr__(self) -> str:
         return f"Restarts({self.attack!r}, restarts={self.restarts})"
-
-
-def _scores(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns the cross-entropy of images, and infinity where they fool the classifier."""
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    return tf.where(tf.argmax(logits, axis=-1) == labels, losses, float("inf"))

@@ -1,0 +1,57 @@
+"""The losses that Auto-PGD climbs, from logits, labels and target classes.
+
+Auto-PGD compares the losses of one image, and follows the direction of their gradient. So a loss
+can be replaced by one that grows with it.
+"""
+
+import tensorflow as tf
+from tensorflow import Tensor
+
+from keras_trn.attacks.margin import margins
+
+# Keeps a ratio finite where the highest logits are equal.
+_TINY = 1e-12
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Returns the logarithm of the odds against the label.
+
+    It grows with the cross-entropy, its softplus. The cross-entropy itself rounds to 0, and its
+    gradient too, where the classifier is sure of the label.
+    """
+    is_label = tf.one_hot(labels, tf.shape(logits)[-1], on_value=True, off_value=False)
+    of_others = tf.reduce_logsumexp(tf.where(is_label, logits.dtype.min, logits), axis=-1)
+    return of_others - _of_class(logits, labels)
+
+
+def targeted_cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Returns the logarithm of the odds for the target, which falls with its cross-entropy."""
+    return -cross_entropy(logits, targets, labels)
+
+
+def difference_of_logits_ratio(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Returns how far the label is below the best other class, in units of the highest logits.
+
+    Two classes have no third logit to divide by: the difference is then returned undivided.
+    """
+    difference = -margins(logits, labels)
+    if logits.shape[-1] < 3:
+        return difference
+    first, _, third = tf.unstack(tf.math.top_k(logits, k=3).values, axis=-1)
+    return difference / (first - third + _TINY)
+
+
+def targeted_difference_of_logits_ratio(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Returns how far the label is below the target, in units of the highest logits.
+
+    Three classes have no fourth logit to divide by: the difference is then returned undivided.
+    """
+    difference = _of_class(logits, targets) - _of_class(logits, labels)
+    if logits.shape[-1] < 4:
+        return difference
+    first, _, third, fourth = tf.unstack(tf.math.top_k(logits, k=4).values, axis=-1)
+    return difference / (first - (third + fourth) / 2.0 + _TINY)
+
+
+def _of_class(logits: Tensor, classes: Tensor) -> Tensor:
+    return tf.gather(logits, classes, batch_dims=1)
