@@ -6,6 +6,7 @@ from keras_trn.attacks.auto_projected_gradient_descent import AutoProjectedGradi
 from keras_trn.attacks.basic_iterative_method import BasicIterativeMethod
 from keras_trn.attacks.carlini_wagner import CarliniWagner
 from keras_trn.attacks.deep_fool import DeepFool
+from keras_trn.attacks.fast_adaptive_boundary import FastAdaptiveBoundary
 from keras_trn.attacks.fast_gradient_method import FastGradientMethod
 from keras_trn.attacks.mixture import Mixture
 from keras_trn.attacks.momentum_iterative_method import MomentumIterativeMethod
@@ -22,6 +23,7 @@ __all__ = [
     "BasicIterativeMethod",
     "CarliniWagner",
     "DeepFool",
+    "FastAdaptiveBoundary",
     "FastGradientMethod",
     "Mixture",
     "MomentumIterativeMethod",

@@ -1,6 +1,7 @@
 """Attacks those images of a batch that are still classified correctly."""
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from tensorflow import Tensor
@@ -10,31 +11,38 @@ from keras_trn.types import Logits
 
 def is_correct(logits: Logits, images: Tensor, labels: Tensor) -> Tensor:
     """Tells which images are given their label; an answer that is not finite is wrong."""
-    scores = logits(images)
+    return are_correct(logits(images), labels)
+
+
+def are_correct(scores: Tensor, labels: Tensor) -> Tensor:
+    """Tells which answers are the label; an answer that is not finite is wrong."""
     is_finite = tf.reduce_all(tf.math.is_finite(scores), axis=-1)
     return is_finite & (tf.argmax(scores, axis=-1) == labels)
 
 
 def update_survivors(
-    survives: Tensor, current: Tensor, update: Callable[..., Tensor], *per_image: Tensor
-) -> Tensor:
+    survives: Tensor, current: Any, update: Callable[..., Any], *per_image: Tensor
+) -> Any:
     """Replaces the entries of the survivors, and computes nothing for the others.
 
     Args:
         survives: Booleans of shape `(batch,)`.
-        current: A tensor with one entry for each image.
+        current: A tensor with one entry for each image, or a tuple of such tensors.
         update: Function from the survivors' entries of `per_image` to their new entries.
         *per_image: Tensors with one entry for each image.
 
     Returns:
-        A tensor of the shape of `current`.
+        A tensor of the shape of `current`, or a tuple of such tensors.
     """
     places = tf.where(survives)
 
-    def updated() -> Tensor:
+    def replace(old: Tensor, entries: Tensor) -> Tensor:
+        return tf.tensor_scatter_nd_update(old, places, entries)
+
+    def updated() -> Any:
         chosen = [tf.gather(tensor, places[:, 0]) for tensor in per_image]
-        return tf.tensor_scatter_nd_update(current, places, update(*chosen))
+        return tf.nest.map_structure(replace, current, update(*chosen))
 
     # Convolutions need at least one image.
     changed = tf.cond(tf.reduce_any(survives), updated, lambda: current)
-    return tf.ensure_shape(changed, current.shape)
+    return tf.nest.map_structure(lambda new, old: tf.ensure_shape(new, old.shape), changed, current)
