@@ -9,11 +9,8 @@ import pytest
 import tensorflow as tf
 
 from keras_trn.attacks import AutoProjectedGradientDescent
-from keras_trn.attacks import DeepFool
 from keras_trn.attacks import ProjectedGradientDescent
-from keras_trn.attacks import Square
 from keras_trn.attacks import attack_ensemble
-from keras_trn.threat_models import Blackbox
 from keras_trn.threat_models import WhiteboxFull
 
 DLR = {"loss": "difference_of_logits_ratio"}
@@ -21,12 +18,8 @@ ATTACKS = {
     "apgd_ce": lambda **config: AutoProjectedGradientDescent(0.2, **{"steps": 5, **config}),
     "apgd_dlr": lambda **config: AutoProjectedGradientDescent(0.2, steps=5, **DLR, **config),
     "apgd_l2": lambda **config: AutoProjectedGradientDescent(1.0, norm="l2", steps=5, **config),
-    "square": lambda **config: Square(0.2, queries=30, **config),
-    "deep_fool": lambda **config: DeepFool(1.0, steps=2, **config),
 }
-RANDOM_ATTACKS = {name: make for name, make in ATTACKS.items() if name != "deep_fool"}
 every_attack = pytest.mark.parametrize("make", ATTACKS.values(), ids=ATTACKS)
-every_random_attack = pytest.mark.parametrize("make", RANDOM_ATTACKS.values(), ids=RANDOM_ATTACKS)
 
 
 def distances(perturbation, norm):
@@ -76,26 +69,14 @@ def test_a_classifier_of_two_classes_is_attacked(few):
     images, _ = few
     classifier = classifier_of_two_classes()
     labels = predictions(classifier, images)
-    for attack in (AutoProjectedGradientDescent(0.3, steps=10), Square(0.3), DeepFool(2.0)):
-        adversarial = attack(classifier, images, labels)
-        assert np.mean(predictions(classifier, adversarial) == labels) < 0.2
+    adversarial = AutoProjectedGradientDescent(0.3, steps=10)(classifier, images, labels)
+    assert np.mean(predictions(classifier, adversarial) == labels) < 0.2
 
 
 # --- Seeds ----------------------------------------------------------------------------
 
 
-def test_the_seed_of_keras_governs_attacks_without_one(classifier, few):
-    images, labels = few
-    attack = ATTACKS["square"]()
-    results = []
-    for seed in (3, 3, 4):
-        keras.utils.set_random_seed(seed)
-        results.append(attack(classifier, images, labels).numpy())
-    np.testing.assert_array_equal(results[0], results[1])
-    assert np.any(results[0] != results[2])
-
-
-@every_random_attack
+@every_attack
 def test_the_random_numbers_of_others_are_as_before(make, classifier, few):
     attack = make()
     keras.utils.set_random_seed(3)
@@ -115,12 +96,10 @@ def test_attack_says_nothing(make, classifier, few, capfd):
     assert captured.out == captured.err == ""
 
 
-@pytest.mark.parametrize(
-    "make_attack",
-    [lambda: AutoProjectedGradientDescent(0.1, steps=3, seed=0), lambda: Square(0.3, seed=0)],
-    ids=["APGD", "Square"],
-)
-def test_attack_follows_a_classifier_whose_weights_change(make_attack, few):
+def test_attack_follows_a_classifier_whose_weights_change(few):
+    def make_attack():
+        return AutoProjectedGradientDescent(0.1, steps=3, seed=0)
+
     images, _ = few
     classifier = classifier_of_two_classes()
     attack = make_attack()
@@ -141,15 +120,6 @@ def test_gradient_attack_works_through_a_defence(classifier, protect, few):
     assert np.mean(predictions(target, adversarial) == labels) <= 0.5
 
 
-def test_square_needs_no_gradient(classifier, few):
-    attack = Square(0.2, queries=30, seed=0)
-    blackbox = Blackbox()
-    assert blackbox.supports(attack)
-    np.testing.assert_array_equal(
-        attack(blackbox.target(classifier), *few), attack(classifier, *few)
-    )
-
-
 # --- Strength -------------------------------------------------------------------------
 
 
@@ -159,26 +129,13 @@ def test_square_needs_no_gradient(classifier, few):
         (AutoProjectedGradientDescent(0.2, steps=30, seed=0), 0.03),
         (AutoProjectedGradientDescent(0.2, steps=30, seed=0, **DLR), 0.05),
         (AutoProjectedGradientDescent(1.5, norm="l2", steps=30, seed=0), 0.02),
-        (Square(0.2, queries=300, seed=0), 0.1),
-        (DeepFool(1.5, steps=10), 0.05),
     ],
-    ids=["apgd_ce", "apgd_dlr", "apgd_l2", "square", "deep_fool"],
+    ids=["apgd_ce", "apgd_dlr", "apgd_l2"],
 )
 def test_attack_breaks_a_trained_classifier(attack, largest_accuracy, classifier, digits):
     images, labels = digits[0][:120], digits[1][:120]
     adversarial = attack(classifier, images, labels)
     assert np.mean(predictions(classifier, adversarial) == labels) <= largest_accuracy
-
-
-def test_deep_fool_succeeds_as_often_as_that_of_foolbox(classifier, digits):
-    epsilon = 0.5
-    images, labels = tf.constant(digits[0][:120]), tf.constant(digits[1][:120])
-    adversarial = DeepFool(epsilon)(classifier, images, labels)
-    _, _, is_adversarial = foolbox.attacks.L2DeepFoolAttack(steps=50, overshoot=0.02)(
-        foolbox.TensorFlowModel(classifier, bounds=(0, 1)), images, labels, epsilons=epsilon
-    )
-    successes = predictions(classifier, adversarial) != labels
-    assert abs(np.mean(successes) - np.mean(is_adversarial)) <= 0.02
 
 
 @pytest.mark.parametrize("epsilon", [0.05, 0.1])
@@ -193,37 +150,6 @@ def test_projected_gradient_descent_succeeds_as_often_as_that_of_foolbox(
     )
     successes = predictions(classifier, adversarial) != labels
     assert abs(np.mean(successes) - np.mean(is_adversarial)) <= 0.02
-
-
-# --- Square and the shape of images ---------------------------------------------------
-
-
-@pytest.mark.parametrize("side", [10, 12, 16])
-def test_square_in_l2_works_on_images_that_are_large_enough(side):
-    keras.utils.set_random_seed(0)
-    classifier = keras.Sequential(
-        [keras.Input((side, side, 3)), keras.layers.Flatten(), keras.layers.Dense(10)]
-    )
-    images = np.random.uniform(size=(6, side, side, 3)).astype("float32")
-    labels = predictions(classifier, images)
-    adversarial = Square(2.0, norm="l2", queries=100, seed=0)(classifier, images, labels)
-    assert np.isfinite(adversarial).all()
-    lengths = distances(adversarial - images, "l2")
-    assert np.all(lengths > 0) and lengths.max() <= 2.0 + 1e-5
-    assert np.mean(predictions(classifier, adversarial) == labels) < 0.5
-
-
-@pytest.mark.parametrize(
-    ("shape", "norm"),
-    [((8, 8), "l2"), ((13, 13), "l2"), ((4, 4), "linf"), ((1, 1), "linf"), ((8, 16), "linf")],
-    ids=str,
-)
-def test_square_refuses_images_that_its_squares_do_not_fit_in(shape, norm):
-    classifier = keras.Sequential(
-        [keras.Input((*shape, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
-    )
-    with pytest.raises(ValueError, match=f"received images of {shape[0]} x {shape[1]}.*SPSA"):
-        Square(0.2, norm=norm)(classifier, np.zeros((2, *shape, 1), "float32"))
 
 
 # --- Configs, names and errors --------------------------------------------------------
@@ -245,11 +171,8 @@ def test_attacks_in_the_manner_of_auto_attack():
         ),
         (lambda: AutoProjectedGradientDescent(0.1, steps=0), "steps must be a whole number"),
         (lambda: AutoProjectedGradientDescent(2.0), "epsilon of an linf attack"),
-        (lambda: Square(0.1, queries=1.5), "queries must be a whole number"),
-        (lambda: DeepFool(1.0, steps=True), "steps must be a whole number"),
-        (lambda: DeepFool(1.0, overshoot=-1), "overshoot must be a number from 0 to 1"),
     ],
-    ids=range(6),
+    ids=range(3),
 )
 def test_malformed_argument_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
