@@ -5,10 +5,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tests.helpers import linear_classifier
 
 from keras_trn.attacks import DeepFool
 from keras_trn.threat_models import WhiteboxFull
+from tests.helpers import linear_classifier
 
 
 def lengths(perturbation):

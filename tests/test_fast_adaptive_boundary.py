@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import scipy.optimize
 import tensorflow as tf
-from tests.helpers import linear_classifier
 
 from keras_trn.attacks import DeepFool
 from keras_trn.attacks import FastAdaptiveBoundary
@@ -13,6 +12,7 @@ from keras_trn.attacks.fast_adaptive_boundary import _search_segment
 from keras_trn.attacks.hyperplane_projection import shortest_change
 from keras_trn.attacks.rivals import most_likely_rivals
 from keras_trn.threat_models import WhiteboxFull
+from tests.helpers import linear_classifier
 
 NORMS = {"linf": 0.2, "l2": 1.5}
 FREE = {"linf": 1.0, "l2": 100.0}

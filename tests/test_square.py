@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tests.helpers import linear_classifier
 
 from keras_trn.attacks import Square
 from keras_trn.attacks import square
 from keras_trn.attacks import square_proposals
 from keras_trn.threat_models import Blackbox
+from tests.helpers import linear_classifier
 
 NORMS = {"linf": 0.2, "l2": 1.5}
 every_norm = pytest.mark.parametrize("norm", NORMS)
