@@ -116,10 +116,10 @@ def test_images_of_any_shape_are_attacked(shape):
 
 
 def test_images_without_a_gradient_are_left_as_they_are(classifier, digits):
-    images, labels = digits[0][:4], digits[1][:4]
+    images = digits[0][:4]
 
     def rounded(images):
-        return classifier(tf.round(images), training=False)
+        return classifier(tf.floor(2.9 * images), training=False)
 
     labels = predictions(rounded, images)
     adversarial = DeepFool(1.0, steps=3)(rounded, images, labels)

@@ -175,12 +175,12 @@ def test_longer_perturbations_are_shortened(norm, classifier, digits):
 def test_the_search_on_the_segment_moves_to_the_boundary():
     def logits(images):
         brightness = tf.reduce_mean(images, axis=[1, 2, 3])
-        return tf.stack([tf.fill(tf.shape(brightness), 0.3), brightness**2], axis=-1)
+        return tf.stack([tf.fill(tf.shape(brightness), 0.7), tf.sqrt(brightness)], axis=-1)
 
     images, fooling = (np.full((3, 2, 2, 1), value, "float32") for value in (0.1, 1.0))
     found = _search_segment(logits, images, fooling, tf.zeros(3, tf.int64))
     assert np.all(np.argmax(logits(found), axis=-1) == 1)
-    assert np.sqrt(0.3) <= np.max(found) < 0.62
+    assert 0.49 <= np.min(found) and np.max(found) < 0.5
 
 
 # --- Who is attacked ------------------------------------------------------------------
@@ -209,7 +209,9 @@ def test_images_fooled_within_epsilon_are_not_attacked_again(norm, classifier, d
     attack = FastAdaptiveBoundary(FREE[norm], norm=norm, steps=10, targets=4)
     correct = np.sum(predictions(classifier, images) == labels)
     counts = {}
-    for epsilon in (1e-4, NORMS[norm], FREE[norm]):
+    # About half of the images are fooled within the second epsilon.
+    half = {"linf": 0.06, "l2": 0.5}[norm]
+    for epsilon in (1e-4, half, FREE[norm]):
         attack(logits, images, labels, epsilon=epsilon)
         counts[epsilon] = images_seen.numpy()
         images_seen.assign(0)
@@ -217,7 +219,7 @@ def test_images_fooled_within_epsilon_are_not_attacked_again(norm, classifier, d
     # One image shows the number of classes, once.
     assert counts[1e-4] == 1 + 40 + 4 * each_target + search
     assert counts[FREE[norm]] == 40 + each_target + search
-    assert counts[FREE[norm]] < counts[NORMS[norm]] < 0.6 * counts[1e-4]
+    assert counts[FREE[norm]] < counts[half] < counts[1e-4]
 
 
 def test_rivals_are_the_most_likely_other_classes():
@@ -259,7 +261,7 @@ def test_images_without_a_gradient_are_left_as_they_are(norm, classifier, digits
     images = digits[0][:4]
 
     def rounded(images):
-        return classifier(tf.round(images), training=False)
+        return classifier(tf.floor(2.9 * images), training=False)
 
     labels = predictions(rounded, images)
     attack = FastAdaptiveBoundary(NORMS[norm], norm=norm, steps=3, targets=2)
