@@ -180,7 +180,7 @@ def test_the_search_on_the_segment_moves_to_the_boundary():
     images, fooling = (np.full((3, 2, 2, 1), value, "float32") for value in (0.1, 1.0))
     found = _search_segment(logits, images, fooling, tf.zeros(3, tf.int64))
     assert np.all(np.argmax(logits(found), axis=-1) == 1)
-    assert 0.49 <= np.min(found) and np.max(found) < 0.5
+    assert np.min(found) >= 0.49 and np.max(found) < 0.5
 
 
 # --- Who is attacked ------------------------------------------------------------------
