@@ -36,6 +36,9 @@ ATTACKS = {
         attacks.AutoProjectedGradientDescent, loss="difference_of_logits_ratio", **STEPS
     ),
     "square": functools.partial(attacks.Square, queries=40),
+    "square_l2": functools.partial(attacks.Square, norm="l2", queries=40),
+    "fab": functools.partial(attacks.FastAdaptiveBoundary, targets=2, **STEPS),
+    "fab_l2": functools.partial(attacks.FastAdaptiveBoundary, norm="l2", targets=2, **STEPS),
     "deep_fool": functools.partial(attacks.DeepFool, steps=3),
     "restarts": lambda *epsilon, seed=None: attacks.Restarts(PGD(*epsilon, steps=2, seed=seed), 2),
     "restarts_of_square": lambda *epsilon, seed=None: attacks.Restarts(
@@ -236,7 +239,7 @@ def test_capabilities_hold(name):
         assert doubled.steps == 2 * attack.steps
         assert size == doubled.step_size(1.0) == 0.1
     # Only an attack that asks for no gradient may be run on logits alone.
-    assert attack.gradient_free == (name in {"square", "spsa", "restarts_of_square"})
+    assert attack.gradient_free == (name in {"square", "square_l2", "spsa", "restarts_of_square"})
 
 
 ZERO_IMAGES = np.zeros((2, 8, 8, 1), "float32")

@@ -466,20 +466,15 @@ def test_l2_attack_passes(examine):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_images_that_squares_do_not_fit_are_attacked_otherwise(norm):
+def test_small_and_oblong_images_are_attacked_by_queries(norm):
     images = np.random.default_rng(0).random((6, 6, 10, 3), dtype="float32")
     classifier = keras.Sequential(
         [keras.Input((6, 10, 3)), keras.layers.Flatten(), keras.layers.Dense(3)]
     )
     attack = ProjectedGradientDescent(epsilon=0.3, norm=norm, steps=2, seed=0)
     examination = checks.Examination(classifier, images, [0, 1, 2] * 2, attack, queries=20)
-    if norm == "linf":
-        assert "SPSA leaves" in checks.blackbox_not_stronger(examination).finding
-        assert checks.whitebox_covers_blackbox(examination).status == "PASS"
-    else:
-        for check in (checks.blackbox_not_stronger, checks.whitebox_covers_blackbox):
-            result = check(examination)
-            assert result.status == "not applicable" and "Square needs room" in result.finding
+    assert "Square leaves" in checks.blackbox_not_stronger(examination).finding
+    assert checks.whitebox_covers_blackbox(examination).status in ("PASS", "WARN")
 
 
 def test_image_that_only_an_attack_on_a_part_breaks_is_seen(examine, classifier, monkeypatch):

@@ -244,12 +244,20 @@ def test_two_classes_and_oblong_images_are_evaluated(protect):
     assert not [check for check in report.checks["bare"] if "could not be" in check.finding]
 
 
+class OnlyOfSquareImages(NeverRun):
+    """Refuses oblong images."""
+
+    def check_image_shape(self, image_shape):
+        if image_shape[0] != image_shape[1]:
+            raise ValueError(f"received images of {image_shape}")
+
+
 def test_attack_that_cannot_attack_the_images_is_refused_before_others_run(digits):
     images, labels = digits[0][:8, :, :5], digits[1][:8]
     classifier = linear_classifier((8, 5, 1))
-    square = attacks.Restarts(attacks.Square(0.1), 2)
-    with pytest.raises(ValueError, match="Square in linf needs images of at least 2 pixels"):
-        keras_trn.evaluate(classifier, (images, labels), [NeverRun(0.1), square], verbose=0)
+    choosy = attacks.Restarts(OnlyOfSquareImages(0.1), 2)
+    with pytest.raises(ValueError, match=r"received images of \(8, 5, 1\)"):
+        keras_trn.evaluate(classifier, (images, labels), [NeverRun(0.1), choosy], verbose=0)
 
 
 def test_numbers_of_numpy_do_up_to_the_saved_report(classifier, digits, tmp_path):

@@ -6,7 +6,11 @@ from keras_trn.attacks.auto_projected_gradient_descent import AutoProjectedGradi
 from keras_trn.attacks.basic_iterative_method import BasicIterativeMethod
 from keras_trn.attacks.carlini_wagner import CarliniWagner
 from keras_trn.attacks.deep_fool import DeepFool
+<<<<<<< HEAD
 from keras_trn.attacks.expectation import ExpectationOverTransformation
+=======
+from keras_trn.attacks.fast_adaptive_boundary import FastAdaptiveBoundary
+>>>>>>> fabsquare
 from keras_trn.attacks.fast_gradient_method import FastGradientMethod
 from keras_trn.attacks.mixture import Mixture
 from keras_trn.attacks.momentum_iterative_method import MomentumIterativeMethod
@@ -25,7 +29,11 @@ __all__ = [
     "BasicIterativeMethod",
     "CarliniWagner",
     "DeepFool",
+<<<<<<< HEAD
     "ExpectationOverTransformation",
+=======
+    "FastAdaptiveBoundary",
+>>>>>>> fabsquare
     "FastGradientMethod",
     "Mixture",
     "MomentumIterativeMethod",

@@ -1,31 +1,42 @@
 """DeepFool: the smallest perturbation, by steps to the nearest boundary."""
 
-from typing import Any
+import math
 
 import keras
+import tensorflow as tf
+from tensorflow import Tensor
 
-from keras_trn.attacks.art_attack import ArtAttack
-from keras_trn.attacks.art_attack import import_art
+from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.attack import Epsilon
+from keras_trn.attacks.norms import lengths_of
+from keras_trn.attacks.rivals import most_likely_rivals
+from keras_trn.attacks.survivors import are_correct
+from keras_trn.attacks.survivors import is_correct
+from keras_trn.attacks.survivors import update_survivors
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
+from keras_trn.types import Logits
 
-# With more classes, only the most likely ones are considered.
+# With more classes, only the most likely ones are considered: the label and nine others.
 _LARGEST_NUMBER_OF_CLASSES = 10
+# Added to each step, so that it crosses the boundary in spite of rounding; that of the paper's
+# code.
+_SMALLEST_STEP = 1e-4
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
-class DeepFool(ArtAttack):
+class DeepFool(Attack):
     """Steps to the nearest boundary between classes, as if boundaries were planes.
 
     It searches for the smallest perturbation, and shortens it to epsilon if it is longer; it
-    then no longer fools the classifier. An image costs up to `steps` forward passes, and as many
-    backward passes for each class, or for each of ten if there are more.
+    then no longer fools the classifier. An image costs up to `2 * steps` forward passes, and
+    `steps` backward passes for each class but its label, or for each of nine if there are more.
+    It costs nothing more once it is misclassified.
 
+    Call it like any [`Attack`][keras_trn.attacks.Attack].
     Source: Moosavi-Dezfooli et al., "DeepFool: A Simple and Accurate Method to Fool Deep Neural
-    Networks", arXiv 1511.04599; ART's `DeepFool`. ART ignores labels, so images that are already
-    misclassified are left unchanged here. It does not run in a graph; see
-    [`Attack`][keras_trn.attacks.Attack].
+    Networks", arXiv 1511.04599. The tests compare its perturbations with those of Foolbox.
+    Images that are already misclassified are left unchanged.
 
     Args:
         epsilon: Largest L2 distance, or a pair `(low, high)` to draw from for each image.
@@ -51,12 +62,58 @@ class DeepFool(ArtAttack):
         self.steps = check_count("steps", steps)
         self.overshoot = check_range("overshoot", overshoot, 0, 1)
 
-    def make_attack(self, estimator: Any, epsilon: float) -> Any:
-        """Makes ART's `DeepFool`."""
-        return import_art().attacks.evasion.DeepFool(
-            estimator,
-            max_iter=self.steps,
-            epsilon=self.overshoot,
-            nb_grads=_LARGEST_NUMBER_OF_CLASSES,
-            verbose=False,
+    def craft(
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
+        def update(
+            images: Tensor, labels: Tensor, rivals: Tensor, total: Tensor, adversarial: Tensor
+        ) -> tuple[Tensor, ...]:
+            total += _way_to_nearest_boundary(logits, adversarial, labels, rivals)
+            adversarial = tf.clip_by_value(images + (1.0 + self.overshoot) * total, 0.0, 1.0)
+            return total, adversarial, is_correct(logits, adversarial, labels)
+
+        def step(*state: Tensor) -> tuple[Tensor, ...]:
+            *_, survives = state
+            return update_survivors(survives, state, update, images, labels, rivals, *state[:2])
+
+        scores = logits(images)
+        rivals = most_likely_rivals(scores, labels, _LARGEST_NUMBER_OF_CLASSES - 1)
+        survives = are_correct(scores, labels) & (epsilon[:, 0, 0, 0] > 0)
+        _, adversarial, _ = tf.while_loop(
+            lambda *state: tf.reduce_any(state[-1]),
+            step,
+            (tf.zeros_like(images), images, survives),
+            maximum_iterations=self.steps,
         )
+        return adversarial
+
+
+def _way_to_nearest_boundary(
+    logits: Logits, images: Tensor, labels: Tensor, rivals: Tensor
+) -> Tensor:
+    """Returns the step to the boundary of the nearest rival; zero if no gradient shows one."""
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(images)
+        scores = logits(images)
+    num_classes = tf.shape(scores)[-1]
+
+    def compare(rank: Tensor, nearest: Tensor, direction: Tensor) -> tuple[Tensor, ...]:
+        from_label = tf.one_hot(rivals[:, rank], num_classes) - tf.one_hot(labels, num_classes)
+        gradient = tape.gradient(scores, images, from_label)
+        slope = lengths_of(gradient, "l2")
+        difference = tf.abs(tf.reduce_sum(scores * from_label, axis=-1))
+        distance = tf.where(slope > 0, difference / slope, math.inf)
+        is_nearer = distance < nearest
+        unit = tf.math.divide_no_nan(gradient, slope[:, None, None, None])
+        direction = tf.where(is_nearer[:, None, None, None], unit, direction)
+        return rank + 1, tf.where(is_nearer, distance, nearest), direction
+
+    _, distance, direction = tf.while_loop(
+        lambda rank, *_: rank < tf.shape(rivals)[1],
+        compare,
+        (tf.constant(0), tf.fill(tf.shape(labels), math.inf), tf.zeros_like(images)),
+        # One after the other: each holds the gradients of a whole batch.
+        parallel_iterations=1,
+    )
+    length = tf.where(tf.math.is_finite(distance), distance + _SMALLEST_STEP, 0.0)
+    return length[:, None, None, None] * direction

@@ -19,6 +19,13 @@ def as_cleverhans_norm(norm: str) -> float:
     return _CLEVERHANS_NORMS[norm]
 
 
+def lengths_of(perturbation: Tensor, norm: str) -> Tensor:
+    """Returns the length of each perturbation, in a tensor of shape `(batch,)`."""
+    if norm == "linf":
+        return tf.reduce_max(tf.abs(perturbation), axis=[1, 2, 3])
+    return tf.sqrt(tf.reduce_sum(tf.square(perturbation), axis=[1, 2, 3]))
+
+
 def project(adversarial: Tensor, images: Tensor, epsilon: Tensor, norm: str) -> Tensor:
     """Brings images back within epsilon of the clean ones and into [0, 1]."""
     perturbation = clip_eta(adversarial - images, as_cleverhans_norm(norm), epsilon)
@@ -31,7 +38,7 @@ def keep_inside(adversarial: Tensor, images: Tensor, epsilon: Tensor, norm: str)
         lowest, highest = tf.maximum(images - epsilon, 0.0), tf.minimum(images + epsilon, 1.0)
         return tf.clip_by_value(adversarial, lowest, highest)
     perturbation = adversarial - images
-    length = tf.sqrt(tf.reduce_sum(tf.square(perturbation), axis=[1, 2, 3], keepdims=True))
+    length = lengths_of(perturbation, norm)[:, None, None, None]
     is_outside = length > epsilon * (1 + ROUNDING)
     shortened = images + perturbation * epsilon / tf.where(is_outside, length, 1.0)
     return tf.clip_by_value(tf.where(is_outside, shortened, adversarial), 0.0, 1.0)

@@ -1,40 +1,52 @@
 """Square: random search with squares, without any gradient."""
 
 import math
-from typing import Any
 
 import keras
+import tensorflow as tf
+from tensorflow import Tensor
 
-from keras_trn.attacks.art_attack import ArtAttack
-from keras_trn.attacks.art_attack import import_art
+from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.attack import Epsilon
-from keras_trn.attacks.norms import as_cleverhans_norm
+from keras_trn.attacks.margin import margins
+from keras_trn.attacks.random_numbers import ALGORITHM
+from keras_trn.attacks.random_numbers import split_seed
+from keras_trn.attacks.square_proposals import PROPOSALS
+from keras_trn.attacks.survivors import are_correct
+from keras_trn.attacks.survivors import is_correct
+from keras_trn.attacks.survivors import update_survivors
 from keras_trn.input_validation import check_count
-from keras_trn.types import ImageShape
+from keras_trn.types import Logits
 
 # Share of the image that the first squares cover, as in the paper.
 _FIRST_SHARE = 0.8
+# The share is halved after so many of 10,000 queries, as in the paper. With another number of
+# queries the schedule is stretched, as in AutoAttack.
+_HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+_PLANNED_QUERIES = 10000
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
-class Square(ArtAttack):
+class Square(Attack):
     """Random search that changes one square of the image at a time.
 
     It keeps a change that reduces the margin of the label over the other classes. It only
     queries logits, so a defence whose gradient is useless does not deceive it. An image costs
-    up to `queries` forward passes and two more, and none once it is misclassified. It does not
-    run in a graph; see [`Attack`][keras_trn.attacks.Attack].
+    up to `queries` forward passes and two more, and none once it is misclassified.
 
-    Source: Andriushchenko et al., "Square Attack", arXiv 1912.00049; ART's `SquareAttack`.
+    In the L-infinity norm a square of one color replaces a part of the perturbation. In L2 the
+    perturbation moves from one square to another. Squares do not leave the image: they are no
+    larger than its shorter side.
+
+    Call it like any [`Attack`][keras_trn.attacks.Attack].
+    Source: Andriushchenko et al., "Square Attack", arXiv 1912.00049, with the schedule of
+    AutoAttack, arXiv 2003.01690. Each image has squares at places of its own.
 
     Args:
         epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
         queries: Largest number of changes tried; 5000 in AutoAttack.
         seed: Whole number that fixes the squares, and the epsilons drawn from a range.
-
-    Raises:
-        ValueError: If the images are too small, or too oblong, for the squares.
 
     Example:
         ```python
@@ -43,8 +55,6 @@ class Square(ArtAttack):
     """
 
     gradient_free = True
-    # ART queries an image again within as many calls.
-    remembered_calls = 4
     name = "Square"
 
     def __init__(
@@ -53,29 +63,50 @@ class Square(ArtAttack):
         super().__init__(epsilon, norm=norm, seed=seed)
         self.queries = check_count("queries", queries)
 
-    def make_attack(self, estimator: Any, epsilon: float) -> Any:
-        """Makes ART's `SquareAttack`."""
-        return import_art().attacks.evasion.SquareAttack(
-            estimator,
-            norm=as_cleverhans_norm(self.norm),
-            max_iter=self.queries,
-            eps=epsilon,
-            p_init=_FIRST_SHARE,
-            verbose=False,
-        )
+    def craft(
+        self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
+    ) -> Tensor:
+        proposals = PROPOSALS[self.norm]
 
-    def check_image_shape(self, image_shape: ImageShape) -> None:
-        """Refuses images for which ART leaves the image, or divides by zero."""
-        height, width, _ = image_shape
-        if height is None or width is None:
-            return
-        side = round(math.sqrt(_FIRST_SHARE * height * width))
-        if self.norm == "l2":
-            side = max(side + (side % 2 == 0), 3)
-        smallest = 10 if self.norm == "l2" else 2
-        if side >= min(height, width) or min(height, width) < smallest:
-            raise ValueError(
-                f"Square in {self.norm} needs images of at least {smallest} pixels a side, and "
-                f"larger than its first squares of {side} pixels a side; received images of "
-                f"{height} x {width} pixels. Use `keras_trn.attacks.SPSA`, which has no squares."
-            )
+        def query(proposal: Tensor, labels: Tensor, best: Tensor, lowest: Tensor) -> tuple:
+            scores = logits(proposal)
+            survives, margin = are_correct(scores, labels), margins(scores, labels)
+            is_better = ~survives | (margin < lowest)
+            best = tf.where(is_better[:, None, None, None], proposal, best)
+            return best, tf.where(is_better, margin, lowest), survives
+
+        def step(index: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+            seed = tf.random.fold_in(random_seed, index, alg=ALGORITHM)
+            side = proposals.side(_share(index, self.queries), images)
+            # Drawn for the whole batch: what an image gets does not depend on the others.
+            numbers = proposals.draw(images, seed)
+
+            def update(
+                images: Tensor, epsilon: Tensor, numbers: Tensor, labels: Tensor, *best: Tensor
+            ) -> tuple:
+                proposal = proposals.change(images, best[0], epsilon, side, numbers)
+                return query(proposal, labels, *best)
+
+            best, lowest, survives = state
+            inputs = images, epsilon, numbers, labels, best, lowest
+            return index + 1, *update_survivors(survives, state, update, *inputs)
+
+        start_seed, random_seed = tf.unstack(split_seed(random_seed, 2))
+        survives = is_correct(logits, images, labels) & (epsilon[:, 0, 0, 0] > 0)
+        state = images, tf.fill(tf.shape(labels), math.inf), survives
+        start = proposals.start(images, epsilon, start_seed)
+        state = update_survivors(survives, state, query, start, labels, *state[:2])
+        _, adversarial, *_ = tf.while_loop(
+            lambda *state: tf.reduce_any(state[-1]),
+            step,
+            (tf.constant(0, tf.int64), *state),
+            maximum_iterations=self.queries,
+        )
+        return adversarial
+
+
+def _share(index: Tensor, queries: int) -> Tensor:
+    """Returns the share of the image that a square covers at a query."""
+    planned = index * _PLANNED_QUERIES // queries
+    halvings = tf.reduce_sum(tf.cast(planned > tf.constant(_HALVED_AFTER, tf.int64), tf.float32))
+    return _FIRST_SHARE / 2.0**halvings

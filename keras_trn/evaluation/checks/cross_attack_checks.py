@@ -16,10 +16,6 @@ _BROKEN_BY_CHANCE = 0.01
 _OTHER_PATH = 0.005
 # So many of the images that only a weaker attacker breaks are listed.
 _LISTED_IMAGES = 10
-_NO_QUERY_ATTACK = NotApplicable(
-    "No attack without gradients supports images so small or oblong in this norm; Square needs "
-    "room for its squares, and SPSA supports only the L-infinity norm"
-)
 
 
 @check(
@@ -27,17 +23,14 @@ _NO_QUERY_ATTACK = NotApplicable(
     source="`check_square_sr` of AutoAttack, arXiv 2003.01690",
     subject="main attack",
 )
-def blackbox_not_stronger(examination: Examination) -> Outcome:
+def blackbox_not_stronger(examination: Examination) -> Finding:
     """Checks that an attack without gradients finds no more than attacks with them.
 
-    Square, or SPSA for images that are too small or oblong, only queries logits. If it leaves a
-    lower accuracy, gradients are masked. It is compared with the best attack with gradients, per
-    image `whitebox_full` or `bpda`. The figure is the accuracy under gradients minus that under
-    queries.
+    Square only queries logits. If it leaves a lower accuracy, gradients are masked. It is compared
+    with the best attack with gradients, per image `whitebox_full` or `bpda`. The figure is the
+    accuracy under gradients minus that under queries.
     """
     attack = examination.query_attack
-    if attack is None:
-        return _NO_QUERY_ATTACK
     queries = examination.correct("blackbox", attack).mean()
     gradients = examination.correct_under_gradients().mean()
     return Finding(
@@ -77,7 +70,7 @@ def random_noise_is_weaker(examination: Examination) -> Finding:
     source="arXiv 1902.06705",
     subject="main attack",
 )
-def whitebox_covers_blackbox(examination: Examination) -> Outcome:
+def whitebox_covers_blackbox(examination: Examination) -> Finding:
     """Checks, per image, that attacks with gradients break whatever weaker attackers break.
 
     Two attacks may leave the same accuracy and break different images. If only queries break an
@@ -87,11 +80,17 @@ def whitebox_covers_blackbox(examination: Examination) -> Outcome:
     These are `whitebox_full` and `bpda` together, as in the worst case of the report. The figure
     is the share of images that only weaker attackers break.
     """
+<<<<<<< HEAD
     attack = examination.query_attack
     weaker = [] if attack is None else [examination.correct("blackbox", attack)]
     weaker += [examination.correct(part) for part in examination.parts]
     if not weaker:
         return _NO_QUERY_ATTACK
+=======
+    weaker = [examination.correct("blackbox", examination.query_attack)]
+    if examination.is_restored:
+        weaker.append(examination.correct("oblivious"))
+>>>>>>> fabsquare
     missed = np.flatnonzero(examination.correct_under_gradients() & ~np.all(weaker, axis=0))
     share = len(missed) / len(examination.labels)
     return Finding(

@@ -13,7 +13,6 @@ import tensorflow as tf
 from cleverhans.tf2.utils import optimize_linear
 
 from keras_trn import threat_models as known_threat_models
-from keras_trn.attacks import SPSA
 from keras_trn.attacks import Attack
 from keras_trn.attacks import ProjectedGradientDescent
 from keras_trn.attacks import Square
@@ -44,10 +43,13 @@ _STAGES = (0.25, 0.5, 0.75)
 # Multiples of the main attack's epsilon, and of another attack's, at which it is run.
 _MAIN_EPSILONS = [0.25, 0.5, 1.0, 2.0]
 _OTHER_EPSILONS = [0.5, 1.0]
+<<<<<<< HEAD
 # Directions in which SPSA measures a slope for each of its steps.
 _SPSA_SAMPLES = 4
 # The threat models that attack a part of a restored classifier; the first, its classifier.
 _PARTS = ("oblivious", "transfer_from_estimator", "transfer_without_map")
+=======
+>>>>>>> fabsquare
 # The rounding error of a difference of two shares.
 _ROUNDING_OF_SHARES = 1e-9
 
@@ -232,8 +234,8 @@ class Examination:
         return tf.clip_by_value(images + step, 0.0, 1.0)
 
     @property
-    def query_attack(self) -> Attack | None:
-        """`Square`, or `SPSA` for images too small or oblong; `None` where neither fits."""
+    def query_attack(self) -> Attack:
+        """An attack that needs no gradients: `Square`."""
         return self._remember("query attack", self._make_query_attack)
 
     def epsilons(self, attack: Attack) -> list[float]:
@@ -337,17 +339,8 @@ class Examination:
             other = attack.variant(steps=steps, relative_step_size=step_size)
             return other(target, self.images, self.labels, epsilon)
 
-    def _make_query_attack(self) -> Attack | None:
-        epsilon, norm = self.attack.epsilon, self.attack.norm
-        square = Square(epsilon, norm, queries=self.queries, seed=self.seed)
-        try:
-            square.check_image_shape(tuple(self.images.shape[1:]))
-        except ValueError:
-            if norm != "linf":
-                return None
-            steps = max(1, self.queries // (2 * _SPSA_SAMPLES + 1))
-            return SPSA(epsilon, steps=steps, samples=_SPSA_SAMPLES, seed=self.seed)
-        return square
+    def _make_query_attack(self) -> Attack:
+        return Square(self.attack.epsilon, self.attack.norm, queries=self.queries, seed=self.seed)
 
     def _search_at_random(self) -> np.ndarray:
         correct, epsilon = self.correct_without_attack, tf.constant(self.attack.epsilon, tf.float32)

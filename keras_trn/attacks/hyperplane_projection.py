@@ -1,0 +1,58 @@
+"""The shortest way from an image to a hyperplane that stays in [0, 1]."""
+
+import tensorflow as tf
+from tensorflow import Tensor
+
+# Pixels with a slope below this fraction of the largest slope do not move, as rounding errors
+# would decide.
+_SMALLEST_SLOPE = 1e-8
+
+
+def shortest_change(points: Tensor, normals: Tensor, rises: Tensor, norm: str) -> Tensor:
+    """Finds the smallest change that raises a linear function, without leaving [0, 1].
+
+    Sorting the pixels by the change at which they reach an end of [0, 1] gives the exact
+    solution, as in arXiv 1907.02044.
+
+    Args:
+        points: Tensor of shape `(batch, pixels)` in [0, 1].
+        normals: Slopes of the linear functions, of the same shape.
+        rises: By how much each function has to rise, or to fall, of shape `(batch,)`.
+        norm: What is smallest: `"linf"` or `"l2"`.
+
+    Returns:
+        A change of the shape of `points`. If [0, 1] does not permit the whole rise, it comes as
+        near as it can. It is zero where slopes are zero or not finite.
+    """
+    steepest = tf.reduce_max(tf.abs(normals), axis=-1)
+    slopes = tf.math.divide_no_nan(normals, steepest[:, None])
+    rises = tf.math.divide_no_nan(rises, steepest)
+    is_usable = tf.reduce_all(tf.math.is_finite(slopes), axis=-1) & tf.math.is_finite(rises)
+    slopes = tf.where(is_usable[:, None] & (tf.abs(slopes) >= _SMALLEST_SLOPE), slopes, 0.0)
+    rises = tf.where(is_usable, rises, 0.0)
+
+    directions = tf.sign(slopes) * tf.sign(rises)[:, None]
+    room = tf.where(directions > 0, 1.0 - points, points)
+    # How far a pixel moves for each unit of the level, which is the same for all pixels.
+    speeds = tf.ones_like(slopes) if norm == "linf" else tf.abs(slopes)
+    limits = tf.math.divide_no_nan(room, speeds)
+    level = _level(speeds * tf.abs(slopes), limits, tf.abs(rises))
+    return directions * speeds * tf.minimum(level[:, None], limits)
+
+
+def _level(gains: Tensor, limits: Tensor, demand: Tensor) -> Tensor:
+    """Solves `sum(gains * min(level, limits)) = demand` for the level of each row."""
+    number = tf.shape(limits)[-1]
+    negated, order = tf.math.top_k(-limits, number)
+    limits, gains = -negated, tf.gather(gains, order, batch_dims=1)
+    of_full = tf.cumsum(gains * limits, axis=-1, exclusive=True)
+    gain_of_others = tf.cumsum(gains, axis=-1, reverse=True)
+    # What is reached when the pixel in question is full, and all before it.
+    reached = of_full + gain_of_others * limits
+    is_too_low = tf.cast(reached < demand[:, None], tf.int32)
+    full = tf.minimum(tf.reduce_sum(is_too_low, axis=-1), number - 1)
+    missing = demand - tf.gather(of_full, full, batch_dims=1)
+    slope = tf.gather(gain_of_others, full, batch_dims=1)
+    return tf.where(
+        slope > 0, tf.maximum(tf.math.divide_no_nan(missing, slope), 0.0), limits[:, -1]
+    )

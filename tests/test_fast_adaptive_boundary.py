@@ -1,0 +1,311 @@
+"""FAB-T projects exactly, and finds small perturbations in both norms."""
+
+import keras
+import numpy as np
+import pytest
+import scipy.optimize
+import tensorflow as tf
+
+from keras_trn.attacks import DeepFool
+from keras_trn.attacks import FastAdaptiveBoundary
+from keras_trn.attacks.fast_adaptive_boundary import _search_segment
+from keras_trn.attacks.hyperplane_projection import shortest_change
+from keras_trn.attacks.rivals import most_likely_rivals
+from keras_trn.threat_models import WhiteboxFull
+from tests.helpers import linear_classifier
+
+NORMS = {"linf": 0.2, "l2": 1.5}
+FREE = {"linf": 1.0, "l2": 100.0}
+every_norm = pytest.mark.parametrize("norm", NORMS)
+
+
+def lengths(perturbation, norm):
+    flat = np.reshape(perturbation, (len(perturbation), -1))
+    return np.linalg.norm(flat, ord={"linf": np.inf, "l2": 2}[norm], axis=-1)
+
+
+def predictions(classifier, images):
+    return np.argmax(classifier(images), axis=-1)
+
+
+# --- Projections ----------------------------------------------------------------------
+
+
+def optimal_length(point, normal, rise, norm):
+    """The length of the shortest change, by solvers of SciPy."""
+    size = len(point)
+    bounds = list(zip(-point, 1 - point, strict=True))
+    if norm == "linf":
+        ones, identity = np.ones((size, 1)), np.eye(size)
+        return scipy.optimize.linprog(
+            [0] * size + [1],
+            A_ub=np.block([[identity, -ones], [-identity, -ones]]),
+            b_ub=np.zeros(2 * size),
+            A_eq=[[*normal, 0]],
+            b_eq=[rise],
+            bounds=[*bounds, (0, None)],
+        ).fun
+    constraint = {"type": "eq", "fun": lambda change: normal @ change - rise}
+    squares = scipy.optimize.minimize(
+        lambda change: change @ change,
+        np.zeros(size),
+        bounds=bounds,
+        constraints=constraint,
+        method="SLSQP",
+        options={"ftol": 1e-12},
+    ).fun
+    return np.sqrt(squares)
+
+
+@every_norm
+def test_the_change_is_the_shortest_that_reaches_the_plane(norm):
+    random = np.random.default_rng(0)
+    points = random.random((40, 7)).astype("float32")
+    points[:10] = points[:10].round()
+    normals = random.normal(size=(40, 7)).astype("float32")
+    normals[::4, :3] = 0.0
+    normals[1::4, 0] *= 1e4
+    highest = np.sum(np.maximum(normals * -points, normals * (1 - points)), axis=-1)
+    lowest = np.sum(np.minimum(normals * -points, normals * (1 - points)), axis=-1)
+    rises = np.where(np.arange(40) % 2, highest, lowest) * random.random(40).astype("float32")
+    changes = shortest_change(points, normals, rises, norm).numpy()
+    assert np.all(points + changes >= -1e-6) and np.all(points + changes <= 1 + 1e-6)
+    np.testing.assert_allclose(np.sum(normals * changes, axis=-1), rises, rtol=1e-4, atol=1e-5)
+    for point, normal, rise, change in zip(points, normals, rises, changes, strict=True):
+        steepest = np.abs(normal).max()
+        optimum = optimal_length(point, normal / steepest, rise / steepest, norm)
+        assert np.linalg.norm(change, ord=np.inf if norm == "linf" else 2) <= optimum + 1e-4
+        assert np.all(change[normal == 0] == 0)
+
+
+@every_norm
+def test_a_plane_out_of_reach_is_approached_as_far_as_possible(norm):
+    points = np.array([[0.2, 0.7, 0.5]], "float32")
+    normals = np.array([[1.0, -2.0, 0.0]], "float32")
+    changes = shortest_change(points, normals, np.array([9.0], "float32"), norm)
+    np.testing.assert_allclose(changes, [[0.8, -0.7, 0.0]], atol=1e-6)
+    changes = shortest_change(points, normals, np.array([-9.0], "float32"), norm)
+    np.testing.assert_allclose(changes, [[-0.2, 0.3, 0.0]], atol=1e-6)
+
+
+@every_norm
+@pytest.mark.parametrize("normal", [0.0, np.nan, np.inf, 1e-30, 1e30])
+def test_any_slope_gives_a_finite_change(norm, normal):
+    points = np.full((3, 4), 0.5, "float32")
+    normals = np.array([[normal] * 4, [normal, 0, 0, 0], [1.0] * 4], "float32")
+    rises = np.array([0.0, 1.0, 1.0], "float32")
+    changes = shortest_change(points, normals, rises, norm)
+    assert np.isfinite(changes).all()
+    np.testing.assert_allclose(changes[2], 0.25, atol=1e-6)
+
+
+# --- Strength -------------------------------------------------------------------------
+
+
+@every_norm
+def test_it_breaks_a_trained_classifier(norm, classifier, digits):
+    images, labels = digits[0][:120], digits[1][:120]
+    attack = FastAdaptiveBoundary(NORMS[norm], norm=norm, steps=20)
+    adversarial = attack(classifier, images, labels)
+    assert lengths(adversarial - images, norm).max() <= NORMS[norm] + 1e-5
+    assert np.mean(predictions(classifier, adversarial) == labels) <= 0.03
+
+
+def test_its_perturbations_are_shorter_than_those_of_deep_fool(classifier, digits):
+    images, labels = digits[0][:60], digits[1][:60]
+    attack = FastAdaptiveBoundary(1e-3, norm="l2", steps=20)
+    # An epsilon that no image is broken within, so that every target is tried.
+    found = attack.craft(
+        lambda images: classifier(images, training=False),
+        tf.constant(images),
+        tf.constant(labels),
+        tf.fill((60, 1, 1, 1), 1e-3),
+        tf.constant([0, 0]),
+    )
+    others = DeepFool(100.0)(classifier, images, labels)
+    assert np.all(predictions(classifier, found) != labels)
+    correct = predictions(classifier, images) == labels
+    ratios = (lengths(found - images, "l2") / lengths(others - images, "l2"))[correct]
+    assert np.median(ratios) < 0.97 and ratios.max() < 1.05
+
+
+@every_norm
+def test_the_boundary_of_a_linear_classifier_is_found_exactly(norm):
+    keras.utils.set_random_seed(0)
+    classifier = linear_classifier(num_classes=3)
+    images = np.random.default_rng(0).uniform(0.4, 0.6, (20, 8, 8, 1)).astype("float32")
+    labels = predictions(classifier, images)
+    kernel, _ = map(np.array, classifier.weights)
+    scores = np.array(classifier(images))
+    nearest = np.full(20, np.inf)
+    for other in range(3):
+        slopes = kernel[:, labels] - kernel[:, [other]]
+        # A distance in one norm is measured by the slope in the dual norm.
+        dual = np.linalg.norm(slopes.T, ord=1 if norm == "linf" else 2, axis=-1)
+        lead = scores[range(20), labels] - scores[:, other]
+        distances = np.where(labels == other, np.inf, lead / np.maximum(dual, 1e-9))
+        nearest = np.minimum(nearest, distances)
+    attack = FastAdaptiveBoundary(FREE[norm], norm=norm, steps=10)
+    # Epsilon is below every distance, so that every target is tried.
+    adversarial = attack.craft(
+        classifier,
+        tf.constant(images),
+        tf.constant(labels),
+        tf.fill((20, 1, 1, 1), 1e-6),
+        tf.constant([0, 0]),
+    )
+    assert np.all(predictions(classifier, adversarial) != labels)
+    found = lengths(adversarial - images, norm)
+    assert np.all(found < 1.01 * nearest + 1e-5) and np.all(found > 0.999 * nearest - 1e-5)
+
+
+@every_norm
+def test_longer_perturbations_are_shortened(norm, classifier, digits):
+    images, labels = digits[0][:40], digits[1][:40]
+    attack = FastAdaptiveBoundary(FREE[norm], norm=norm, steps=10, targets=1)
+    free = lengths(attack(classifier, images, labels) - images, norm)
+    assert np.all(free[predictions(classifier, images) == labels] > 0)
+    epsilon = float(np.median(free))
+    shortened = attack(classifier, images, labels, epsilon=epsilon)
+    np.testing.assert_allclose(
+        lengths(shortened - images, norm), np.minimum(free, epsilon), atol=1e-4
+    )
+
+
+def test_the_search_on_the_segment_moves_to_the_boundary():
+    def logits(images):
+        brightness = tf.reduce_mean(images, axis=[1, 2, 3])
+        return tf.stack([tf.fill(tf.shape(brightness), 0.7), tf.sqrt(brightness)], axis=-1)
+
+    images, fooling = (np.full((3, 2, 2, 1), value, "float32") for value in (0.1, 1.0))
+    found = _search_segment(logits, images, fooling, tf.zeros(3, tf.int64))
+    assert np.all(np.argmax(logits(found), axis=-1) == 1)
+    assert np.min(found) >= 0.49 and np.max(found) < 0.5
+
+
+# --- Who is attacked ------------------------------------------------------------------
+
+
+@every_norm
+def test_images_that_are_misclassified_already_are_left_as_they_are(norm, classifier, digits):
+    images = digits[0][:12]
+    labels = predictions(classifier, images)
+    labels[::2] = (labels[::2] + 1) % 10
+    attack = FastAdaptiveBoundary(NORMS[norm], norm=norm, steps=5, targets=2)
+    adversarial = attack(classifier, images, labels)
+    np.testing.assert_array_equal(adversarial[::2], images[::2])
+    assert np.all(lengths(adversarial - images, norm)[1::2] > 0)
+
+
+@every_norm
+def test_images_fooled_within_epsilon_are_not_attacked_again(norm, classifier, digits):
+    images, labels = digits[0][:40], digits[1][:40]
+    images_seen = tf.Variable(0, dtype=tf.int64)
+
+    def logits(images):
+        images_seen.assign_add(tf.shape(images, tf.int64)[0])
+        return classifier(images, training=False)
+
+    attack = FastAdaptiveBoundary(FREE[norm], norm=norm, steps=10, targets=4)
+    correct = np.sum(predictions(classifier, images) == labels)
+    counts = {}
+    # About half of the images are fooled within the second epsilon.
+    half = {"linf": 0.06, "l2": 0.5}[norm]
+    for epsilon in (1e-4, half, FREE[norm]):
+        attack(logits, images, labels, epsilon=epsilon)
+        counts[epsilon] = images_seen.numpy()
+        images_seen.assign(0)
+    each_target, search = 2 * 10 * correct, 5 * correct
+    # One image shows the number of classes, once.
+    assert counts[1e-4] == 1 + 40 + 4 * each_target + search
+    assert counts[FREE[norm]] == 40 + each_target + search
+    assert counts[FREE[norm]] < counts[half] < counts[1e-4]
+
+
+def test_rivals_are_the_most_likely_other_classes():
+    scores = np.array([[5.0, 1.0, 4.0, 2.0], [0.0, 3.0, 2.0, 1.0]], "float32")
+    rivals = most_likely_rivals(tf.constant(scores), tf.constant([0, 2]), 2)
+    np.testing.assert_array_equal(rivals, [[2, 3], [1, 3]])
+    assert most_likely_rivals(tf.constant(scores), tf.constant([0, 2]), 9).shape == (2, 3)
+
+
+# --- Unusual classifiers and images ---------------------------------------------------
+
+
+@every_norm
+def test_a_classifier_of_two_classes_is_attacked(norm, digits):
+    keras.utils.set_random_seed(0)
+    classifier = linear_classifier(num_classes=2)
+    images = digits[0][:12]
+    labels = predictions(classifier, images)
+    adversarial = FastAdaptiveBoundary(FREE[norm], norm=norm, steps=5)(classifier, images, labels)
+    assert np.all(predictions(classifier, adversarial) != labels)
+
+
+@every_norm
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 2), (16, 9, 3)], ids=str)
+def test_images_of_any_shape_are_attacked(shape, norm):
+    keras.utils.set_random_seed(0)
+    classifier = linear_classifier(shape)
+    images = np.random.default_rng(0).random((8, *shape), dtype="float32")
+    labels = predictions(classifier, images)
+    attack = FastAdaptiveBoundary(FREE[norm], norm=norm, steps=10, targets=3)
+    adversarial = attack(classifier, images, labels)
+    assert np.isfinite(adversarial).all()
+    if np.prod(shape) > 1:
+        assert np.all(predictions(classifier, adversarial) != labels)
+
+
+@every_norm
+def test_images_without_a_gradient_are_left_as_they_are(norm, classifier, digits):
+    images = digits[0][:4]
+
+    def rounded(images):
+        return classifier(tf.floor(2.9 * images), training=False)
+
+    labels = predictions(rounded, images)
+    attack = FastAdaptiveBoundary(NORMS[norm], norm=norm, steps=3, targets=2)
+    np.testing.assert_array_equal(attack(rounded, images, labels), images)
+
+
+@every_norm
+def test_equal_logits_give_finite_images(norm):
+    images = np.random.default_rng(0).random((3, 4, 4, 1), dtype="float32")
+
+    def tied(images):
+        brightness = tf.reduce_sum(images, axis=[1, 2, 3])
+        return tf.stack([brightness, brightness, brightness - 0.1], axis=-1)
+
+    attack = FastAdaptiveBoundary(FREE[norm], norm=norm, steps=5)
+    assert np.isfinite(attack(tied, images, [0, 0, 0])).all()
+
+
+@every_norm
+def test_answers_that_are_not_numbers_leave_the_others_alone(norm, classifier, digits):
+    images, labels = digits[0][:12].copy(), digits[1][:12]
+    images[:, 0, 0] = 0.0
+    images[::3, 0, 0] = 1.0
+
+    def broken(images):
+        scores = classifier(images, training=False)
+        return tf.where(images[:, 0, 0] > 0.9, np.nan, scores)
+
+    attack = FastAdaptiveBoundary(FREE[norm], norm=norm, steps=10, targets=2)
+    adversarial = attack(broken, images, labels)
+    assert np.isfinite(adversarial).all()
+    np.testing.assert_array_equal(adversarial[::3], images[::3])
+    assert np.all(predictions(classifier, adversarial[1::3]) != labels[1::3])
+
+
+def test_it_works_through_a_defence(classifier, protect, digits):
+    images = digits[0][:8]
+    target = WhiteboxFull().target(protect(classifier))
+    labels = predictions(target, images)
+    adversarial = FastAdaptiveBoundary(0.3, steps=10, targets=2)(target, images, labels)
+    assert np.mean(predictions(target, adversarial) == labels) <= 0.5
+
+
+@pytest.mark.parametrize("name", ["steps", "targets"])
+def test_malformed_argument_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1"):
+        FastAdaptiveBoundary(0.1, **{name: 0})
