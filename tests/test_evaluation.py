@@ -9,8 +9,8 @@ import keras_trn
 from keras_trn import attacks
 from keras_trn import threat_models
 from keras_trn.evaluation import measure
-from keras_trn.evaluation.packing import pack_bits
 from keras_trn.evaluation.checkpoint import Checkpoint
+from keras_trn.evaluation.packing import pack_bits
 from tests.helpers import Batches
 from tests.helpers import InterruptionError
 from tests.helpers import NeverRun

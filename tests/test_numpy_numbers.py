@@ -133,11 +133,8 @@ def test_restarts_and_mixtures_take_numpy_numbers(number, linear, digits):
 
 
 def test_auto_attack_takes_numpy_numbers():
-    attacks = ATTACKS.attack_ensemble(
-        np.float32(0.25), steps=np.int64(4), queries=np.int64(5), seed=np.int64(6)
-    )
-    expected = ATTACKS.attack_ensemble(0.25, steps=4, queries=5, seed=6)
-    assert list(map(repr, attacks)) == list(map(repr, expected))
+    attack = ATTACKS.auto_attack("fast", np.float32(0.25), seed=np.int64(6))
+    assert repr(attack) == repr(ATTACKS.auto_attack("fast", 0.25, seed=6))
 
 
 # --- Networks, layers, gradient maps and baselines ----------------------------------------

@@ -76,8 +76,8 @@ REPORT = Evaluation(
         attacks.ProjectedGradientDescent(EPSILON),
         attacks.FastGradientMethod(EPSILON),
         attacks.MomentumIterativeMethod(EPSILON),
-        # Fewer steps and queries than for one defence: there are ten here.
-        *attacks.attack_ensemble(EPSILON, steps=20, queries=120),
+        attacks.auto_attack("fast", EPSILON),
+        attacks.Square(EPSILON, queries=120),
         attacks.ProjectedGradientDescent(1.0, norm="l2"),
         # So few steps have to be long ones.
         attacks.CarliniWagner(1.0, steps=20, search_steps=3, learning_rate=0.5),

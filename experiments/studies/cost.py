@@ -27,7 +27,6 @@ import tensorflow as tf
 import keras_trn
 from experiments.recipes import cifar10
 from experiments.recipes import fashion_mnist
-from keras_trn.attacks.art_attack import import_art
 from keras_trn.evaluation.environment import describe_environment
 
 Functions = Mapping[str, Callable[..., Any]]
@@ -164,7 +163,10 @@ def make_art_attack(
     classifier: keras.Model, dataset: tf.data.Dataset, attack: keras_trn.attacks.Attack
 ) -> Callable[[], Any]:
     """Makes ART's PGD with as many steps, on the same images; it only crafts."""
-    art = import_art()
+    # Slow to import, and needed for this comparison alone.
+    import art.attacks.evasion
+    import art.estimators.classification
+
     batch_size = len(next(iter(dataset))[0])
     estimator = art.estimators.classification.TensorFlowV2Classifier(
         model=tf.function(lambda images, training: classifier(images, training=False)),

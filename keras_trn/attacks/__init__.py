@@ -1,16 +1,14 @@
-"""Attacks with one contract, from CleverHans, from ART and our own."""
+"""Attacks with one contract."""
 
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.attack_ensemble import AttackEnsemble
+from keras_trn.attacks.auto_attack import auto_attack
 from keras_trn.attacks.auto_projected_gradient_descent import AutoProjectedGradientDescent
 from keras_trn.attacks.basic_iterative_method import BasicIterativeMethod
 from keras_trn.attacks.carlini_wagner import CarliniWagner
 from keras_trn.attacks.deep_fool import DeepFool
-<<<<<<< HEAD
 from keras_trn.attacks.expectation import ExpectationOverTransformation
-=======
 from keras_trn.attacks.fast_adaptive_boundary import FastAdaptiveBoundary
->>>>>>> fabsquare
 from keras_trn.attacks.fast_gradient_method import FastGradientMethod
 from keras_trn.attacks.mixture import Mixture
 from keras_trn.attacks.momentum_iterative_method import MomentumIterativeMethod
@@ -29,11 +27,8 @@ __all__ = [
     "BasicIterativeMethod",
     "CarliniWagner",
     "DeepFool",
-<<<<<<< HEAD
     "ExpectationOverTransformation",
-=======
     "FastAdaptiveBoundary",
->>>>>>> fabsquare
     "FastGradientMethod",
     "Mixture",
     "MomentumIterativeMethod",
@@ -42,4 +37,5 @@ __all__ = [
     "RandomNoise",
     "Restarts",
     "Square",
+    "auto_attack",
 ]

@@ -58,7 +58,10 @@ _VERSIONS: dict[str, tuple[str, Callable[[Epsilon, str], list[Attack]]]] = {
 
 
 def auto_attack(
-    version: str = "standard", epsilon: Epsilon = 8 / 255, norm: str = "linf", seed: int | None = None
+    version: str = "standard",
+    epsilon: Epsilon = 8 / 255,
+    norm: str = "linf",
+    seed: int | None = None,
 ) -> AttackEnsemble:
     """Makes AutoAttack, the ensemble that published robust accuracies are measured with.
 

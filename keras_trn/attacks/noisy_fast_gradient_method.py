@@ -72,5 +72,5 @@ class NoisyFastGradientMethod(FastGradientMethod):
         return super().craft(logits, start, labels, self.step_size * epsilon, random_seed)
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         return "FGSM-RS" if self.projected else "N-FGSM"

@@ -15,7 +15,7 @@ _CLEVERHANS_NORMS = {"linf": np.inf, "l2": 2}
 
 
 def as_cleverhans_norm(norm: str) -> float:
-    """Translates `"linf"` or `"l2"` into the number that CleverHans and ART take."""
+    """Translates `"linf"` or `"l2"` into the number that CleverHans takes."""
     return _CLEVERHANS_NORMS[norm]
 
 

@@ -15,11 +15,7 @@ def is_correct(logits: Logits, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def are_correct(scores: Tensor, labels: Tensor) -> Tensor:
-<<<<<<< HEAD
     """Tells which rows of logits are highest at their label; one that is not finite is wrong."""
-=======
-    """Tells which answers are the label; an answer that is not finite is wrong."""
->>>>>>> fabsquare
     is_finite = tf.reduce_all(tf.math.is_finite(scores), axis=-1)
     return is_finite & (tf.argmax(scores, axis=-1) == labels)
 
@@ -32,7 +28,6 @@ def update_survivors(
     Args:
         survives: Booleans of shape `(batch,)`.
         current: A tensor with one entry for each image, or a tuple of such tensors.
-<<<<<<< HEAD
         update: Function from the survivors' entries of `per_image` to their new entries, in
             the structure of `current`.
         *per_image: Tensors with one entry for each image.
@@ -48,22 +43,6 @@ def update_survivors(
     def updated() -> Any:
         chosen = [tf.gather(tensor, places[:, 0]) for tensor in per_image]
         return tf.nest.map_structure(replaced, current, update(*chosen))
-=======
-        update: Function from the survivors' entries of `per_image` to their new entries.
-        *per_image: Tensors with one entry for each image.
-
-    Returns:
-        A tensor of the shape of `current`, or a tuple of such tensors.
-    """
-    places = tf.where(survives)
-
-    def replace(old: Tensor, entries: Tensor) -> Tensor:
-        return tf.tensor_scatter_nd_update(old, places, entries)
-
-    def updated() -> Any:
-        chosen = [tf.gather(tensor, places[:, 0]) for tensor in per_image]
-        return tf.nest.map_structure(replace, current, update(*chosen))
->>>>>>> fabsquare
 
     # Convolutions need at least one image.
     changed = tf.cond(tf.reduce_any(survives), updated, lambda: current)

@@ -12,7 +12,6 @@ _PACKAGES = (
     "keras",
     "tensorflow",
     "cleverhans",
-    "adversarial-robustness-toolbox",
     "numpy",
     "pillow",
     "scikit-image",

@@ -209,7 +209,9 @@ def _measure_runs(
             if checkpoint.holds(dependencies):
                 progress.update(data.batches)
             remember = functools.partial(_remember_batch, checkpoint, dependencies)
-            compute = functools.partial(_measure_run, run, meters[run.fixes_randomness], data, remember, progress)
+            compute = functools.partial(
+                _measure_run, run, meters[run.fixes_randomness], data, remember, progress
+            )
             cells += checkpoint.get_or_compute(dependencies, compute)
     return cells
 

@@ -80,17 +80,8 @@ def whitebox_covers_blackbox(examination: Examination) -> Finding:
     These are `whitebox_full` and `bpda` together, as in the worst case of the report. The figure
     is the share of images that only weaker attackers break.
     """
-<<<<<<< HEAD
-    attack = examination.query_attack
-    weaker = [] if attack is None else [examination.correct("blackbox", attack)]
-    weaker += [examination.correct(part) for part in examination.parts]
-    if not weaker:
-        return _NO_QUERY_ATTACK
-=======
     weaker = [examination.correct("blackbox", examination.query_attack)]
-    if examination.is_restored:
-        weaker.append(examination.correct("oblivious"))
->>>>>>> fabsquare
+    weaker += [examination.correct(part) for part in examination.parts]
     missed = np.flatnonzero(examination.correct_under_gradients() & ~np.all(weaker, axis=0))
     share = len(missed) / len(examination.labels)
     return Finding(

@@ -43,13 +43,8 @@ _STAGES = (0.25, 0.5, 0.75)
 # Multiples of the main attack's epsilon, and of another attack's, at which it is run.
 _MAIN_EPSILONS = [0.25, 0.5, 1.0, 2.0]
 _OTHER_EPSILONS = [0.5, 1.0]
-<<<<<<< HEAD
-# Directions in which SPSA measures a slope for each of its steps.
-_SPSA_SAMPLES = 4
 # The threat models that attack a part of a restored classifier; the first, its classifier.
 _PARTS = ("oblivious", "transfer_from_estimator", "transfer_without_map")
-=======
->>>>>>> fabsquare
 # The rounding error of a difference of two shares.
 _ROUNDING_OF_SHARES = 1e-9
 
