@@ -15,7 +15,7 @@ def is_correct(logits: Logits, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def are_correct(scores: Tensor, labels: Tensor) -> Tensor:
-    """Tells which answers are the label; an answer that is not finite is wrong."""
+    """Tells which rows of logits are highest at their label; one that is not finite is wrong."""
     is_finite = tf.reduce_all(tf.math.is_finite(scores), axis=-1)
     return is_finite & (tf.argmax(scores, axis=-1) == labels)
 
@@ -28,20 +28,21 @@ def update_survivors(
     Args:
         survives: Booleans of shape `(batch,)`.
         current: A tensor with one entry for each image, or a tuple of such tensors.
-        update: Function from the survivors' entries of `per_image` to their new entries.
+        update: Function from the survivors' entries of `per_image` to their new entries, in
+            the structure of `current`.
         *per_image: Tensors with one entry for each image.
 
     Returns:
-        A tensor of the shape of `current`, or a tuple of such tensors.
+        What `current` is, with the new entries.
     """
     places = tf.where(survives)
 
-    def replace(old: Tensor, entries: Tensor) -> Tensor:
-        return tf.tensor_scatter_nd_update(old, places, entries)
+    def replaced(old: Tensor, new: Tensor) -> Tensor:
+        return tf.tensor_scatter_nd_update(old, places, new)
 
     def updated() -> Any:
         chosen = [tf.gather(tensor, places[:, 0]) for tensor in per_image]
-        return tf.nest.map_structure(replace, current, update(*chosen))
+        return tf.nest.map_structure(replaced, current, update(*chosen))
 
     # Convolutions need at least one image.
     changed = tf.cond(tf.reduce_any(survives), updated, lambda: current)
