@@ -42,20 +42,25 @@ class TorchClassifier(torch.nn.Module):
         images, directions = tf.TensorSpec((None, *image_shape)), tf.TensorSpec((None, num_classes))
         self._logits = compile_function(logits, [images])
         self._gradient = compile_function(gradient, [images, directions])
-        self.forward_passes = 0
-        self.backward_passes = 0
+        self._forward_passes = 0
+        self._backward_passes = 0
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """The forward and the backward passes so far, counted per image."""
+        return self._forward_passes, self._backward_passes
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return _Logits.apply(images, self)
 
     def compute_logits(self, images: torch.Tensor) -> torch.Tensor:
         """Computes the logits, without any gradient."""
-        self.forward_passes += len(images)
+        self._forward_passes += len(images)
         return _to_torch(self._logits(_channels_last(images)))
 
     def compute_gradient(self, images: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
         """Computes the gradient of `sum(logits * direction)` with respect to the images."""
-        self.backward_passes += len(images)
+        self._backward_passes += len(images)
         gradient = self._gradient(_channels_last(images), tf.constant(direction.numpy()))
         return _to_torch(gradient).permute(0, 3, 1, 2).contiguous()
 

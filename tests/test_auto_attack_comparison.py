@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from experiments.counted_classifier import CountedClassifier
 from keras_trn.evaluation.bit_packing import pack_bits
+from keras_trn.evaluation.passes import CountedTarget
 
 torch = pytest.importorskip("torch", reason="the extra `compare` is not installed")
 pytest.importorskip("pyautoattack", reason="the extra `compare` is not installed")
@@ -71,14 +71,14 @@ def test_adapter_counts_images_and_gives_away_no_memory(color_classifier, color_
     before = logits.clone()
     logits.zero_()
     np.testing.assert_array_equal(adapter(images), before)
-    assert (adapter.forward_passes, adapter.backward_passes) == (14, 0)
+    assert adapter.passes == (14, 0)
     images.requires_grad_()
     adapter(images[:3]).sum().backward()
-    assert (adapter.forward_passes, adapter.backward_passes) == (17, 3)
+    assert adapter.passes == (17, 3)
 
 
 def test_passes_are_counted_within_graphs_and_change_nothing(color_classifier, color_images):
-    counted = CountedClassifier(color_classifier)
+    counted = CountedTarget(color_classifier)
 
     @tf.function
     def ascend(images):
@@ -96,9 +96,9 @@ def test_passes_are_counted_within_graphs_and_change_nothing(color_classifier, c
             loss = tf.reduce_sum(color_classifier(expected, training=False) ** 2)
         expected += 0.1 * tape.gradient(loss, expected)
     np.testing.assert_allclose(ascend(tf.constant(color_images)), expected, rtol=1e-4, atol=1e-5)
-    assert (counted.forward_passes, counted.backward_passes) == (21, 21)
+    assert counted.passes == (21, 21)
     counted(tf.constant(color_images[:2]))
-    assert (counted.forward_passes, counted.backward_passes) == (23, 21)
+    assert counted.passes == (23, 21)
 
 
 # --- The study ------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def counted_runs(monkeypatch):
     def make(implementation):
         def run(target, name, examples, settings):
             runs.append((implementation, name))
-            return examples[0], CountedClassifier(target)
+            return examples[0], CountedTarget(target)
 
         return run
 

@@ -29,7 +29,6 @@ import tensorflow as tf
 import torch
 
 import keras_trn
-from experiments.counted_classifier import CountedClassifier
 from experiments.recipe import Arrays
 from experiments.recipes import fashion_mnist
 from experiments.run import Experiment
@@ -41,6 +40,7 @@ from keras_trn.digests import digest_of_arrays
 from keras_trn.evaluation.bit_packing import pack_bits
 from keras_trn.evaluation.bit_packing import unpack_bits
 from keras_trn.evaluation.environment import describe_environment
+from keras_trn.evaluation.passes import CountedTarget
 from keras_trn.files import write_text
 from keras_trn.graphs import compile_function
 from keras_trn.logits import logits_function
@@ -119,14 +119,14 @@ def make_attack(name: str, settings: Settings) -> Attack:
 
 def run_own(
     target: Classifier, name: str, examples: Arrays, settings: Settings
-) -> tuple[np.ndarray, CountedClassifier]:
+) -> tuple[np.ndarray, CountedTarget]:
     """Runs an attack of this package, or its ensemble; returns what `run_authors` returns."""
-    classifier = CountedClassifier(target)
+    counted = CountedTarget(target)
     attack = make_attack(name, settings)
     adversarial = [
-        attack(classifier, images, labels).numpy() for images, labels in batches(examples, settings)
+        attack(counted, images, labels).numpy() for images, labels in batches(examples, settings)
     ]
-    return np.concatenate(adversarial), classifier
+    return np.concatenate(adversarial), counted
 
 
 IMPLEMENTATIONS: Mapping[str, Callable[..., tuple[np.ndarray, Any]]] = {
@@ -173,16 +173,17 @@ def measure(
     """Runs one attack; which images survive is decided here, alike for both implementations."""
     images, labels = examples
     started = time.perf_counter()
-    adversarial, classifier = IMPLEMENTATIONS[implementation](target, name, examples, settings)
+    adversarial, counted = IMPLEMENTATIONS[implementation](target, name, examples, settings)
     seconds = time.perf_counter() - started
+    forward, backward = counted.passes
     survive = are_correct(target, examples, settings)
     survive &= are_correct(target, (adversarial, labels), settings)
     return {
         "accuracy": float(survive.mean()),
         "survivors": pack_bits(survive),
         "largest_distance": largest_distance(adversarial, images, settings.norm),
-        "forward_passes": classifier.forward_passes,
-        "backward_passes": classifier.backward_passes,
+        "forward_passes": forward,
+        "backward_passes": backward,
         "seconds": round(seconds, 1),
     }
 

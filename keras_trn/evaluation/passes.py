@@ -1,0 +1,37 @@
+"""Counts the passes through a defence that an attack takes."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from keras_trn.logits import logits_function
+from keras_trn.types import Classifier
+
+
+class CountedTarget:
+    """Computes the logits of a target, and counts how many images pass forward and backward."""
+
+    def __init__(self, target: Classifier) -> None:
+        self._logits = logits_function(target)
+        self._forward = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._backward = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        self._forward.assign_add(tf.shape(images, tf.int64)[0])
+        return self._count_backward(self._logits(images))
+
+    def _count_backward(self, logits: tf.Tensor) -> tf.Tensor:
+        @tf.custom_gradient
+        def counted(logits: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+            def gradient(upstream: tf.Tensor) -> tf.Tensor:
+                self._backward.assign_add(tf.shape(upstream, tf.int64)[0])
+                return upstream
+
+            return tf.identity(logits), gradient
+
+        return counted(logits)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """The forward and the backward passes so far, counted per image."""
+        return int(self._forward.numpy()), int(self._backward.numpy())
