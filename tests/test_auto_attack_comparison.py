@@ -14,6 +14,7 @@ from keras_trn.evaluation.passes import CountedTarget
 torch = pytest.importorskip("torch", reason="the extra `compare` is not installed")
 pytest.importorskip("pyautoattack", reason="the extra `compare` is not installed")
 
+import keras_trn  # noqa: E402
 from experiments.studies import auto_attack_comparison as comparison  # noqa: E402
 from experiments.torch_classifier import TorchClassifier  # noqa: E402
 
@@ -107,6 +108,19 @@ def test_passes_are_counted_within_graphs_and_change_nothing(color_classifier, c
 @pytest.fixture
 def few_digits(digits):
     return digits[0][: SETTINGS.images], digits[1][: SETTINGS.images]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_own_ensemble_is_the_standard_version(norm):
+    settings = comparison.Settings(norm, comparison.EPSILONS[norm])
+    ensemble = comparison.make_attack(comparison.ENSEMBLE, settings)
+    standard = keras_trn.attacks.auto_attack("standard", settings.epsilon, norm)
+    for attack, expected in zip(ensemble.attacks, standard.attacks, strict=True):
+        assert type(attack) is type(expected)
+        assert attack.get_config() == {
+            **expected.get_config(),
+            "seed": comparison.SEED,
+        }
 
 
 @pytest.mark.slow

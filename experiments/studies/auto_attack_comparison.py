@@ -102,7 +102,7 @@ def run_authors(
 
 
 def make_attack(name: str, settings: Settings) -> Attack:
-    """Makes an attack of this package, or its ensemble."""
+    """Makes an attack of this package, or its ensemble, `auto_attack("standard")` by default."""
     place: dict[str, Any] = {"epsilon": settings.epsilon, "norm": settings.norm, "seed": SEED}
     steps, targets = settings.steps, settings.targets
     makers: Mapping[str, Callable[[], Attack]] = {
@@ -112,7 +112,9 @@ def make_attack(name: str, settings: Settings) -> Attack:
         ),
         "fab-t": lambda: attacks.FastAdaptiveBoundary(**place, steps=steps, targets=targets),
         "square": lambda: attacks.Square(**place, queries=settings.queries),
-        ENSEMBLE: lambda: attacks.auto_attack(ENSEMBLE, **place),
+        ENSEMBLE: lambda: attacks.AttackEnsemble(
+            [make_attack(part, settings) for part in STANDARD], seed=SEED
+        ),
     }
     return makers[name]()
 
