@@ -17,6 +17,8 @@ from keras_trn.digests import digest_of_arrays
 
 # Functions of these packages do not change while a program runs.
 _LIBRARIES = {"keras", "tensorflow", "numpy", "builtins"}
+# `tf.is_tensor` also looks for a protocol, which takes ten times as long for a layer.
+_TENSORS = (tf.__internal__.types.Tensor, tf.RaggedTensor, tf.SparseTensor)
 
 
 def compile_function(
@@ -110,7 +112,8 @@ def _parts(value: Any) -> Iterable[tuple[object, Any]] | None:
         return [("digest", digest_of_arrays(value))]
     if isinstance(value, (list, tuple)):
         # A list may collect tensors while it is traced, which must not cause another tracing.
-        return [(place, part) for place, part in enumerate(value) if not tf.is_tensor(part)]
+        parts = enumerate(value)
+        return [(place, part) for place, part in parts if not isinstance(part, _TENSORS)]
     if isinstance(value, dict):
         return [(str(key), part) for key, part in value.items()]
     if isinstance(value, keras.Operation):
