@@ -14,6 +14,7 @@ import tensorflow as tf
 import keras_trn
 from keras_trn.attacks import BasicIterativeMethod
 from keras_trn.attacks import FastGradientMethod
+from keras_trn.attacks import MomentumIterativeMethod
 from keras_trn.attacks import ProjectedGradientDescent
 from keras_trn.attacks import Restarts
 from keras_trn.attacks import Square
@@ -648,6 +649,27 @@ def test_stages_are_of_one_run_and_share_a_graph(examine):
         other = ProjectedGradientDescent(0.2, steps=steps, relative_step_size=size, seed=0)
         expected = other(examination.target("whitebox_full"), images, labels)
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind", [BasicIterativeMethod, ProjectedGradientDescent, MomentumIterativeMethod]
+)
+def test_stages_run_the_graph_of_the_attack_itself(classifier, digits, kind, monkeypatch):
+    traces = []
+    craft = kind.craft
+
+    @functools.wraps(craft)
+    def traced(self, *arguments):
+        traces.append(self.name)
+        return craft(self, *arguments)
+
+    monkeypatch.setattr(kind, "craft", traced)
+    attack = kind(epsilon=0.2, steps=STEPS)
+    examination = checks.Examination(classifier, digits[0][:8], digits[1][:8], attack)
+    examination.adversarial("whitebox_full")
+    stages = examination.stages(examination.attack)
+    examination.with_twice_the_steps(examination.attack)
+    assert len(stages) == 4 and len(traces) == 1
 
 
 def test_one_step_is_the_fast_gradient_method(examine):
