@@ -265,6 +265,7 @@ def test_numbers_of_numpy_do_up_to_the_saved_report(classifier, digits, tmp_path
     )
     report.to_json(tmp_path / "report.json")
     loaded = keras_trn.evaluation.Report.from_json(tmp_path / "report.json")
+    assert loaded.cells == report.cells
     assert loaded.settings["seed"] == 3 and loaded.settings["check_examples"] == 4
     assert loaded.cell("PGD-2", "whitebox_full")["examples"] == 8
     # The attack's own epsilon, rounded to float32 or not, is no further point of the curve.
@@ -641,13 +642,15 @@ def report(classifier, dataset):
 
 
 @pytest.mark.slow
-def test_evaluation_can_be_repeated(classifier, dataset):
+def test_any_keras_classifier_can_be_evaluated_and_the_same_comes_out_again(classifier, dataset):
     def evaluate():
         pgd = attacks.ProjectedGradientDescent(EPSILON, steps=3)
         data = dataset.take(1)
         return keras_trn.evaluate(classifier, data, pgd, check_examples=8, verbose=0)
 
     first, again = evaluate(), evaluate()
+    assert first.defences == ["bare"]
+    assert first.worst() == min(cell["accuracy"] for cell in first.cells)
     assert without_seconds(first.cells) == without_seconds(again.cells)
     assert first.checks == again.checks
 
@@ -674,11 +677,3 @@ def test_pictures_show_each_threat_model_with_restored_images(report):
         np.testing.assert_array_equal(row.images[::2], row.images[1::2])
         np.testing.assert_array_equal(row.predicted[::2], row.predicted[1::2])
     assert len(report.plot_pictures().axes) == 6 * 8
-
-
-@pytest.mark.slow
-def test_any_keras_classifier_can_be_evaluated(classifier, dataset):
-    pgd = attacks.ProjectedGradientDescent(EPSILON, steps=3)
-    report = keras_trn.evaluate(classifier, dataset.take(1), pgd, check_examples=8, verbose=0)
-    assert report.defences == ["bare"]
-    assert report.worst() == min(cell["accuracy"] for cell in report.cells)
