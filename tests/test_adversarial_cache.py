@@ -126,6 +126,7 @@ def test_prediction_for_the_clean_image_is_kept(classifier, examples):
     assert not np.array_equal(examples["predicted"], examples["labels"])
 
 
+@pytest.mark.slow
 def test_training_restores_the_prediction_that_was_kept(classifier, dataset, protect, tmp_path):
     def losses(examples):
         protected = protect(classifier)
@@ -346,6 +347,7 @@ def test_predict_says_that_it_takes_images(classifier, dataset, protect, tmp_pat
 # --- Training -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fit_learns_from_examples_alone(classifier, dataset, protect, tmp_path):
     pipeline = cache(classifier, dataset, tmp_path)
     protected = protect(

@@ -418,6 +418,7 @@ def test_bpda_that_does_not_ignore_the_restoration_is_seen(plain, monkeypatch):
 # --- Several attacks ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_checks_of_every_attack_examine_all_of_them(classifier, digits):
     pgd = ProjectedGradientDescent(epsilon=0.2, steps=2, seed=0)
     attacks = [
@@ -493,6 +494,7 @@ class StandingDropout(keras.layers.Dropout):
         return super().call(inputs, training=True)
 
 
+@pytest.mark.slow
 def test_randomness_is_named_as_the_cause(examine, classifier):
     features = keras.Model(classifier.inputs[0], classifier.layers[-1].input)
     dropped = keras.Sequential([features, StandingDropout(0.3), classifier.layers[-1]])

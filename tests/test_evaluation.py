@@ -63,6 +63,7 @@ def test_untrained_protection_changes_nothing(classifier, dataset, fgsm, pgd, pr
     assert cells["bare", "oblivious", "PGD-3"]["accuracy"] < benign - 0.5
 
 
+@pytest.mark.slow
 def test_accuracies_are_those_of_predict(classifier, digits, dataset, fgsm, protect):
     images, labels = digits[0][:120], digits[1][:120]
     protected = protect(classifier)
@@ -98,6 +99,7 @@ def test_transfer_and_predicted_labels_give_other_attacks(classifier, digits, fg
     assert transfer["agreement"] > predicted["agreement"] + 0.3
 
 
+@pytest.mark.slow
 def test_adaptive_attacks_are_on_each_defence_and_others_shared(classifier, dataset, fgsm, protect):
     calls = []
 
@@ -224,6 +226,7 @@ def test_ragged_batches_are_refused(digits):
         measure({"bare": classifier_of_any_size()}, data, NeverRun(0.1), verbose=0)
 
 
+@pytest.mark.slow
 def test_two_classes_and_oblong_images_are_evaluated(protect):
     generator = np.random.default_rng(0)
     labels = np.arange(26) % 2
@@ -251,6 +254,7 @@ def test_attack_that_cannot_attack_the_images_is_refused_before_others_run(digit
         keras_trn.evaluate(classifier, (images, labels), [NeverRun(0.1), square], verbose=0)
 
 
+@pytest.mark.slow
 def test_numbers_of_numpy_do_up_to_the_saved_report(classifier, digits, tmp_path):
     report = keras_trn.evaluate(
         classifier,
@@ -368,6 +372,7 @@ def normalizing_classifier():
     return keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Dense(10)])
 
 
+@pytest.mark.slow
 def test_white_box_that_cannot_be_run_is_left_out_and_named(protect, digits, fgsm, tmp_path):
     classifier = normalizing_classifier()
     protected = protect(classifier, keras_trn.gradient_maps.UniformLabel())
@@ -527,6 +532,7 @@ def test_checkpoint_tells_threat_models_of_one_name_apart(classifier, dataset, f
         assert len(checkpoint.read_text().splitlines()) == lines
 
 
+@pytest.mark.slow
 def test_upper_bound_that_is_told_the_label_is_reported_without_checks(
     classifier, dataset, fgsm, protect
 ):
