@@ -3,6 +3,7 @@
 import functools
 import inspect
 import types
+import weakref
 from collections.abc import Callable
 from collections.abc import Hashable
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ from keras_trn.digests import digest_of_arrays
 
 # Functions of these packages do not change while a program runs.
 _LIBRARIES = {"keras", "tensorflow", "numpy", "builtins"}
+# What `tf.is_tensor` says of a type. It looks for a protocol, which takes long for a layer.
+_IS_TENSOR: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 
 
 def compile_function(
@@ -75,7 +78,7 @@ def state_of(subject: Any) -> object:
 
     Two descriptions are equal if and only if nothing has changed.
     """
-    return _describe(subject, set())
+    return _describe(subject, {})
 
 
 class _Identity:
@@ -90,12 +93,13 @@ class _Identity:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _describe(value: Any, seen: set[int]) -> object:
+def _describe(value: Any, seen: dict[int, Any]) -> object:
     if value is None or isinstance(value, (bool, int, float, str, bytes, np.generic, tf.DType)):
         # NaN differs from itself, but its text does not.
         return type(value).__name__, repr(value)
     parts = None if id(value) in seen else _parts(value)
-    seen.add(id(value))
+    # Kept alive: Keras makes some lists anew, and another object could get the id of a freed one.
+    seen[id(value)] = value
     if parts is None:
         return _Identity(value)
     # Collections and bound methods are created anew on every access.
@@ -110,7 +114,7 @@ def _parts(value: Any) -> Iterable[tuple[object, Any]] | None:
         return [("digest", digest_of_arrays(value))]
     if isinstance(value, (list, tuple)):
         # A list may collect tensors while it is traced, which must not cause another tracing.
-        return [(place, part) for place, part in enumerate(value) if not tf.is_tensor(part)]
+        return [(place, part) for place, part in enumerate(value) if not _is_tensor(part)]
     if isinstance(value, dict):
         return [(str(key), part) for key, part in value.items()]
     if isinstance(value, keras.Operation):
@@ -126,6 +130,13 @@ def _parts(value: Any) -> Iterable[tuple[object, Any]] | None:
     if _package(type(value)) not in _LIBRARIES and hasattr(value, "__dict__"):
         return vars(value).items()
     return None
+
+
+def _is_tensor(value: Any) -> bool:
+    kind = type(value)
+    if kind not in _IS_TENSOR:
+        _IS_TENSOR[kind] = tf.is_tensor(value)
+    return _IS_TENSOR[kind]
 
 
 def _layer_parts(layer: keras.Operation) -> Iterable[tuple[object, Any]]:

@@ -12,10 +12,21 @@ import tensorflow as tf
 
 import keras_trn
 
+# The files that take longest, longest first.
+LONGEST = (
+    "test_tutorials.py",
+    "test_doc_examples.py",
+    "test_evaluation.py",
+    "test_preset_experiments.py",
+    "test_checks.py",
+    "test_tutorials_of_photographs.py",
+)
+
 
 def pytest_collection_modifyitems(items):
-    """Starts with the tutorials, which take longest, lest one process waits for the other."""
-    items.sort(key=lambda item: item.path.name != "test_tutorials.py")
+    """Starts with the files that take longest, lest one process waits for the other."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
 def pytest_runtest_setup(item):

@@ -126,6 +126,7 @@ def test_prediction_for_the_clean_image_is_kept(classifier, examples):
     assert not np.array_equal(examples["predicted"], examples["labels"])
 
 
+@pytest.mark.slow
 def test_training_restores_the_prediction_that_was_kept(classifier, dataset, protect, tmp_path):
     def losses(examples):
         protected = protect(classifier)
@@ -169,14 +170,13 @@ def test_finished_examples_are_not_crafted_again(classifier, dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_run_goes_on_and_ends_with_the_same_examples(classifier, tmp_path):
+def test_killed_run_goes_on_and_ends_with_the_same_examples(classifier, tmp_path, monkeypatch):
     classifier.save(tmp_path / "classifier.keras")
 
-    def start(folder):
-        command = [sys.executable, "-c", KILLED_SCRIPT, tmp_path / "classifier.keras"]
-        return subprocess.Popen([*command, tmp_path / folder, "40"])
+    def arguments(folder):
+        return [str(tmp_path / "classifier.keras"), str(tmp_path / folder), "40"]
 
-    process = start("killed")
+    process = subprocess.Popen([sys.executable, "-c", KILLED_SCRIPT, *arguments("killed")])
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "killed").glob("round-*.tfrecord"))) < 2:
         assert process.poll() is None and time.monotonic() < deadline
@@ -188,7 +188,8 @@ def test_killed_run_goes_on_and_ends_with_the_same_examples(classifier, tmp_path
     }
     assert 2 <= len(finished) < 8
     for folder in ("killed", "whole"):
-        assert start(folder).wait() == 0
+        monkeypatch.setattr(sys, "argv", ["-c", *arguments(folder)])
+        exec(KILLED_SCRIPT, {})
     assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in finished.items())
     killed, whole = (
         {path.name: path.read_bytes() for path in (tmp_path / folder).glob("round-*.tfrecord")}
@@ -346,6 +347,7 @@ def test_predict_says_that_it_takes_images(classifier, dataset, protect, tmp_pat
 # --- Training -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fit_learns_from_examples_alone(classifier, dataset, protect, tmp_path):
     pipeline = cache(classifier, dataset, tmp_path)
     protected = protect(

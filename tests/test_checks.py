@@ -14,6 +14,7 @@ import tensorflow as tf
 import keras_trn
 from keras_trn.attacks import BasicIterativeMethod
 from keras_trn.attacks import FastGradientMethod
+from keras_trn.attacks import MomentumIterativeMethod
 from keras_trn.attacks import ProjectedGradientDescent
 from keras_trn.attacks import Restarts
 from keras_trn.attacks import Square
@@ -417,6 +418,7 @@ def test_bpda_that_does_not_ignore_the_restoration_is_seen(plain, monkeypatch):
 # --- Several attacks ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_checks_of_every_attack_examine_all_of_them(classifier, digits):
     pgd = ProjectedGradientDescent(epsilon=0.2, steps=2, seed=0)
     attacks = [
@@ -502,6 +504,7 @@ class StandingDropout(keras.layers.Dropout):
         return super().call(inputs, training=True)
 
 
+@pytest.mark.slow
 def test_randomness_is_named_as_the_cause(examine, classifier):
     features = keras.Model(classifier.inputs[0], classifier.layers[-1].input)
     dropped = keras.Sequential([features, StandingDropout(0.3), classifier.layers[-1]])
@@ -658,6 +661,27 @@ def test_stages_are_of_one_run_and_share_a_graph(examine):
         other = ProjectedGradientDescent(0.2, steps=steps, relative_step_size=size, seed=0)
         expected = other(examination.target("whitebox_full"), images, labels)
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind", [BasicIterativeMethod, ProjectedGradientDescent, MomentumIterativeMethod]
+)
+def test_stages_run_the_graph_of_the_attack_itself(classifier, digits, kind, monkeypatch):
+    traces = []
+    craft = kind.craft
+
+    @functools.wraps(craft)
+    def traced(self, *arguments):
+        traces.append(self.name)
+        return craft(self, *arguments)
+
+    monkeypatch.setattr(kind, "craft", traced)
+    attack = kind(epsilon=0.2, steps=STEPS)
+    examination = checks.Examination(classifier, digits[0][:8], digits[1][:8], attack)
+    examination.adversarial("whitebox_full")
+    stages = examination.stages(examination.attack)
+    examination.with_twice_the_steps(examination.attack)
+    assert len(stages) == 4 and len(traces) == 1
 
 
 def test_one_step_is_the_fast_gradient_method(examine):

@@ -64,6 +64,7 @@ def test_untrained_protection_changes_nothing(classifier, dataset, fgsm, pgd, pr
     assert cells["bare", "oblivious", "PGD-3"]["accuracy"] < benign - 0.5
 
 
+@pytest.mark.slow
 def test_accuracies_are_those_of_predict(classifier, digits, dataset, fgsm, protect):
     images, labels = digits[0][:120], digits[1][:120]
     protected = protect(classifier)
@@ -99,6 +100,7 @@ def test_transfer_and_predicted_labels_give_other_attacks(classifier, digits, fg
     assert transfer["agreement"] > predicted["agreement"] + 0.3
 
 
+@pytest.mark.slow
 def test_adaptive_attacks_are_on_each_defence_and_others_shared(classifier, dataset, fgsm, protect):
     calls = []
 
@@ -225,6 +227,7 @@ def test_ragged_batches_are_refused(digits):
         measure({"bare": classifier_of_any_size()}, data, NeverRun(0.1), verbose=0)
 
 
+@pytest.mark.slow
 def test_two_classes_and_oblong_images_are_evaluated(protect):
     generator = np.random.default_rng(0)
     labels = np.arange(26) % 2
@@ -260,6 +263,7 @@ def test_attack_that_cannot_attack_the_images_is_refused_before_others_run(digit
         keras_trn.evaluate(classifier, (images, labels), [NeverRun(0.1), choosy], verbose=0)
 
 
+@pytest.mark.slow
 def test_numbers_of_numpy_do_up_to_the_saved_report(classifier, digits, tmp_path):
     report = keras_trn.evaluate(
         classifier,
@@ -274,6 +278,7 @@ def test_numbers_of_numpy_do_up_to_the_saved_report(classifier, digits, tmp_path
     )
     report.to_json(tmp_path / "report.json")
     loaded = keras_trn.evaluation.Report.from_json(tmp_path / "report.json")
+    assert loaded.cells == report.cells
     assert loaded.settings["seed"] == 3 and loaded.settings["check_examples"] == 4
     assert loaded.cell("PGD-2", "whitebox_full")["examples"] == 8
     # The attack's own epsilon, rounded to float32 or not, is no further point of the curve.
@@ -376,6 +381,7 @@ def normalizing_classifier():
     return keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Dense(10)])
 
 
+@pytest.mark.slow
 def test_white_box_that_cannot_be_run_is_left_out_and_named(protect, digits, fgsm, tmp_path):
     classifier = normalizing_classifier()
     protected = protect(classifier, keras_trn.gradient_maps.UniformLabel())
@@ -630,6 +636,7 @@ def test_checkpoint_tells_threat_models_of_one_name_apart(classifier, dataset, f
         assert len(checkpoint.read_text().splitlines()) == lines
 
 
+@pytest.mark.slow
 def test_upper_bound_that_is_told_the_label_is_reported_without_checks(
     classifier, dataset, fgsm, protect
 ):
@@ -745,13 +752,15 @@ def report(classifier, dataset):
 
 
 @pytest.mark.slow
-def test_evaluation_can_be_repeated(classifier, dataset):
+def test_any_keras_classifier_can_be_evaluated_and_the_same_comes_out_again(classifier, dataset):
     def evaluate():
         pgd = attacks.ProjectedGradientDescent(EPSILON, steps=3)
         data = dataset.take(1)
         return keras_trn.evaluate(classifier, data, pgd, check_examples=8, verbose=0)
 
     first, again = evaluate(), evaluate()
+    assert first.defences == ["bare"]
+    assert first.worst() == min(cell["accuracy"] for cell in first.cells)
     assert without_seconds(first.cells) == without_seconds(again.cells)
     assert first.checks == again.checks
 
@@ -780,11 +789,3 @@ def test_pictures_show_each_threat_model_with_restored_images(report):
         np.testing.assert_array_equal(row.images[::2], row.images[1::2])
         np.testing.assert_array_equal(row.predicted[::2], row.predicted[1::2])
     assert len(report.plot_pictures().axes) == 8 * 8
-
-
-@pytest.mark.slow
-def test_any_keras_classifier_can_be_evaluated(classifier, dataset):
-    pgd = attacks.ProjectedGradientDescent(EPSILON, steps=3)
-    report = keras_trn.evaluate(classifier, dataset.take(1), pgd, check_examples=8, verbose=0)
-    assert report.defences == ["bare"]
-    assert report.worst() == min(cell["accuracy"] for cell in report.cells)

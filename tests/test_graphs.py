@@ -170,6 +170,7 @@ def test_what_a_function_refers_to_is_seen():
         assert state_of(subject) != before
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_again_without_a_change(classifier, digits, protect):
     protected = protect(classifier)
     images, labels = digits[0][:16], digits[1][:16]
@@ -283,6 +284,7 @@ def test_eager_training_gradients_of_the_restorer_are_taken(classifier, digits):
     assert np.abs(gradients[0]).max() > 0
 
 
+@pytest.mark.slow
 def test_no_gradient_of_the_classifiers_weights_is_computed(watched):
     images = np.random.default_rng(0).random((4, 8, 8, 1), dtype="float32")
     for gradient_map in (

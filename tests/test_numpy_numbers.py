@@ -353,21 +353,3 @@ def test_measurement_with_numpy_numbers_is_that_with_pythons(linear, test_data):
     expected = measured(unchanged, [0.125, 0.5])
     assert_same_configs(received, expected)
     assert received == expected
-
-
-@pytest.mark.slow
-def test_report_of_numpy_numbers_can_be_saved(linear, test_data, tmp_path):
-    report = keras_trn.evaluate(
-        linear,
-        test_data,
-        [make_attack("FastGradientMethod", as_numpy)],
-        epsilons=np.array([0.125], "float32"),
-        check_examples=np.int64(4),
-        seed=np.int64(3),
-        verbose=0,
-    )
-    report.to_json(tmp_path / "report.json")
-    loaded = keras_trn.evaluation.Report.from_json(tmp_path / "report.json")
-    assert loaded.cells == report.cells
-    assert loaded.settings["seed"] == 3
-    assert loaded.settings["epsilons"] == [0.125]

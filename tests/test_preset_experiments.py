@@ -112,7 +112,9 @@ def test_run_trains_all_defences_once_and_evaluates_what_it_ships(tiny, tmp_path
 
 
 @pytest.mark.slow
-def test_evaluation_reports_on_all_that_is_planned(tiny, classifier, digits, tmp_path):
+def test_evaluation_reports_on_all_that_is_planned(tiny, classifier, digits, tmp_path, monkeypatch):
+    # The checks are slow, and not part of this.
+    monkeypatch.setattr("keras_trn.evaluation.evaluator.run_checks", lambda examination: [])
     plan = dataclasses.replace(tiny.evaluations[0], threat_models=("oblivious", "transfer", "bpda"))
     recipe = dataclasses.replace(tiny, evaluations=[dataclasses.replace(plan, suffix="_all")])
     experiment = Experiment(recipe, tmp_path / "tiny.json")

@@ -6,7 +6,6 @@ import sys
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_trn
 
@@ -206,21 +205,14 @@ def test_several_devices_give_the_result_of_one():
     run_python(TRAIN_ON_TWO_DEVICES)
 
 
-def test_model_exports_and_serves(classifier, images, labels, protect, tmp_path):
-    protected = protect(classifier)
-    protected.fit(images, labels, verbose=0)
-    expected = protected.predict(images, verbose=0)
-    protected.export(tmp_path / "served", verbose=False)
-    served = tf.saved_model.load(str(tmp_path / "served"))
-    np.testing.assert_allclose(served.serve(images).numpy(), expected, atol=1e-5)
-
-
 def test_exported_model_serves_in_a_fresh_process_with_tensorflow_alone(
     classifier, digits, protect, tmp_path
 ):
-    images, labels = digits
-    protected = protect(classifier, optimizer=keras.optimizers.Adam(1e-2))
-    protected.fit(images[:64], labels[:64], verbose=0)
+    images, _ = digits
+    protected = protect(classifier)
+    # Untrained, it would return its input.
+    correction = protected.restorer.correction
+    correction.kernel.assign(0.1 * keras.random.normal(correction.kernel.shape, seed=0))
     protected.export(tmp_path / "exported", verbose=False)
     np.save(tmp_path / "images.npy", images[:8])
     paths = [tmp_path / name for name in ("exported", "images.npy", "logits.npz")]

@@ -3,30 +3,16 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import nbformat
-import numpy as np
-import papermill
 import pytest
 
 import keras_trn
 from keras_trn.evaluation import Report
+from tests.tutorials import TUTORIALS
+from tests.tutorials import run_tutorial
 
 pytestmark = pytest.mark.slow
-
-TUTORIALS = Path(__file__).parent.parent / "tutorials"
-
-
-def run_tutorial(name, folder, **parameters):
-    """Executes a tutorial in a folder, which also takes its results."""
-    papermill.execute_notebook(
-        str(TUTORIALS / f"{name}.ipynb"),
-        str(folder / f"{name}.ipynb"),
-        parameters={"RESULTS_FOLDER": str(folder), **parameters},
-        cwd=str(folder),
-        progress_bar=False,
-    )
 
 
 def assert_quickstart_protects(report):
@@ -105,38 +91,6 @@ def test_gradient_maps_show_what_they_say(quickstart_folder):
     for name, found in results["label_found"].items():
         assert "noise" in name or found >= 0.93, name
     assert results["label_found"]["benign"] >= 0.98
-
-
-@pytest.mark.real_data
-def test_cifar10_goes_the_whole_way(tmp_path):
-    run_tutorial(
-        "04_cifar10",
-        tmp_path,
-        CLASSIFIER_IMAGES=640,
-        CLASSIFIER_EPOCHS=1,
-        CACHED_IMAGES=512,
-        RESTORER_EPOCHS=2,
-        EXAMPLES=100,
-        RESULTS=str(TUTORIALS.parent / "results"),
-    )
-    results = json.loads((tmp_path / "cifar10.json").read_text())
-    assert results["same_examples_after_interruption"]
-    assert np.isfinite(results["loss"]).all() and results["loss"][-1] < results["loss"][0]
-    accuracy = results["accuracy"]
-    assert accuracy["bare"]["PGD"] <= 0.01
-    assert accuracy["preset"]["PGD"] >= 0.85
-    assert accuracy["preset"]["benign"] >= accuracy["bare"]["benign"] - 0.02
-
-
-def test_any_classifier_can_be_protected_and_served(tmp_path):
-    run_tutorial("05_your_own_classifier", tmp_path, SIZE=96, IMAGES=8, EPOCHS=2)
-    results = json.loads((tmp_path / "your_own_classifier.json").read_text())
-    assert results["classifier_is_unchanged"]
-    assert np.isfinite(results["loss"]).all()
-    assert results["difference"] == 0
-    assert results["exported_difference"] <= 0.1 and results["same_classes"]
-    assert results["logits"] == [2, 1000]
-    assert len(results["latency"]) == 4 and min(results["latency"].values()) > 0
 
 
 @pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)

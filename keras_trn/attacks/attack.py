@@ -182,25 +182,30 @@ class Attack:
     ) -> Tensor:
         """Runs the attack on checked input, compiled as far as it can be."""
         image_shape = tuple(images.shape[1:])
-        signature = [
-            tf.TensorSpec((None, *image_shape), tf.float32),
-            tf.TensorSpec((None, 1, 1, 1), tf.float32),
-            tf.TensorSpec((2,), tf.int32),
-            tf.TensorSpec((None,), tf.int64),
-        ]
+        signature = self.signature(image_shape)
         if not self.runs_in_graph:
             logits = self._graphs.get(
-                ("logits", image_shape), classifier, lambda: _attackable(classifier), signature[:1]
+                ("logits", image_shape), classifier, lambda: attackable(classifier), signature[:1]
             )
             return self._craft(logits, images, epsilon, random_seed, labels)
         given = [images, epsilon, random_seed, *([] if labels is None else [labels])]
         graph = self._graphs.get(
             ("craft", image_shape, len(given)),
             (self, classifier),
-            lambda: functools.partial(self._craft, _attackable(classifier)),
+            lambda: functools.partial(self._craft, attackable(classifier)),
             signature[: len(given)],
         )
         return graph(*given)
+
+    @staticmethod
+    def signature(image_shape: ImageShape) -> list[tf.TensorSpec]:
+        """Describes what a graph takes: images, epsilons, a random seed and labels."""
+        return [
+            tf.TensorSpec((None, *image_shape), tf.float32),
+            tf.TensorSpec((None, 1, 1, 1), tf.float32),
+            tf.TensorSpec((2,), tf.int32),
+            tf.TensorSpec((None,), tf.int64),
+        ]
 
     def _craft(
         self,
@@ -325,7 +330,7 @@ def _passes_on(self: Any, *args: Any, **kwargs: Any) -> None:
     """Has the signature of a constructor that a class does not write."""
 
 
-def _attackable(classifier: Classifier) -> Logits:
+def attackable(classifier: Classifier) -> Logits:
     """Returns the logits to attack, with a warning where they are probabilities."""
     if squashing := squashing_head(classifier):
         warnings.warn(

@@ -7,6 +7,7 @@ from tensorflow import Tensor
 from keras_trn.attacks.iterative_attack import IterativeAttack
 from keras_trn.attacks.norms import as_cleverhans_norm
 from keras_trn.attacks.norms import project
+from keras_trn.attacks.number_of_steps import takes_any_steps
 from keras_trn.attacks.unsaturated_cross_entropy import unsaturated_cross_entropy
 from keras_trn.types import Logits
 
@@ -38,6 +39,7 @@ class BasicIterativeMethod(IterativeAttack):
 
     is_random = False
 
+    @takes_any_steps
     def craft(
         self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
     ) -> Tensor:

@@ -4,11 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow import Tensor
 
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.attack import Epsilon
+from keras_trn.attacks.number_of_steps import can_take_any_steps
+from keras_trn.attacks.number_of_steps import run_steps
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
+from keras_trn.types import Classifier
 
 
 class IterativeAttack(Attack):
@@ -39,3 +43,18 @@ class IterativeAttack(Attack):
     def repeat(self, step: Callable[..., Any], *state: Any) -> Any:
         """Applies `step` to the state in a loop that is one operation of the graph."""
         return tf.while_loop(lambda *_: True, step, state, maximum_iterations=self.steps)
+
+    def _run(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        epsilon: Tensor,
+        random_seed: Tensor,
+        labels: Tensor | None,
+    ) -> Tensor:
+        inherits_step_size = type(self).step_size is IterativeAttack.step_size
+        if labels is None or not (inherits_step_size and can_take_any_steps(self)):
+            return super()._run(classifier, images, epsilon, random_seed, labels)
+        # The sanity checks run the same graph with other numbers of steps.
+        size = float(self.step_size(1.0))
+        return run_steps(self, classifier, images, epsilon, random_seed, labels, self.steps, size)

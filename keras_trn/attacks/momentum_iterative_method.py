@@ -10,6 +10,7 @@ from keras_trn.attacks.attack import Epsilon
 from keras_trn.attacks.iterative_attack import IterativeAttack
 from keras_trn.attacks.norms import as_cleverhans_norm
 from keras_trn.attacks.norms import project
+from keras_trn.attacks.number_of_steps import takes_any_steps
 from keras_trn.attacks.unsaturated_cross_entropy import unsaturated_cross_entropy
 from keras_trn.input_validation import check_range
 from keras_trn.types import Logits
@@ -53,6 +54,7 @@ class MomentumIterativeMethod(IterativeAttack):
         super().__init__(epsilon, norm, steps, relative_step_size, seed)
         self.decay = check_range("decay", decay, 0, 1)
 
+    @takes_any_steps
     def craft(
         self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
     ) -> Tensor:

@@ -6,6 +6,7 @@ from tensorflow import Tensor
 
 from keras_trn.attacks.basic_iterative_method import BasicIterativeMethod
 from keras_trn.attacks.norms import random_in_ball
+from keras_trn.attacks.number_of_steps import takes_any_steps
 from keras_trn.types import Logits
 
 
@@ -35,6 +36,7 @@ class ProjectedGradientDescent(BasicIterativeMethod):
 
     is_random = True
 
+    @takes_any_steps
     def craft(
         self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
     ) -> Tensor:

@@ -1,6 +1,5 @@
 """The subject of all checks: a defence, images, attacks, and the runs that checks share."""
 
-import copy
 import math
 from collections.abc import Callable
 from collections.abc import Hashable
@@ -17,6 +16,7 @@ from keras_trn.attacks import Attack
 from keras_trn.attacks import ProjectedGradientDescent
 from keras_trn.attacks import Square
 from keras_trn.attacks.norms import as_cleverhans_norm
+from keras_trn.attacks.number_of_steps import craft_after_steps
 from keras_trn.evaluation.arguments import checked_attacks
 from keras_trn.evaluation.checks.sampling import random_corners
 from keras_trn.evaluation.checks.sampling import random_inside
@@ -310,40 +310,23 @@ class Examination:
 
     def _after_steps(self, attack: Any, steps: int, step_size: float) -> tf.Tensor:
         """Crafts images with another number of steps, and a step size relative to epsilon."""
-        key = ("after steps", attack, steps, step_size)
-        return self._remember(key, lambda: self._craft_in_steps(attack, steps, step_size))
-
-    def _craft_in_steps(self, attack: Any, steps: int, step_size: float) -> tf.Tensor:
-        target, epsilon = self.target("whitebox_full"), float(attack.epsilon)
-
-        def craft(
-            images: tf.Tensor, labels: tf.Tensor, steps: tf.Tensor, step_size: tf.Tensor
-        ) -> tf.Tensor:
-            # As tensors, all numbers of steps share one graph, whose tracing costs most.
-            stopped = copy.copy(attack)
-            stopped.steps, stopped.relative_step_size = steps, step_size
-            return stopped(target, images, labels, epsilon)
-
-        numbers = [tf.TensorSpec((), tf.int32), tf.TensorSpec((), tf.float32)]
-        signature = [self._signature, tf.TensorSpec((None,), tf.int64), *numbers]
-        graph = self._graphs.get("steps", (attack, target), lambda: craft, signature)
-        try:
-            return graph(self.images, self.labels, steps, step_size)
-        except TypeError:
-            # The attack needs Python's own numbers: one graph for each.
-            other = attack.variant(steps=steps, relative_step_size=step_size)
-            return other(target, self.images, self.labels, epsilon)
+        target = self.target("whitebox_full")
+        return self._remember(
+            ("after steps", attack, steps, step_size),
+            lambda: craft_after_steps(attack, target, self.images, self.labels, steps, step_size),
+        )
 
     def _make_query_attack(self) -> Attack:
         return Square(self.attack.epsilon, self.attack.norm, queries=self.queries, seed=self.seed)
 
     def _search_at_random(self) -> np.ndarray:
         correct, epsilon = self.correct_without_attack, tf.constant(self.attack.epsilon, tf.float32)
+        answer = self.graph(self.defence)
         for query in range(self.queries):
             # Half of them from the whole ball, and half as far away as it allows.
             draw = random_inside if query % 2 else random_corners
             noisy = draw(self.images, epsilon, self.attack.norm, tf.constant([self.seed, query]))
-            correct = correct & self.classified_correctly(noisy)
+            correct = correct & self._are_correct(answer(noisy).numpy())
         return correct
 
     def _are_correct(self, logits: np.ndarray) -> np.ndarray:
