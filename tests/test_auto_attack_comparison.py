@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_trn.evaluation.bit_packing import pack_bits
+from keras_trn.evaluation.packing import pack_bits
 from keras_trn.evaluation.passes import CountedTarget
 
 torch = pytest.importorskip("torch", reason="the extra `compare` is not installed")

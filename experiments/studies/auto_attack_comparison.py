@@ -37,9 +37,9 @@ from experiments.training import SEED
 from keras_trn import attacks
 from keras_trn.attacks import Attack
 from keras_trn.digests import digest_of_arrays
-from keras_trn.evaluation.bit_packing import pack_bits
-from keras_trn.evaluation.bit_packing import unpack_bits
 from keras_trn.evaluation.environment import describe_environment
+from keras_trn.evaluation.packing import pack_bits
+from keras_trn.evaluation.packing import unpack_bits
 from keras_trn.evaluation.passes import CountedTarget
 from keras_trn.files import write_text
 from keras_trn.graphs import compile_function
