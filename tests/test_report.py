@@ -340,3 +340,11 @@ def test_pages_show_the_committed_results(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert "<!-- table of results/" in text
     assert with_tables(text, ROOT) == text
+
+
+def test_passes_of_attacks_on_the_defence_are_in_the_table_of_quality(report):
+    assert "passes" not in report.table("quality")
+    report.cell("PGD-5", "whitebox_full").update(forward_passes=6.0, backward_passes=5.0)
+    table = report.table("quality").set_index("threat model")
+    assert table.loc["whitebox_full", "passes"] == 11
+    assert np.isnan(table.loc["oblivious", "passes"]).all()

@@ -430,7 +430,7 @@ class Report:
             + ("" if is_known else f" No attacker here knows all of `{self.evaluated}`."),
             "quality": f"Images of `{self.evaluated}` against the clean ones, before and after "
             "restoration: PSNR in decibels, SSIM; agreement with the bare classifier's benign "
-            "prediction in percent.",
+            "prediction in percent; forward and backward passes per image of the attack.",
             "checks": f"Sanity checks of `{self.evaluated}` under "
             f"{self.settings['checked_attack']}, on {self.settings['check_examples']} images.",
         }

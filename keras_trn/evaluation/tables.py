@@ -61,7 +61,10 @@ def accuracy_table(report: "Report") -> pd.DataFrame:
 
 
 def quality_table(report: "Report") -> pd.DataFrame:
-    """Returns how close the images of the evaluated defence are to the clean ones."""
+    """Returns how close the images of the evaluated defence are to the clean ones, and their cost.
+
+    Passes are counted for attacks that were crafted for this defence.
+    """
     cells = [
         cell
         for cell in report.cells
@@ -76,7 +79,8 @@ def quality_table(report: "Report") -> pd.DataFrame:
             values = np.array([cell.get(f"{state}_{measure}") for cell in cells], "float64")
             # The PSNR of exact copies is infinite, and is measured as 100 dB.
             frame[f"{measure.upper()} {state}"] = np.where(values >= 99.95, np.nan, values)
-    return frame
+    passes = [cell.get("forward_passes", np.nan) + cell.get("backward_passes", 0) for cell in cells]
+    return frame if np.isnan(passes).all() else frame.assign(passes=passes)
 
 
 def checks_table(report: "Report") -> pd.DataFrame:
