@@ -1,7 +1,8 @@
 """Compares AutoAttack of this package with the authors' own, image by image.
 
     python -m experiments.studies.auto_attack_comparison results/auto_attack_linf.json
-    python -m experiments.studies.auto_attack_comparison results/auto_attack_l2.json --norm l2
+    python -m experiments.studies.auto_attack_comparison results/auto_attack_l2.json --norm l2 \\
+        --trained "results/auto_attack_linf.work/adversarial training.keras"
 
 Needs the extra `compare`. Both implementations attack the same test images of Fashion-MNIST: each
 attack of the standard version alone, and all of it. They attack the classifier of the preset, an
@@ -9,7 +10,8 @@ adversarially trained one, and the preset through everything. An adapter shows t
 authors' code in PyTorch. Writes a table next to the JSON file. An interrupted run continues after
 the last attack on a model that it finished.
 
-The gradients of the adapter repeat the forward pass, so compare passes rather than seconds.
+The gradients of the adapter repeat the forward pass, so compare passes rather than seconds. The
+authors' passes include those of their checks: seven forward passes of the first batch.
 """
 
 import argparse
