@@ -19,7 +19,7 @@ def _standard(epsilon: Epsilon, norm: str) -> list[Attack]:
         AutoProjectedGradientDescent(epsilon, norm, _CE),
         AutoProjectedGradientDescent(epsilon, norm, _DLR, targets=9),
         FastAdaptiveBoundary(epsilon, norm, targets=9),
-        Square(epsilon, norm, queries=5000),
+        Square(epsilon, norm, queries=5000, scaled_schedule=False),
     ]
 
 
@@ -28,7 +28,7 @@ def _plus(epsilon: Epsilon, norm: str) -> list[Attack]:
         Restarts(AutoProjectedGradientDescent(epsilon, norm, _CE), 5),
         Restarts(AutoProjectedGradientDescent(epsilon, norm, _DLR), 5),
         Restarts(FastAdaptiveBoundary(epsilon, norm, targets=None), 5),
-        Square(epsilon, norm, queries=5000),
+        Square(epsilon, norm, queries=5000, scaled_schedule=False),
         AutoProjectedGradientDescent(epsilon, norm, _DLR, targets=9),
         FastAdaptiveBoundary(epsilon, norm, targets=9),
     ]

@@ -20,8 +20,7 @@ from keras_trn.types import Logits
 
 # Share of the image that the first squares cover, as in the paper.
 _FIRST_SHARE = 0.8
-# The share is halved after so many of 10,000 queries, as in the paper. With another number of
-# queries the schedule is stretched, as in AutoAttack.
+# The share is halved after so many of 10,000 queries, as in the paper.
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _PLANNED_QUERIES = 10000
 
@@ -46,6 +45,9 @@ class Square(Attack):
         epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
         queries: Largest number of changes tried; 5000 in AutoAttack.
+        scaled_schedule: Whether the squares shrink from the first to the last query as they do in
+            the paper over 10,000 queries. Otherwise they shrink as fast as in the paper, whatever
+            the number of queries, as in AutoAttack.
         seed: Whole number that fixes the squares, and the epsilons drawn from a range.
 
     Example:
@@ -58,10 +60,16 @@ class Square(Attack):
     name = "Square"
 
     def __init__(
-        self, epsilon: Epsilon, norm: str = "linf", queries: int = 1000, seed: int | None = None
+        self,
+        epsilon: Epsilon,
+        norm: str = "linf",
+        queries: int = 1000,
+        scaled_schedule: bool = True,
+        seed: int | None = None,
     ) -> None:
         super().__init__(epsilon, norm=norm, seed=seed)
         self.queries = check_count("queries", queries)
+        self.scaled_schedule = bool(scaled_schedule)
 
     def craft(
         self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
@@ -77,7 +85,8 @@ class Square(Attack):
 
         def step(index: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
             seed = tf.random.fold_in(random_seed, index, alg=ALGORITHM)
-            side = proposals.side(_share(index, self.queries), images)
+            queries = self.queries if self.scaled_schedule else _PLANNED_QUERIES
+            side = proposals.side(_share(index, queries), images)
             # Drawn for the whole batch: what an image gets does not depend on the others.
             numbers = proposals.draw(images, seed)
 
