@@ -113,7 +113,7 @@ def make_attack(name: str, settings: Settings) -> Attack:
             **place, loss="difference_of_logits_ratio", steps=steps, targets=targets
         ),
         "fab-t": lambda: attacks.FastAdaptiveBoundary(**place, steps=steps, targets=targets),
-        "square": lambda: attacks.Square(**place, queries=settings.queries),
+        "square": lambda: attacks.Square(**place, queries=settings.queries, scaled_schedule=False),
         ENSEMBLE: lambda: attacks.AttackEnsemble(
             [make_attack(part, settings) for part in STANDARD], seed=SEED
         ),
