@@ -717,7 +717,7 @@ def test_bad_arguments_are_refused(classifier, digits, dataset, fgsm, protect):
         keras_trn.evaluate(protected, dataset, [fgsm], ["blackbox"], verbose=0)
     with pytest.raises(ValueError, match="draws its epsilon from"):
         keras_trn.evaluate(protected, dataset, [attacks.FastGradientMethod((0.1, 0.2))], verbose=0)
-    with pytest.raises(ValueError, match="nothing to evaluate a defence with"):
+    with pytest.raises(ValueError, match="no attacks to evaluate a defence with"):
         keras_trn.evaluate(protected, dataset, [], verbose=0)
     with pytest.raises(ValueError, match="List its attacks instead"):
         keras_trn.evaluate(protected, dataset, [attacks.Mixture([fgsm])], verbose=0)

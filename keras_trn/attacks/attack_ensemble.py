@@ -24,8 +24,8 @@ class AttackEnsemble(Attack):
     """Runs several attacks in turn, each on the images that withstood the ones before.
 
     An image that one attack fooled is not attacked again. An image that withstands all attacks
-    is returned with the smallest margin that any of them reached. Besides its attacks, an image
-    costs one forward pass, and one for each attack that it meets.
+    is returned with the smallest margin that any of them reached. An image costs what its attacks
+    cost, one forward pass, and one more for each attack that it meets.
 
     It has the capabilities of its attacks, and is called like any
     [`Attack`][keras_trn.attacks.Attack].
@@ -42,7 +42,7 @@ class AttackEnsemble(Attack):
         ```python
         pgd = keras_trn.attacks.ProjectedGradientDescent(epsilon=0.1)
         spsa = keras_trn.attacks.SPSA(epsilon=0.1, steps=5)
-        assert keras_trn.attacks.AttackEnsemble([pgd, spsa]).name == "PGD-20, SPSA-5"
+        assert keras_trn.attacks.AttackEnsemble([pgd, spsa]).name == "PGD-20, SPSA"
         ```
     """
 

@@ -27,7 +27,7 @@ def _plus(epsilon: Epsilon, norm: str) -> list[Attack]:
     return [
         Restarts(AutoProjectedGradientDescent(epsilon, norm, _CE), 5),
         Restarts(AutoProjectedGradientDescent(epsilon, norm, _DLR), 5),
-        Restarts(FastAdaptiveBoundary(epsilon, norm, targets=None), 5),
+        FastAdaptiveBoundary(epsilon, norm, targets=None, restarts=5),
         Square(epsilon, norm, queries=5000, scaled_schedule=False),
         AutoProjectedGradientDescent(epsilon, norm, _DLR, targets=9),
         FastAdaptiveBoundary(epsilon, norm, targets=9),

@@ -1,13 +1,13 @@
 """DeepFool: the smallest perturbation, by steps to the nearest boundary."""
 
-import math
-
 import keras
 import tensorflow as tf
 from tensorflow import Tensor
 
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.attack import Epsilon
+from keras_trn.attacks.nearest_boundary import LARGEST_NUMBER_OF_RIVALS
+from keras_trn.attacks.nearest_boundary import nearest_boundary
 from keras_trn.attacks.norms import lengths_of
 from keras_trn.attacks.rivals import most_likely_rivals
 from keras_trn.attacks.survivors import are_correct
@@ -17,8 +17,6 @@ from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
 from keras_trn.types import Logits
 
-# With more classes, only the most likely ones are considered: the label and nine others.
-_LARGEST_NUMBER_OF_CLASSES = 10
 # Added to each step, so that it crosses the boundary in spite of rounding; that of the paper's
 # code.
 _SMALLEST_STEP = 1e-4
@@ -77,7 +75,7 @@ class DeepFool(Attack):
             return update_survivors(survives, state, update, images, labels, rivals, *state[:2])
 
         scores = logits(images)
-        rivals = most_likely_rivals(scores, labels, _LARGEST_NUMBER_OF_CLASSES - 1)
+        rivals = most_likely_rivals(scores, labels, LARGEST_NUMBER_OF_RIVALS)
         survives = are_correct(scores, labels) & (epsilon[:, 0, 0, 0] > 0)
         _, adversarial, _ = tf.while_loop(
             lambda *state: tf.reduce_any(state[-1]),
@@ -92,28 +90,7 @@ def _way_to_nearest_boundary(
     logits: Logits, images: Tensor, labels: Tensor, rivals: Tensor
 ) -> Tensor:
     """Returns the step to the boundary of the nearest rival; zero if no gradient shows one."""
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch(images)
-        scores = logits(images)
-    num_classes = tf.shape(scores)[-1]
-
-    def compare(rank: Tensor, nearest: Tensor, direction: Tensor) -> tuple[Tensor, ...]:
-        from_label = tf.one_hot(rivals[:, rank], num_classes) - tf.one_hot(labels, num_classes)
-        gradient = tape.gradient(scores, images, from_label)
-        slope = lengths_of(gradient, "l2")
-        difference = tf.abs(tf.reduce_sum(scores * from_label, axis=-1))
-        distance = tf.where(slope > 0, difference / slope, math.inf)
-        is_nearer = distance < nearest
-        unit = tf.math.divide_no_nan(gradient, slope[:, None, None, None])
-        direction = tf.where(is_nearer[:, None, None, None], unit, direction)
-        return rank + 1, tf.where(is_nearer, distance, nearest), direction
-
-    _, distance, direction = tf.while_loop(
-        lambda rank, *_: rank < tf.shape(rivals)[1],
-        compare,
-        (tf.constant(0), tf.fill(tf.shape(labels), math.inf), tf.zeros_like(images)),
-        # One after the other: each holds the gradients of a whole batch.
-        parallel_iterations=1,
-    )
+    _, gradient, distance = nearest_boundary(logits, images, labels, rivals, "l2")
+    slope = lengths_of(gradient, "l2")[:, None, None, None]
     length = tf.where(tf.math.is_finite(distance), distance + _SMALLEST_STEP, 0.0)
-    return length[:, None, None, None] * direction
+    return length[:, None, None, None] * tf.math.divide_no_nan(gradient, slope)

@@ -1,4 +1,4 @@
-"""FAB-T: the smallest perturbation, by projections onto boundaries between two classes."""
+"""FAB and FAB-T: the smallest perturbation, by projections onto boundaries between two classes."""
 
 import math
 
@@ -9,7 +9,11 @@ from tensorflow import Tensor
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.attack import Epsilon
 from keras_trn.attacks.hyperplane_projection import shortest_change
+from keras_trn.attacks.nearest_boundary import LARGEST_NUMBER_OF_RIVALS
+from keras_trn.attacks.nearest_boundary import nearest_boundary
 from keras_trn.attacks.norms import lengths_of
+from keras_trn.attacks.norms import random_in_ball
+from keras_trn.attacks.random_numbers import ALGORITHM
 from keras_trn.attacks.rivals import most_likely_rivals
 from keras_trn.attacks.survivors import are_correct
 from keras_trn.attacks.survivors import is_correct
@@ -25,74 +29,89 @@ _BETA = 0.9
 _FINAL_STEPS = 3
 # Two distances of zero pull equally.
 _SMALLEST_DISTANCE = 1e-8
+# The smallest lead of a wrong class, relative to the largest logit, that the final search
+# accepts. With a smaller one, the rounding of another graph or batch can give the label back.
+_CLEAR_LEAD = 1e-5
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class FastAdaptiveBoundary(Attack):
-    """Projects images onto the boundaries between the label and other classes (FAB-T).
+    """Projects images onto the boundaries between the label and other classes (FAB, FAB-T).
 
     It searches for the smallest perturbation, and shortens it to epsilon if it is longer; it
-    then no longer fools the classifier. It tries the most likely wrong classes one after the
-    other. Each step goes to the boundary as if it were a plane, and is drawn towards the clean
-    image. After a success it continues nearer to the clean image. A class is not tried for an
-    image that is already fooled within epsilon.
+    then no longer fools the classifier. Each step goes to a boundary as if it were a plane, and
+    is drawn towards the clean image. After a success it continues nearer to the clean image.
 
-    An image costs up to `2 * steps * targets` forward passes and half as many backward passes,
-    and six forward passes more. Images that are already misclassified, or for which nothing is
-    found, are left unchanged.
+    With `targets`, it tries the most likely wrong classes one after the other (FAB-T). Without,
+    each step goes to the nearest boundary (FAB); with more than ten classes, to that of one of
+    the nine most likely wrong ones. An image that is fooled within epsilon is not attacked again
+    with another target or from another start.
+
+    An image costs up to `2 * steps * targets * restarts` forward passes and half as many
+    backward passes, and six forward passes more. Without `targets` it costs up to
+    `2 * steps * restarts` forward passes, and for every second one a backward pass for each
+    class but its label. Images that are already misclassified, or for which nothing is found,
+    are left unchanged.
 
     Call it like any [`Attack`][keras_trn.attacks.Attack].
     Source: Croce and Hein, "Minimally Distorted Adversarial Examples with a Fast Adaptive
-    Boundary Attack", arXiv 1907.02044. The targeted form is that of AutoAttack, arXiv
-    2003.01690, with the final search of the first paper and without random restarts.
+    Boundary Attack", arXiv 1907.02044. The targeted form and the random starts are those of
+    AutoAttack, arXiv 2003.01690, with the final search of the first paper.
 
     Args:
         epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
-        steps: Number of steps for each target.
-        targets: Largest number of wrong classes that are tried.
-        seed: Whole number that fixes the epsilons drawn from a range.
+        steps: Number of steps for each target and start.
+        targets: Largest number of wrong classes that are tried, or `None` for the nearest one at
+            each step.
+        restarts: Number of starts for each target: the clean image, and then random points at
+            half of epsilon from it.
+        seed: Whole number that fixes the random starts, and the epsilons drawn from a range.
 
     Example:
         ```python
         attack = keras_trn.attacks.FastAdaptiveBoundary(epsilon=0.1, steps=10, targets=3)
         adversarial = attack(classifier, images)
+        assert attack.name == "FAB-T" and attack.variant(targets=None).name == "FAB"
         ```
     """
 
-    is_random = False
     minimal_norm = True
-    name = "FAB-T"
 
     def __init__(
         self,
         epsilon: Epsilon,
         norm: str = "linf",
         steps: int = 100,
-        targets: int = 9,
+        targets: int | None = 9,
+        restarts: int = 1,
         seed: int | None = None,
     ) -> None:
         super().__init__(epsilon, norm=norm, seed=seed)
         self.steps = check_count("steps", steps)
-        self.targets = check_count("targets", targets)
+        self.targets = None if targets is None else check_count("targets", targets)
+        self.restarts = check_count("restarts", restarts)
+        self.is_random = self.restarts > 1
 
     def craft(
         self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
     ) -> Tensor:
-        def attack_target(rank: Tensor, best: Tensor, shortest: Tensor) -> tuple[Tensor, ...]:
+        def run(index: Tensor, best: Tensor, shortest: Tensor) -> tuple[Tensor, ...]:
             def update(*inputs: Tensor) -> tuple[Tensor, Tensor]:
                 return self._approach(logits, *inputs)
 
             survives = attacked & (shortest > epsilon[:, 0, 0, 0])
-            inputs = images, labels, targets[:, rank], best, shortest
-            return rank + 1, *update_survivors(survives, (best, shortest), update, *inputs)
+            start = self._start(images, epsilon, index, random_seed)
+            rivals = rivals_of_targets[:, index // self.restarts]
+            inputs = start, images, labels, rivals, best, shortest
+            return index + 1, *update_survivors(survives, (best, shortest), update, *inputs)
 
         scores = logits(images)
         attacked = are_correct(scores, labels) & (epsilon[:, 0, 0, 0] > 0)
-        targets = most_likely_rivals(scores, labels, self.targets)
+        rivals_of_targets = self._rivals_of_targets(scores, labels)
         _, best, shortest = tf.while_loop(
-            lambda rank, *_: rank < tf.shape(targets)[1],
-            attack_target,
+            lambda index, *_: index < tf.shape(rivals_of_targets)[1] * self.restarts,
+            run,
             (tf.constant(0), images, tf.fill(tf.shape(labels), math.inf)),
         )
 
@@ -102,19 +121,35 @@ class FastAdaptiveBoundary(Attack):
         found = tf.math.is_finite(shortest)
         return update_survivors(found, best, search, images, best, labels)
 
+    def _rivals_of_targets(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Lists which classes each target consists of: `(batch, targets, classes)`."""
+        if self.targets is None:
+            return most_likely_rivals(scores, labels, LARGEST_NUMBER_OF_RIVALS)[:, None]
+        return most_likely_rivals(scores, labels, self.targets)[:, :, None]
+
+    def _start(self, images: Tensor, epsilon: Tensor, run: Tensor, random_seed: Tensor) -> Tensor:
+        """Returns the clean images for the first run of a target, else points near to them."""
+        seed = tf.random.fold_in(random_seed, run, alg=ALGORITHM)
+        # Drawn for the whole batch: which images survive does not change a start.
+        offset = random_in_ball(images, 1.0, self.norm, seed)
+        length = lengths_of(offset, self.norm)[:, None, None, None]
+        points = images + 0.5 * epsilon * tf.math.divide_no_nan(offset, length)
+        return tf.where(run % self.restarts > 0, tf.clip_by_value(points, 0.0, 1.0), images)
+
     def _approach(
         self,
         logits: Logits,
+        start: Tensor,
         images: Tensor,
         labels: Tensor,
-        targets: Tensor,
+        rivals: Tensor,
         best: Tensor,
         shortest: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Approaches the boundary to one class for each image, and keeps what is nearest."""
+        """Approaches the boundary to one of the rivals, and keeps what is nearest."""
 
         def step(current: Tensor, best: Tensor, shortest: Tensor) -> tuple[Tensor, ...]:
-            current = self._step(logits, current, images, labels, targets)
+            current = self._step(logits, current, images, labels, rivals)
             fooled = ~is_correct(logits, current, labels)
             length = lengths_of(current - images, self.norm)
             is_shorter = fooled & (length < shortest)
@@ -124,20 +159,20 @@ class FastAdaptiveBoundary(Attack):
             return current, best, tf.where(is_shorter, length, shortest)
 
         _, best, shortest = tf.while_loop(
-            lambda *_: True, step, (images, best, shortest), maximum_iterations=self.steps
+            lambda *_: True, step, (start, best, shortest), maximum_iterations=self.steps
         )
         return best, shortest
 
     def _step(
-        self, logits: Logits, current: Tensor, images: Tensor, labels: Tensor, targets: Tensor
+        self, logits: Logits, current: Tensor, images: Tensor, labels: Tensor, rivals: Tensor
     ) -> Tensor:
         """Goes to the boundary from the current image and from the clean one, and mixes both."""
-        difference, gradient = _difference(logits, current, labels, targets)
+        lead, gradient, _ = nearest_boundary(logits, current, labels, rivals, self.norm)
         on_the_way = tf.reduce_sum(gradient * (current - images), axis=[1, 2, 3])
         change, from_clean = self._project(
             tf.stack([current, images]),
             tf.stack([gradient, gradient]),
-            tf.stack([-difference, on_the_way - difference]),
+            tf.stack([-lead, on_the_way - lead]),
         )
         distances = [lengths_of(part, self.norm) for part in (change, from_clean)]
         distance, distance_from_clean = (tf.maximum(d, _SMALLEST_DISTANCE) for d in distances)
@@ -158,15 +193,12 @@ class FastAdaptiveBoundary(Attack):
         )
         return tf.unstack(tf.reshape(change, shape), num=2)
 
+    def without_restarts(self) -> Attack:
+        return self if self.restarts == 1 else self.variant(restarts=1)
 
-def _difference(
-    logits: Logits, images: Tensor, labels: Tensor, targets: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Returns the logit of the target minus that of the label, and its gradient."""
-    with tf.GradientTape() as tape:
-        tape.watch(images)
-        difference = -_lead(logits(images), labels, targets)
-    return difference, tape.gradient(difference, images)
+    @property
+    def name(self) -> str:
+        return "FAB" if self.targets is None else "FAB-T"
 
 
 def _lead(scores: Tensor, labels: Tensor, rivals: Tensor) -> Tensor:
@@ -178,7 +210,8 @@ def _lead(scores: Tensor, labels: Tensor, rivals: Tensor) -> Tensor:
 def _search_segment(logits: Logits, images: Tensor, fooling: Tensor, labels: Tensor) -> Tensor:
     """Moves fooling images back towards the clean ones, as far as they fool.
 
-    Each step places a point where the logits would be equal if they were linear on the segment.
+    Each step places a point where the other class would have a small lead if the logits were
+    linear on the segment.
     """
 
     def step(
@@ -187,17 +220,19 @@ def _search_segment(logits: Logits, images: Tensor, fooling: Tensor, labels: Ten
         rivals = tf.argmax(outer_scores, axis=-1)
         above = _lead(inner_scores, labels, rivals)
         below = -_lead(outer_scores, labels, rivals)
-        share = above / (above + below + 1e-10)
+        smallest_lead = _CLEAR_LEAD * tf.reduce_max(tf.abs(outer_scores), axis=-1)
+        # Twice the lead, as rounding can take some of it.
+        share = (above + 2.0 * smallest_lead) / (above + below + 1e-10)
         share = tf.where((share >= 0.0) & (share <= 1.0), share, 1.0)[:, None, None, None]
         middle = inner + share * (outer - inner)
         scores = logits(middle)
-        correct = are_correct(scores, labels)[:, None]
-        whole = correct[:, :, None, None]
+        fools = (-_lead(scores, labels, tf.argmax(scores, axis=-1)) >= smallest_lead)[:, None]
+        whole = fools[:, :, None, None]
         return (
-            tf.where(whole, middle, inner),
-            tf.where(correct, scores, inner_scores),
-            tf.where(whole, outer, middle),
-            tf.where(correct, outer_scores, scores),
+            tf.where(whole, inner, middle),
+            tf.where(fools, inner_scores, scores),
+            tf.where(whole, middle, outer),
+            tf.where(fools, scores, outer_scores),
         )
 
     state = images, logits(images), fooling, logits(fooling)

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from keras_trn.digests import digest_of_json
 from keras_trn.digests import to_json
+from keras_trn.files import write_text
 
 
 class Checkpoint:
@@ -49,3 +51,11 @@ class Checkpoint:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(to_json({"key": key, "result": self.results[key]}) + "\n")
         return self.results[key]
+
+    def forget(self, descriptions: Iterable[Any]) -> None:
+        """Removes results that a later one contains."""
+        for description in descriptions:
+            self.results.pop(digest_of_json(description), None)
+        if self.path is not None:
+            lines = [to_json({"key": key, "result": kept}) for key, kept in self.results.items()]
+            write_text(self.path, "".join(f"{line}\n" for line in lines))

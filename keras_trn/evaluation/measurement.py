@@ -206,21 +206,23 @@ def _measure_runs(
         for run in runs:
             progress.set_description(run.title)
             dependencies = {**run.dependencies(defences, fingerprints), **common}
-            if checkpoint.holds(dependencies):
-                progress.update(data.batches)
-            remember = functools.partial(_remember_batch, checkpoint, dependencies)
+            parts = [{**dependencies, "batch": number} for number in range(data.batches)]
+            remember = functools.partial(_remember_batch, checkpoint, parts)
             compute = functools.partial(
                 _measure_run, run, meters[run.fixes_randomness], data, remember, progress
             )
+            if checkpoint.holds(dependencies):
+                progress.update(data.batches)
             cells += checkpoint.get_or_compute(dependencies, compute)
+            checkpoint.forget(parts)
     return cells
 
 
 def _remember_batch(
-    checkpoint: Checkpoint, dependencies: Config, number: int, measure: Callable[[], Any]
+    checkpoint: Checkpoint, parts: list[Config], number: int, measure: Callable[[], Any]
 ) -> Any:
     """Returns what was measured of a batch, so that a killed run continues with the next one."""
-    return checkpoint.get_or_compute({**dependencies, "batch": number}, measure)
+    return checkpoint.get_or_compute(parts[number], measure)
 
 
 def _measure_run(
