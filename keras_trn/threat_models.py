@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_trn.attacks.attack import Attack
 from keras_trn.gradient_maps import EstimatedLabel
+from keras_trn.gradient_maps import GradientMap
 from keras_trn.graphs import GraphCache
 from keras_trn.graphs import compile_function
 from keras_trn.input_validation import check_count
@@ -236,8 +237,8 @@ class TransferWithoutMap(_Adaptive):
     name = "transfer_without_map"
 
     def applies_to(self, defence: keras.Model) -> bool:
-        has_gradient_map = getattr(defence, "gradient_map", None) is not None
-        return super().applies_to(defence) and has_gradient_map
+        gradient_map = getattr(defence, "gradient_map", None)
+        return super().applies_to(defence) and isinstance(gradient_map, GradientMap)
 
     def _logits(self, defence: keras.Model) -> Classifier:
         classify = logits_function(defence.classifier)

@@ -84,3 +84,12 @@ def test_model_that_was_trained_by_transfer_loads_without_its_surrogate(classifi
 def test_unknown_threat_models_are_refused(classifier, wrong):
     with pytest.raises(ValueError, match="threat model"):
         protect(classifier, threat_model=wrong)
+
+
+def test_noise_of_n_fgsm_leaves_the_ball_and_only_trains(classifier, digits):
+    images, labels = digits[0][:16], digits[1][:16]
+    noisy = attacks.NoisyFastGradientMethod(0.1, seed=0)
+    distances = np.abs(noisy(classifier, images, labels) - images).max(axis=(1, 2, 3))
+    assert np.all(distances <= 0.3 + 1e-6) and distances.max() > 0.2
+    with pytest.raises(ValueError, match="N-FGSM leaves the ball"):
+        keras_trn.evaluate(classifier, (images, labels), noisy, verbose=0)

@@ -37,6 +37,7 @@ ATTACK_ARGUMENTS = {
     "FastAdaptiveBoundary": {"steps": 2, "targets": 2},
     "FastGradientMethod": {},
     "MomentumIterativeMethod": {"steps": 2, "relative_step_size": 0.5, "decay": 0.5},
+    "NoisyFastGradientMethod": {"noise": 2.0, "step_size": 0.5},
     "ProjectedGradientDescent": {"steps": 2, "relative_step_size": 0.5},
     "RandomNoise": {},
     "Square": {"queries": 3},
@@ -68,7 +69,8 @@ def linear():
 
 def test_every_attack_is_tested():
     classes = {name for name in ATTACKS.__all__ if isinstance(getattr(ATTACKS, name), type)}
-    assert classes == {*ATTACK_ARGUMENTS, "Attack", "Mixture", "Restarts"}
+    composed = {"AttackEnsemble", "ExpectationOverTransformation", "Mixture", "Restarts"}
+    assert classes == {*ATTACK_ARGUMENTS, *composed, "Attack"}
 
 
 # --- Attacks --------------------------------------------------------------------------

@@ -281,7 +281,8 @@ def test_a_change_in_l2_keeps_the_length_and_the_other_squares():
     # At most two squares of nine pixels differ, and one of them is empty afterwards.
     assert np.all(np.sum(np.abs(ratios - 1) < 0.02, axis=(1, 2, 3)) >= 3 * (15**2 - 18))
     emptied = np.sum(np.abs(ratios) < 1e-4, axis=(1, 2, 3))
-    assert np.all(emptied <= 27) and np.median(emptied) == 27
+    # The pattern of the other one can be nearly zero at some of its pixels.
+    assert np.all(emptied <= 2 * 27) and np.median(emptied) == 27
 
 
 def paper_pattern(side):
