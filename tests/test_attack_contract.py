@@ -39,6 +39,7 @@ ATTACKS = {
     "square_l2": functools.partial(attacks.Square, norm="l2", queries=40),
     "fab": functools.partial(attacks.FastAdaptiveBoundary, targets=2, **STEPS),
     "fab_l2": functools.partial(attacks.FastAdaptiveBoundary, norm="l2", targets=2, **STEPS),
+    "fab_untargeted": functools.partial(attacks.FastAdaptiveBoundary, targets=None, **STEPS),
     "deep_fool": functools.partial(attacks.DeepFool, steps=10),
     "restarts": lambda *epsilon, seed=None: attacks.Restarts(PGD(*epsilon, steps=2, seed=seed), 2),
     "restarts_of_square": lambda *epsilon, seed=None: attacks.Restarts(

@@ -77,6 +77,7 @@ def test_versions_have_names_of_their_own():
     assert names == ["AutoAttack", "AutoAttack plus", "AutoAttack rand", "AutoAttack fast"]
 
 
+@pytest.mark.slow
 @every_norm
 def test_it_leaves_at_most_what_pgd_leaves(norm, classifier, digits):
     images, labels = digits[0][:40], digits[1][:40]
@@ -91,6 +92,7 @@ def test_it_leaves_at_most_what_pgd_leaves(norm, classifier, digits):
     assert 0 < withstood[1] <= withstood[0] < clean
 
 
+@pytest.mark.slow
 @every_norm
 def test_it_attacks_a_classifier_of_two_classes(norm, digits):
     keras.utils.set_random_seed(0)

@@ -177,6 +177,7 @@ def shortest_length_nearby(classifier, image, found, label, rival):
     return np.sqrt(solution.fun)
 
 
+@pytest.mark.slow
 @every_variant
 def test_a_solver_hardly_shortens_its_perturbations(targets, classifier, digits):
     labels = digits[1][:10]
@@ -382,6 +383,15 @@ def test_a_restart_finds_what_the_clean_image_does_not_show():
     adversarial = attack.variant(restarts=5)(logits, images, labels)
     # Each of the four random points is brighter than 0 with a probability of one half.
     assert np.mean(predictions(logits, adversarial) != labels) >= 0.8
+
+
+def test_a_seed_fixes_the_random_starts(classifier, digits):
+    images, labels = digits[0][:24], digits[1][:24]
+    # An epsilon that leaves about half of the images for the restarts.
+    attack = FastAdaptiveBoundary(0.5, norm="l2", steps=2, targets=None, restarts=3)
+    first = attack(classifier, images, labels, seed=1)
+    np.testing.assert_array_equal(attack(classifier, images, labels, seed=1), first)
+    assert np.any(attack(classifier, images, labels, seed=2) != first)
 
 
 def test_an_attack_is_random_if_it_restarts():

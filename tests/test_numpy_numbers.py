@@ -34,7 +34,7 @@ ATTACK_ARGUMENTS = {
     "BasicIterativeMethod": {"steps": 2, "relative_step_size": 0.5},
     "CarliniWagner": {"steps": 2, "search_steps": 2, "learning_rate": 0.5, "confidence": 0.25},
     "DeepFool": {"steps": 2, "overshoot": 0.25},
-    "FastAdaptiveBoundary": {"steps": 2, "targets": 2},
+    "FastAdaptiveBoundary": {"steps": 2, "targets": 2, "restarts": 2},
     "FastGradientMethod": {},
     "MomentumIterativeMethod": {"steps": 2, "relative_step_size": 0.5, "decay": 0.5},
     "NoisyFastGradientMethod": {"noise": 2.0, "step_size": 0.5},
