@@ -20,8 +20,8 @@ class RestoredBatch(NamedTuple):
     Args:
         clean: The clean images, of shape `(batch, height, width, channels)`.
         restored: The restored images, of the same shape.
-        labels: The classes that the restored images should have, of shape `(batch,)`: the
-            predictions of the classifier for the clean images.
+        labels: The classes that the restored images should have, of shape `(batch,)`: by
+            default the predictions of the classifier for the clean images.
         logits: The logits of the classifier for the restored images.
         classifier: The frozen classifier.
 

@@ -31,6 +31,7 @@ from keras_trn.restoration_network import TwoStreamRestorationNetwork
 from keras_trn.restored_classifier import RestoredClassifier
 from keras_trn.threat_models import ThreatModel
 from keras_trn.training import AdversarialTrainer
+from keras_trn.training import as_attack
 from keras_trn.training import cached_entry
 from keras_trn.training import count_benign
 from keras_trn.training import craft_training_images
@@ -53,12 +54,13 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
     classifier batch by batch. It teaches the restorer, and a gradient map that has weights,
     to undo the attacks. The weights and statistics of the classifier never change.
 
-    The restored image should get the class that the classifier predicts for the clean image.
-    Attacks in training start from that class too. The true labels serve the metrics alone,
-    because a perturbation that was crafted with them would leak them to the restorer.
+    By default, training attacks the classifier alone. The restored image should get the class
+    that the classifier predicts for the clean image. Attacks in training start from that class
+    too. The true labels serve the metrics alone, because a perturbation that was crafted with
+    them would leak them to the restorer.
 
-    Training attacks the classifier alone. An attacker who knows the restorer can attack
-    both together.
+    An attacker who knows the restorer can attack both together. `compile(threat_model=...)`
+    trains against such an attacker, and against the true labels.
 
     Source: Hong et al., "An Eye for an Eye: Defending against Gradient-based Attacks with
     Gradients", arXiv 2202.01117.
@@ -280,8 +282,8 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             metrics: Keras metrics of labels and logits, measured on adversarial images.
             benign_share: Share of each batch that stays benign, from 0 to 1.
             fresh_share: Share of the adversarial images that each step crafts anew, from 0
-                to 1, if the data come from `cache_adversarial_examples`. With other data,
-                each step crafts all of them.
+                to 1, if the data come from `cache_adversarial_examples`. With other data, or
+                a threat model that attacks the restorer, each step crafts all of them.
             threat_model: A threat model of `keras_trn.threat_models` or its name: what the attack
                 of training and validation is run on, and from which labels it starts. The
                 restored images should get the same labels. By default
@@ -304,14 +306,14 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             )
             ```
         """
+        attack = as_attack(attack)
         loss = _as_restorer_loss(loss)
+        if threat_model is None:
+            threat_model = threat_models.Oblivious(labels="predicted")
+        self.threat_model = self._checked_threat_model(threat_models.get(threat_model), attack)
         loss.build(self.image_shape)
         self.restoration_loss = loss
         self.fresh_share = check_range("fresh_share", fresh_share, 0, 1)
-        if threat_model is None:
-            threat_model = threat_models.Oblivious(labels="predicted")
-        # Before any other setting changes, as it may be refused.
-        self.threat_model = threat_models.get(threat_model)
         self.compile_training(
             optimizer,
             attack,
@@ -326,6 +328,21 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,
         )
+
+    def _checked_threat_model(self, threat_model: ThreatModel, attack: Attack) -> ThreatModel:
+        """Refuses an attacker who finds no gradient, and against whom nothing can be learned."""
+        if not (threat_model.supports(attack) or attack.gradient_free):
+            raise ValueError(
+                f"The threat model {threat_model.name!r} does not support the attack "
+                f"{attack.name}. Train against another one, such as 'whitebox_full'."
+            )
+        if not threat_model.applies_to(self):
+            raise ValueError(
+                f"The threat model {threat_model.name!r} does not apply to this model: "
+                f"{type(threat_model).__name__} says what it attacks. Train against another one, "
+                "such as 'whitebox_full'."
+            )
+        return threat_model
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains against the attack of `compile`; as `keras.Model.fit`.
@@ -404,7 +421,8 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             clean,
             wanted,
             benign_count,
-            cached_entry(data, "adversarial"),
+            # Cached examples attack the bare classifier.
+            None if self.threat_model.is_adaptive else cached_entry(data, "adversarial"),
             self.fresh_share,
         )
         with tf.GradientTape() as tape:

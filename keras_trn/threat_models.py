@@ -1,13 +1,13 @@
 """Threat models: what an attacker knows, and therefore which function the attack differentiates."""
 
 from collections.abc import Callable
-from typing import Any
 from typing import Self
 
 import keras
 import tensorflow as tf
 
 from keras_trn.attacks.attack import Attack
+from keras_trn.attacks.expectation import mean_logits
 from keras_trn.gradient_maps import EstimatedLabel
 from keras_trn.gradient_maps import GradientMap
 from keras_trn.graphs import GraphCache
@@ -20,7 +20,6 @@ from keras_trn.random_states import with_fixed_randomness
 from keras_trn.restored_classifier import RestoredClassifier
 from keras_trn.types import Classifier
 from keras_trn.types import Config
-from keras_trn.types import Logits
 
 
 class ThreatModel:
@@ -108,7 +107,7 @@ class _Adaptive(ThreatModel):
 
     def _make_target(self, defence: keras.Model) -> Classifier:
         logits = self._logits(defence)
-        return logits if self.samples == 1 else _expectation(logits_function(logits), self.samples)
+        return logits if self.samples == 1 else mean_logits(logits_function(logits), self.samples)
 
     def _logits(self, defence: keras.Model) -> Classifier:
         """The function that one run of the defence is to the attacker."""
@@ -400,6 +399,10 @@ class FixedRandomness(WhiteboxFull):
     def __init__(self, labels: str = "true") -> None:
         super().__init__(labels)
 
+    def get_config(self) -> Config:
+        # One run is enough, so there are no samples.
+        return ThreatModel.get_config(self)
+
     def applies_to(self, defence: keras.Model) -> bool:
         return bool(self._attackers(defence))
 
@@ -487,15 +490,3 @@ def get(threat_model: str | ThreatModel) -> ThreatModel:
         names = ", ".join(map(repr, _BY_NAME))
         raise ValueError(f"Unknown threat model {threat_model!r}; there are {names}.")
     return _BY_NAME[threat_model]()
-
-
-def _expectation(logits: Logits, samples: int) -> Logits:
-    """The mean logits of a random defence over several runs."""
-
-    def mean_logits(images: tf.Tensor) -> tf.Tensor:
-        runs: Any = tf.map_fn(
-            lambda _: logits(images), tf.range(samples), fn_output_signature=tf.float32
-        )
-        return tf.reduce_mean(runs, axis=0)
-
-    return mean_logits

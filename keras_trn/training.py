@@ -116,8 +116,8 @@ class AdversarialTrainer(CheckedModel):
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Measures accuracy with and without attack; as `keras.Model.evaluate`.
 
-        The attack is the one of `compile`, with its largest epsilon, on the classifier
-        alone: the attacker does not know the restorer.
+        The attack is the one of `compile`, with its largest epsilon. By default a restorer is
+        not attacked itself: the attacker knows the classifier alone.
 
         Args:
             x: Clean images in [0, 1]: an array, a list, a tensor, or a `tf.data.Dataset`

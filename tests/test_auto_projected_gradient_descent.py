@@ -12,12 +12,12 @@ from keras_trn.attacks import AutoProjectedGradientDescent
 from keras_trn.attacks import ProjectedGradientDescent
 from keras_trn.attacks.auto_step_climb import Measured
 from keras_trn.attacks.auto_step_climb import climb
-from keras_trn.attacks.auto_step_climb import random_start
 from keras_trn.attacks.auto_step_climb import windows_ending_at_each_step
 from keras_trn.attacks.logit_losses import cross_entropy
 from keras_trn.attacks.logit_losses import difference_of_logits_ratio
 from keras_trn.attacks.logit_losses import targeted_cross_entropy
 from keras_trn.attacks.logit_losses import targeted_difference_of_logits_ratio
+from keras_trn.attacks.norms import random_on_sphere
 from keras_trn.threat_models import WhiteboxFull
 
 DLR = {"loss": "difference_of_logits_ratio"}
@@ -164,7 +164,7 @@ def test_last_point_that_fools_is_kept_even_if_its_loss_is_low(fooled, kept):
 def test_random_start_lies_on_the_edge_of_the_ball(norm):
     images = tf.fill((3, 8, 8, 1), 0.5)
     epsilon = tf.reshape([0.0, 0.1, 0.2], (3, 1, 1, 1))
-    start = random_start(images, epsilon, norm, tf.constant([1, 2]))
+    start = random_on_sphere(images, epsilon, norm, tf.constant([1, 2]))
     flat = np.reshape(start - images, (3, -1))
     lengths = np.linalg.norm(flat, ord={"linf": np.inf, "l2": 2}[norm], axis=-1)
     np.testing.assert_allclose(lengths, [0.0, 0.1, 0.2], atol=1e-6)
@@ -174,7 +174,7 @@ def test_random_start_lies_on_the_edge_of_the_ball(norm):
 def test_run_of_an_image_does_not_depend_on_the_others(norm, classifier, few):
     images, labels = map(tf.constant, few)
     epsilon = tf.fill((12, 1, 1, 1), 0.1 if norm == "linf" else 0.5)
-    start = random_start(images, epsilon, norm, tf.constant([1, 2]))
+    start = random_on_sphere(images, epsilon, norm, tf.constant([1, 2]))
     attack = quick()
 
     def run(part):
@@ -361,6 +361,25 @@ def test_there_are_no_more_targets_than_wrong_classes(few):
     labels = predictions(counter.classifier, few[0])
     quick(targets=9)(counter, few[0], labels, epsilon=0)
     assert counter.seen == 1 + 12 + 12 * 4 * 6
+
+
+@every_variant
+def test_it_works_with_xla(config, classifier, few):
+    images, labels = few
+    attack = quick(0.1, **config)
+
+    @tf.function(jit_compile=True)
+    def attack_in_graph(images, labels):
+        return attack(classifier, images, labels)
+
+    adversarial = attack_in_graph(images, labels)
+    assert np.all(np.abs(adversarial - images) <= 0.1 + 1e-6)
+    # Compilers round differently, and each step enlarges the difference.
+    left, expected = (
+        np.mean(predictions(classifier, crafted) == labels)
+        for crafted in (adversarial, attack(classifier, images, labels))
+    )
+    assert left == pytest.approx(expected, abs=1.5 / len(labels)) and left < 1
 
 
 # --- Names and errors -------------------------------------------------------------------

@@ -719,6 +719,10 @@ def test_bad_arguments_are_refused(classifier, digits, dataset, fgsm, protect):
         keras_trn.evaluate(protected, dataset, [attacks.FastGradientMethod((0.1, 0.2))], verbose=0)
     with pytest.raises(ValueError, match="no attacks to evaluate a defence with"):
         keras_trn.evaluate(protected, dataset, [], verbose=0)
+    with pytest.raises(ValueError, match="draws its epsilon from"):
+        keras_trn.evaluate(protected, dataset, epsilon=(0.1, 0.2), verbose=0)
+    with pytest.raises(ValueError, match="is for the default attacks"):
+        keras_trn.evaluate(protected, dataset, [fgsm], epsilon=0.1, verbose=0)
     with pytest.raises(ValueError, match="List its attacks instead"):
         keras_trn.evaluate(protected, dataset, [attacks.Mixture([fgsm])], verbose=0)
     with pytest.raises(ValueError, match="2 runs on bare, protected would have the same row"):
@@ -789,3 +793,15 @@ def test_pictures_show_each_threat_model_with_restored_images(report):
         np.testing.assert_array_equal(row.images[::2], row.images[1::2])
         np.testing.assert_array_equal(row.predicted[::2], row.predicted[1::2])
     assert len(report.plot_pictures().axes) == 8 * 8
+
+
+@pytest.mark.slow
+def test_default_attacks_need_only_an_epsilon(classifier, dataset):
+    report = keras_trn.evaluate(
+        classifier, dataset.take(1), check_examples=8, verbose=0, epsilon=EPSILON, norm="linf"
+    )
+    assert [cell["attack"] for cell in report.cells[:3]] == ["benign", "PGD-20", "AutoAttack fast"]
+    fast = report.cell("AutoAttack fast", "whitebox_full")
+    assert fast["epsilon"] == EPSILON
+    assert fast["accuracy"] <= report.cell("PGD-20", "whitebox_full")["accuracy"]
+    assert fast["forward_passes"] > 0 and fast["backward_passes"] > 0

@@ -80,6 +80,18 @@ def test_model_that_was_trained_by_transfer_loads_without_its_surrogate(classifi
     assert not keras.saving.load_model(tmp_path / "model.keras").compiled
 
 
+@pytest.mark.parametrize("name", ["blackbox", "whitebox_stopgrad"])
+def test_attackers_against_whom_nothing_can_be_learned_are_refused(classifier, name):
+    with pytest.raises(ValueError, match=f"The threat model '{name}' does not"):
+        protect(classifier, threat_model=name)
+
+
+def test_attacks_without_gradients_train_as_before(classifier, digits):
+    protected = protect(classifier)
+    protected.compile(attack=attacks.SPSA(EPSILON, steps=1, samples=2))
+    protected.fit(digits[0][:8], digits[1][:8], verbose=0)
+
+
 @pytest.mark.parametrize("wrong", ["whitebox", "transfer", 3])
 def test_unknown_threat_models_are_refused(classifier, wrong):
     with pytest.raises(ValueError, match="threat model"):

@@ -505,3 +505,17 @@ def test_message_of_an_error_is_shortened():
 def test_numbers_of_numpy_are_pythons():
     config = threat_models.WhiteboxFull(samples=np.int64(3)).get_config()
     assert config["samples"] == 3 and type(config["samples"]) is int
+
+
+def kinds_of_threat_models():
+    kinds = [kind for kind in vars(threat_models).values() if isinstance(kind, type)]
+    kinds = [kind for kind in kinds if issubclass(kind, threat_models.ThreatModel)]
+    return [kind for kind in kinds if kind.name not in ("", "transfer")]
+
+
+@pytest.mark.parametrize("kind", kinds_of_threat_models(), ids=lambda kind: kind.name)
+def test_threat_model_without_a_model_of_its_own_can_be_saved(kind):
+    threat_model = kind(labels="predicted")
+    serialized = keras.saving.serialize_keras_object(threat_model)
+    loaded = keras.saving.deserialize_keras_object(serialized)
+    assert type(loaded) is kind and loaded.get_config() == threat_model.get_config()

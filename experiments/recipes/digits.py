@@ -81,7 +81,7 @@ REPORT = Evaluation(
         attacks.ProjectedGradientDescent(1.0, norm="l2"),
         # So few steps have to be long ones.
         attacks.CarliniWagner(1.0, steps=20, search_steps=3, learning_rate=0.5),
-        attacks.DeepFool(1.0, steps=5),
+        attacks.DeepFool(1.0, steps=10),
     ],
     threat_models=(
         "oblivious",

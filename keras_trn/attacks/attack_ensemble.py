@@ -10,17 +10,15 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from keras_trn.attacks.attack import Attack
+from keras_trn.attacks.combined_attack import CombinedAttack
 from keras_trn.attacks.margin import margins
 from keras_trn.attacks.random_numbers import split_seed
 from keras_trn.attacks.survivors import update_survivors
-from keras_trn.types import ArrayLike
-from keras_trn.types import Config
-from keras_trn.types import ImageShape
 from keras_trn.types import Logits
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
-class AttackEnsemble(Attack):
+class AttackEnsemble(CombinedAttack):
     """Runs several attacks in turn, each on the images that withstood the ones before.
 
     An image that one attack fooled is not attacked again. An image that withstands all attacks
@@ -49,25 +47,15 @@ class AttackEnsemble(Attack):
     def __init__(
         self, attacks: Sequence[Attack], name: str | None = None, seed: int | None = None
     ) -> None:
-        attacks = list(attacks)
-        if not attacks or not all(isinstance(attack, Attack) for attack in attacks):
-            raise ValueError(
-                "An ensemble needs a list of at least one attack of `keras_trn.attacks`, "
-                f"received {attacks!r}."
-            )
-        balls = {(attack.norm, attack.epsilon) for attack in attacks}
-        if len(balls) > 1 or attacks[0].norm is None:
+        self._hold(attacks)
+        balls = {(attack.norm, attack.epsilon) for attack in self.attacks}
+        if len(balls) > 1 or self.attacks[0].norm is None:
             raise ValueError(
                 "The attacks of an ensemble must share one norm and one epsilon, received "
-                f"{', '.join(map(repr, attacks))}. Evaluate other attacks separately."
+                f"{', '.join(map(repr, self.attacks))}. Evaluate other attacks separately."
             )
-        self.attacks = attacks
-        self._name = name or ", ".join(attack.name for attack in attacks)
-        super().__init__(attacks[0].epsilon, norm=attacks[0].norm, seed=seed)
-        self.gradient_free = all(attack.gradient_free for attack in attacks)
-        self.runs_in_graph = all(attack.runs_in_graph for attack in attacks)
-        self.is_random = any(attack.is_random for attack in attacks)
-        self.minimal_norm = all(attack.minimal_norm for attack in attacks)
+        self._name = name or ", ".join(attack.name for attack in self.attacks)
+        super().__init__(self.attacks[0].epsilon, norm=self.attacks[0].norm, seed=seed)
 
     def craft(
         self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
@@ -84,14 +72,6 @@ class AttackEnsemble(Attack):
             lowest = tf.minimum(reached, lowest)
         return best
 
-    def check_epsilon(self, epsilon: ArrayLike | float) -> Any:
-        checked, *_ = [attack.check_epsilon(epsilon) for attack in self.attacks]
-        return checked
-
-    def check_image_shape(self, image_shape: ImageShape) -> None:
-        for attack in self.attacks:
-            attack.check_image_shape(image_shape)
-
     def variant(self, **changes: Any) -> Self:
         """Returns the ensemble with another `name` or `seed`, or attacks with other arguments."""
         own = {key: changes.pop(key, getattr(self, key)) for key in ("name", "seed")}
@@ -100,15 +80,6 @@ class AttackEnsemble(Attack):
     @property
     def name(self) -> str:
         return self._name
-
-    def get_config(self) -> Config:
-        attacks = [keras.saving.serialize_keras_object(attack) for attack in self.attacks]
-        return {"attacks": attacks, "name": self.name, "seed": self.seed}
-
-    @classmethod
-    def from_config(cls, config: Config) -> Self:
-        attacks = [keras.saving.deserialize_keras_object(attack) for attack in config["attacks"]]
-        return cls(**{**config, "attacks": attacks})
 
 
 def _margins(logits: Logits, images: Tensor, labels: Tensor) -> Tensor:

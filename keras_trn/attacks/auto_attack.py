@@ -65,9 +65,9 @@ def auto_attack(
 ) -> AttackEnsemble:
     """Makes AutoAttack, the ensemble that published robust accuracies are measured with.
 
-    Each attack meets only the images that withstood the ones before. Restarts and steps are the
-    authors'. Report an accuracy under `"standard"` as AutoAttack, and under `"fast"` as what it
-    is: a tenth of the cost, for every day.
+    Each attack meets only the images that withstood the ones before. The steps, targets, restarts
+    and queries are the same as in the authors' code. Call an accuracy an AutoAttack accuracy only
+    if `"standard"` measured it. `"fast"` costs a fraction of that, for daily use.
 
     Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of
     Diverse Parameter-Free Attacks", arXiv 2003.01690. The fast form is this project's.

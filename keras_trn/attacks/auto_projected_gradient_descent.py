@@ -8,12 +8,13 @@ from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.attack import Epsilon
 from keras_trn.attacks.auto_step_climb import Measured
 from keras_trn.attacks.auto_step_climb import climb
-from keras_trn.attacks.auto_step_climb import random_start
 from keras_trn.attacks.logit_losses import cross_entropy
 from keras_trn.attacks.logit_losses import difference_of_logits_ratio
 from keras_trn.attacks.logit_losses import targeted_cross_entropy
 from keras_trn.attacks.logit_losses import targeted_difference_of_logits_ratio
+from keras_trn.attacks.norms import random_on_sphere
 from keras_trn.attacks.random_numbers import split_seed
+from keras_trn.attacks.rivals import most_likely_rivals
 from keras_trn.attacks.survivors import are_correct
 from keras_trn.attacks.survivors import update_survivors
 from keras_trn.input_validation import check_count
@@ -97,8 +98,8 @@ class AutoProjectedGradientDescent(Attack):
         self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
     ) -> Tensor:
         scores = logits(images)
-        targets = _most_likely_wrong_classes(scores, labels, self.targets or 1)
-        runs = targets.shape[-1]
+        targets = most_likely_rivals(scores, labels, self.targets or 1)
+        runs = min(self.targets or 1, scores.shape[-1] - 1)
         seeds = split_seed(random_seed, runs)
 
         def attack_survivors(
@@ -122,7 +123,7 @@ class AutoProjectedGradientDescent(Attack):
             index: Tensor, adversarial: Tensor, highest: Tensor, survives: Tensor
         ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             # Drawn for the whole batch: which images survive does not change a start.
-            start = random_start(images, epsilon, self.norm, seeds[index])
+            start = random_on_sphere(images, epsilon, self.norm, seeds[index])
             adversarial, highest, survives = update_survivors(
                 survives,
                 (adversarial, highest, survives),
@@ -159,11 +160,3 @@ class AutoProjectedGradientDescent(Attack):
     @property
     def name(self) -> str:
         return self._name
-
-
-def _most_likely_wrong_classes(scores: Tensor, labels: Tensor, number: int) -> Tensor:
-    """Returns up to `number` classes for each image, the most likely first."""
-    classes = scores.shape[-1]
-    is_label = tf.one_hot(labels, classes, on_value=True, off_value=False)
-    wrong = tf.where(is_label, float("-inf"), scores)
-    return tf.math.top_k(wrong, k=min(number, classes - 1)).indices

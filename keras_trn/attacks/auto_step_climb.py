@@ -12,9 +12,8 @@ from typing import NamedTuple
 import tensorflow as tf
 from tensorflow import Tensor
 
+from keras_trn.attacks.norms import divided_by_largest
 from keras_trn.attacks.norms import keep_inside
-from keras_trn.attacks.random_numbers import ALGORITHM
-from keras_trn.attacks.random_numbers import random_direction
 
 # The share of a step that follows the gradient; the rest repeats the step before.
 _OWN_SHARE = 0.75
@@ -72,16 +71,6 @@ class _State(NamedTuple):
     rises: Tensor
     checked_loss: Tensor
     was_reduced: Tensor
-
-
-def random_start(images: Tensor, epsilon: Tensor, norm: str, seed: Tensor) -> Tensor:
-    """Draws, for each image, a point as far away as epsilon allows."""
-    if norm == "l2":
-        direction = random_direction(images, seed)
-    else:
-        uniform = tf.random.stateless_uniform(tf.shape(images), seed, -1.0, 1.0, alg=ALGORITHM)
-        direction = _divided_by_largest(uniform)
-    return tf.clip_by_value(images + epsilon * direction, 0.0, 1.0)
 
 
 def climb(
@@ -164,7 +153,7 @@ def _steepest(gradient: Tensor, norm: str) -> Tensor:
     if norm == "linf":
         return tf.sign(gradient)
     # Squares of a small gradient would round to 0.
-    scaled = _divided_by_largest(gradient)
+    scaled = divided_by_largest(gradient)
     length = tf.sqrt(tf.reduce_sum(tf.square(scaled), axis=[1, 2, 3], keepdims=True))
     return tf.math.divide_no_nan(scaled, length)
 
@@ -205,11 +194,6 @@ def _check(state: _State, window: Tensor) -> _State:
         checked_loss=tf.where(is_due, state.best_loss, state.checked_loss),
         was_reduced=tf.where(is_due, reduced, state.was_reduced),
     )
-
-
-def _divided_by_largest(tensor: Tensor) -> Tensor:
-    largest = tf.reduce_max(tf.abs(tensor), axis=[1, 2, 3], keepdims=True)
-    return tf.math.divide_no_nan(tensor, largest)
 
 
 def _as_pixels(per_image: Tensor) -> Tensor:

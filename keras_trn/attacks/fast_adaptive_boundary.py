@@ -9,10 +9,11 @@ from tensorflow import Tensor
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.attack import Epsilon
 from keras_trn.attacks.hyperplane_projection import shortest_change
+from keras_trn.attacks.margin import logit_of
 from keras_trn.attacks.nearest_boundary import LARGEST_NUMBER_OF_RIVALS
 from keras_trn.attacks.nearest_boundary import nearest_boundary
 from keras_trn.attacks.norms import lengths_of
-from keras_trn.attacks.norms import random_in_ball
+from keras_trn.attacks.norms import random_on_sphere
 from keras_trn.attacks.random_numbers import ALGORITHM
 from keras_trn.attacks.rivals import most_likely_rivals
 from keras_trn.attacks.survivors import are_correct
@@ -131,10 +132,8 @@ class FastAdaptiveBoundary(Attack):
         """Returns the clean images for the first run of a target, else points near to them."""
         seed = tf.random.fold_in(random_seed, run, alg=ALGORITHM)
         # Drawn for the whole batch: which images survive does not change a start.
-        offset = random_in_ball(images, 1.0, self.norm, seed)
-        length = lengths_of(offset, self.norm)[:, None, None, None]
-        points = images + 0.5 * epsilon * tf.math.divide_no_nan(offset, length)
-        return tf.where(run % self.restarts > 0, tf.clip_by_value(points, 0.0, 1.0), images)
+        points = random_on_sphere(images, 0.5 * epsilon, self.norm, seed)
+        return tf.where(run % self.restarts > 0, points, images)
 
     def _approach(
         self,
@@ -203,8 +202,7 @@ class FastAdaptiveBoundary(Attack):
 
 def _lead(scores: Tensor, labels: Tensor, rivals: Tensor) -> Tensor:
     """Returns the logit of the label minus that of another class."""
-    of_label = tf.gather(scores, labels, batch_dims=1)
-    return of_label - tf.gather(scores, rivals, batch_dims=1)
+    return logit_of(scores, labels) - logit_of(scores, rivals)
 
 
 def _search_segment(logits: Logits, images: Tensor, fooling: Tensor, labels: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ can be replaced by one that grows with it.
 import tensorflow as tf
 from tensorflow import Tensor
 
+from keras_trn.attacks.margin import logit_of
 from keras_trn.attacks.margin import margins
+from keras_trn.attacks.margin import without
 
 # Keeps a ratio finite where the highest logits are equal.
 _TINY = 1e-12
@@ -19,9 +21,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     It grows with the cross-entropy, its softplus. The cross-entropy itself rounds to 0, and its
     gradient too, where the classifier is sure of the label.
     """
-    is_label = tf.one_hot(labels, tf.shape(logits)[-1], on_value=True, off_value=False)
-    of_others = tf.reduce_logsumexp(tf.where(is_label, logits.dtype.min, logits), axis=-1)
-    return of_others - _of_class(logits, labels)
+    return tf.reduce_logsumexp(without(logits, labels), axis=-1) - logit_of(logits, labels)
 
 
 def targeted_cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def difference_of_logits_ratio(logits: Tensor, labels: Tensor, targets: Tensor) 
     difference = -margins(logits, labels)
     if logits.shape[-1] < 3:
         return difference
-    first, _, third = tf.unstack(tf.math.top_k(logits, k=3).values, axis=-1)
+    first, _, third = _highest(logits, 3)
     return difference / (first - third + _TINY)
 
 
@@ -46,12 +46,17 @@ def targeted_difference_of_logits_ratio(logits: Tensor, labels: Tensor, targets:
 
     Three classes have no fourth logit to divide by: the difference is then returned undivided.
     """
-    difference = _of_class(logits, targets) - _of_class(logits, labels)
+    difference = logit_of(logits, targets) - logit_of(logits, labels)
     if logits.shape[-1] < 4:
         return difference
-    first, _, third, fourth = tf.unstack(tf.math.top_k(logits, k=4).values, axis=-1)
+    first, _, third, fourth = _highest(logits, 4)
     return difference / (first - (third + fourth) / 2.0 + _TINY)
 
 
-def _of_class(logits: Tensor, classes: Tensor) -> Tensor:
-    return tf.gather(logits, classes, batch_dims=1)
+def _highest(logits: Tensor, number: int) -> list[Tensor]:
+    """Returns the highest logits of each image; XLA cannot differentiate `tf.math.top_k` here."""
+    found = []
+    for _ in range(number):
+        found.append(tf.reduce_max(logits, axis=-1))
+        logits = without(logits, tf.argmax(logits, axis=-1))
+    return found

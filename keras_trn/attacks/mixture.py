@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from collections.abc import Sequence
-from typing import Any
 from typing import Self
 
 import keras
@@ -10,16 +9,15 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from keras_trn.attacks.attack import Attack
+from keras_trn.attacks.combined_attack import CombinedAttack
 from keras_trn.attacks.random_numbers import ALGORITHM
 from keras_trn.graphs import GraphCache
 from keras_trn.types import ArrayLike
-from keras_trn.types import Config
-from keras_trn.types import ImageShape
 from keras_trn.types import Logits
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
-class Mixture(Attack):
+class Mixture(CombinedAttack):
     """Gives each of several attacks an equal share of every batch.
 
     A restorer that is trained on a mixture meets all attacks in each step. An image's place in
@@ -44,18 +42,9 @@ class Mixture(Attack):
     """
 
     def __init__(self, attacks: Sequence[Attack]) -> None:
-        attacks = list(attacks)
-        if not attacks or not all(isinstance(attack, Attack) for attack in attacks):
-            raise ValueError(
-                "A mixture needs a list of at least one attack of `keras_trn.attacks`, "
-                f"received {attacks!r}."
-            )
-        self.attacks = attacks
+        self._hold(attacks)
         # Each attack has its own.
         self.epsilon = self.norm = self.seed = None
-        self.gradient_free = all(attack.gradient_free for attack in attacks)
-        self.runs_in_graph = all(attack.runs_in_graph for attack in attacks)
-        self.minimal_norm = all(attack.minimal_norm for attack in attacks)
         self._graphs = GraphCache()
 
     def perturb(
@@ -101,14 +90,6 @@ class Mixture(Attack):
         ]
         return tf.concat(epsilons, axis=0), random_seed
 
-    def check_epsilon(self, epsilon: ArrayLike | float) -> Any:
-        checked, *_ = [attack.check_epsilon(epsilon) for attack in self.attacks]
-        return checked
-
-    def check_image_shape(self, image_shape: ImageShape) -> None:
-        for attack in self.attacks:
-            attack.check_image_shape(image_shape)
-
     def with_largest_epsilon(self) -> Self:
         """Returns the mixture with the upper end of each range as epsilon."""
         return type(self)([attack.with_largest_epsilon() for attack in self.attacks])
@@ -120,13 +101,6 @@ class Mixture(Attack):
     @property
     def name(self) -> str:
         return " + ".join(attack.name for attack in self.attacks)
-
-    def get_config(self) -> Config:
-        return {"attacks": [keras.saving.serialize_keras_object(attack) for attack in self.attacks]}
-
-    @classmethod
-    def from_config(cls, config: Config) -> Self:
-        return cls([keras.saving.deserialize_keras_object(attack) for attack in config["attacks"]])
 
     def __repr__(self) -> str:
         return f"Mixture({self.attacks!r})"

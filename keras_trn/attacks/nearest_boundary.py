@@ -5,6 +5,7 @@ import math
 import tensorflow as tf
 from tensorflow import Tensor
 
+from keras_trn.attacks.margin import logit_of
 from keras_trn.attacks.norms import lengths_of
 from keras_trn.types import Logits
 
@@ -35,14 +36,14 @@ def nearest_boundary(
         tape.watch(images)
         scores = logits(images)
     num_classes = tf.shape(scores)[-1]
-    of_label = tf.gather(scores, labels, batch_dims=1)
+    of_label = logit_of(scores, labels)
 
     def compare(
         rank: Tensor, lead: Tensor, gradient: Tensor, nearest: Tensor
     ) -> tuple[Tensor, ...]:
         rival = rivals[:, rank]
         from_label = tf.one_hot(rival, num_classes) - tf.one_hot(labels, num_classes)
-        lead_of_rival = tf.gather(scores, rival, batch_dims=1) - of_label
+        lead_of_rival = logit_of(scores, rival) - of_label
         gradient_of_rival = tape.gradient(scores, images, from_label)
         slope = _slopes_of(gradient_of_rival, norm)
         is_usable = tf.math.is_finite(slope) & (slope > 0)

@@ -56,3 +56,19 @@ def random_in_ball(images: Tensor, epsilon: Tensor, norm: str, seed: Tensor) -> 
     uniform = tf.random.stateless_uniform([shape[0], 1, 1, 1], seed + 1, alg=ALGORITHM)
     dimensions = tf.cast(tf.reduce_prod(shape[1:]), tf.float32)
     return epsilon * direction * uniform ** (1.0 / dimensions)
+
+
+def random_on_sphere(images: Tensor, epsilon: Tensor, norm: str, seed: Tensor) -> Tensor:
+    """Draws, for each image, a point at a distance of epsilon, which [0, 1] can shorten."""
+    if norm == "l2":
+        direction = random_direction(images, seed)
+    else:
+        uniform = tf.random.stateless_uniform(tf.shape(images), seed, -1.0, 1.0, alg=ALGORITHM)
+        direction = divided_by_largest(uniform)
+    return tf.clip_by_value(images + epsilon * direction, 0.0, 1.0)
+
+
+def divided_by_largest(tensor: Tensor) -> Tensor:
+    """Scales each image so that its largest absolute entry is 1; zeros stay zeros."""
+    largest = tf.reduce_max(tf.abs(tensor), axis=[1, 2, 3], keepdims=True)
+    return tf.math.divide_no_nan(tensor, largest)

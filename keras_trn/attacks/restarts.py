@@ -1,7 +1,6 @@
 """Several runs of one attack, of which the best counts."""
 
 from typing import Any
-from typing import Self
 
 import keras
 import tensorflow as tf
@@ -11,15 +10,13 @@ from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.random_numbers import split_seed
 from keras_trn.attacks.survivors import are_correct
 from keras_trn.attacks.survivors import update_survivors
+from keras_trn.attacks.wrapped_attack import WrappedAttack
 from keras_trn.input_validation import check_count
-from keras_trn.types import ArrayLike
-from keras_trn.types import Config
-from keras_trn.types import ImageShape
 from keras_trn.types import Logits
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
-class Restarts(Attack):
+class Restarts(WrappedAttack):
     """Runs an attack several times, and keeps the best result for each image.
 
     Each run draws other random numbers, but keeps the epsilons. The best result is the first
@@ -47,19 +44,9 @@ class Restarts(Attack):
     """
 
     def __init__(self, attack: Attack, restarts: int = 5) -> None:
-        # A mixture has no norm.
-        if not isinstance(attack, Attack) or attack.norm is None:
-            raise ValueError(
-                "Restarts needs one attack of `keras_trn.attacks`, that is no Mixture, received "
-                f"{attack!r}. A mixture takes attacks with restarts: "
-                "`Mixture([Restarts(attack), ...])`."
-            )
-        self.attack: Any = attack
+        super().__init__(attack)
         self.restarts = check_count("restarts", restarts)
-        super().__init__(attack.epsilon, norm=attack.norm, seed=attack.seed)
-        self.gradient_free, self.runs_in_graph = attack.gradient_free, attack.runs_in_graph
-        self.is_iterative, self.is_random = attack.is_iterative, attack.is_random
-        self.minimal_norm = attack.minimal_norm
+        self.is_iterative = attack.is_iterative
 
     def craft(
         self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
@@ -110,29 +97,6 @@ class Restarts(Attack):
         """Returns the attack that is repeated."""
         return self.attack.without_restarts()
 
-    def check_epsilon(self, epsilon: ArrayLike | float) -> Any:
-        return self.attack.check_epsilon(epsilon)
-
-    def check_image_shape(self, image_shape: ImageShape) -> None:
-        self.attack.check_image_shape(image_shape)
-
-    def variant(self, **changes: Any) -> Self:
-        """Returns restarts of the same attack with other arguments, or other `restarts`."""
-        restarts = changes.pop("restarts", self.restarts)
-        return type(self)(self.attack.variant(**changes), restarts)
-
     @property
     def name(self) -> str:
         return f"{self.attack.name} x{self.restarts}"
-
-    def get_config(self) -> Config:
-        attack = keras.saving.serialize_keras_object(self.attack)
-        return {"attack": attack, "restarts": self.restarts}
-
-    @classmethod
-    def from_config(cls, config: Config) -> Self:
-        attack = keras.saving.deserialize_keras_object(config["attack"])
-        return cls(**{**config, "attack": attack})
-
-    def __repr__(self) -> str:
-        return f"Restarts({self.attack!r}, restarts={self.restarts})"

@@ -52,7 +52,8 @@ def attacks_or_default(
 ) -> list[Attack]:
     """Returns the attacks to evaluate with: the given ones, or the default ones of an epsilon."""
     if attacks is None and epsilon is not None:
-        return [ProjectedGradientDescent(epsilon, norm), auto_attack("fast", epsilon, norm)]
+        attacks = [ProjectedGradientDescent(epsilon, norm), auto_attack("fast", epsilon, norm)]
+        return checked_attacks(attacks)
     given = [] if attacks is None else checked_attacks(attacks)
     if not given:
         raise ValueError(

@@ -54,8 +54,7 @@ class Checkpoint:
 
     def forget(self, descriptions: Iterable[Any]) -> None:
         """Removes results that a later one contains."""
-        for description in descriptions:
-            self.results.pop(digest_of_json(description), None)
-        if self.path is not None:
+        forgotten = [self.results.pop(digest_of_json(one), None) for one in descriptions]
+        if self.path is not None and any(result is not None for result in forgotten):
             lines = [to_json({"key": key, "result": kept}) for key, kept in self.results.items()]
             write_text(self.path, "".join(f"{line}\n" for line in lines))

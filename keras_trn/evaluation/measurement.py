@@ -5,7 +5,6 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from pathlib import Path
@@ -207,9 +206,8 @@ def _measure_runs(
             progress.set_description(run.title)
             dependencies = {**run.dependencies(defences, fingerprints), **common}
             parts = [{**dependencies, "batch": number} for number in range(data.batches)]
-            remember = functools.partial(_remember_batch, checkpoint, parts)
             compute = functools.partial(
-                _measure_run, run, meters[run.fixes_randomness], data, remember, progress
+                _measure_run, run, meters[run.fixes_randomness], data, checkpoint, parts, progress
             )
             if checkpoint.holds(dependencies):
                 progress.update(data.batches)
@@ -218,25 +216,22 @@ def _measure_runs(
     return cells
 
 
-def _remember_batch(
-    checkpoint: Checkpoint, parts: list[Config], number: int, measure: Callable[[], Any]
-) -> Any:
-    """Returns what was measured of a batch, so that a killed run continues with the next one."""
-    return checkpoint.get_or_compute(parts[number], measure)
-
-
 def _measure_run(
     run: Run,
     meters: dict[str, "_Meter"],
     data: CheckedData,
-    remember: Callable[..., Any],
+    checkpoint: Checkpoint,
+    parts: list[Config],
     progress: tqdm,
 ) -> list[Cell]:
-    """Returns the cells of one run: one for each defence."""
+    """Returns the cells of one run: one for each defence.
+
+    `parts` describes each batch, so that a killed run continues with the next one.
+    """
     batches = []
-    for number, (images, labels) in enumerate(data):
+    for part, (images, labels) in zip(parts, data, strict=True):
         measure = functools.partial(_measure_batch, run, meters, images, labels)
-        batches.append(remember(number, measure))
+        batches.append(checkpoint.get_or_compute(part, measure))
         progress.update()
     cells = []
     for name in run.defences:

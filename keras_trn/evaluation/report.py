@@ -421,6 +421,7 @@ class Report:
             cell["threat_model"] for cell in self.cells if cell["defence"] == self.evaluated
         }
         is_known = bool(attackers & _KNOW_THE_DEFENCE)
+        has_passes = "passes" in self.table("quality")
         captions = {
             "summary": f"Accuracy in percent of {examples} images: the worst case for each image "
             f"over the attacks of each threat model within "
@@ -430,7 +431,8 @@ class Report:
             + ("" if is_known else f" No attacker here knows all of `{self.evaluated}`."),
             "quality": f"Images of `{self.evaluated}` against the clean ones, before and after "
             "restoration: PSNR in decibels, SSIM; agreement with the bare classifier's benign "
-            "prediction in percent; forward and backward passes per image of the attack.",
+            "prediction in percent."
+            + (" `passes`: forward and backward passes per image." if has_passes else ""),
             "checks": f"Sanity checks of `{self.evaluated}` under "
             f"{self.settings['checked_attack']}, on {self.settings['check_examples']} images.",
         }
