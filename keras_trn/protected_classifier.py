@@ -59,8 +59,8 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
     too. The true labels serve the metrics alone, because a perturbation that was crafted with
     them would leak them to the restorer.
 
-    An attacker who knows the restorer can attack both together. `compile(threat_model=...)`
-    trains against such an attacker, and against the true labels.
+    An attacker with full knowledge can attack restorer and classifier together.
+    `compile(threat_model="whitebox_full")` trains against this attacker, with the true labels.
 
     Source: Hong et al., "An Eye for an Eye: Defending against Gradient-based Attacks with
     Gradients", arXiv 2202.01117.
@@ -265,8 +265,8 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
     ) -> None:
         """Configures training.
 
-        By default the attacker does not know the restorer. Such a restorer does not withstand an
-        attacker who knows it: train that one against `threat_model="whitebox_full"`.
+        By default, training attacks the classifier alone, and an attacker with full knowledge
+        breaks the restorer. `threat_model="whitebox_full"` trains against that attacker.
 
         `EstimatedLabel` gives the restorer the map for the known label during training, so
         the figures of training are optimistic. The figures of validation are not.
@@ -285,7 +285,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
                 to 1, if the data come from `cache_adversarial_examples`. With other data, or
                 a threat model that attacks the restorer, each step crafts all of them.
             threat_model: A threat model of `keras_trn.threat_models` or its name: what the attack
-                of training and validation is run on, and from which labels it starts. The
+                of training and validation runs on, and the labels that it starts from. The
                 restored images should get the same labels. By default
                 `Oblivious(labels="predicted")`.
             jit_compile: Whether to compile the steps with XLA; `"auto"` lets Keras decide.

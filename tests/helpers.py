@@ -139,3 +139,44 @@ def of_two_sizes(images, labels):
 
     specs = (tf.TensorSpec((None, None, None, 1)), tf.TensorSpec((None,), tf.int64))
     return tf.data.Dataset.from_generator(batches, output_signature=specs)
+
+
+# --- What attacks do ------------------------------------------------------------------
+
+
+def predictions(classifier, images):
+    """Returns the predicted classes."""
+    return np.argmax(classifier(images), axis=-1)
+
+
+def lengths(perturbation, norm="l2"):
+    """Returns the length of each perturbation."""
+    flat = np.reshape(perturbation, (len(perturbation), -1))
+    return np.linalg.norm(flat, ord={"linf": np.inf, "l2": 2}[norm], axis=-1)
+
+
+def boundary_distances(classifier, images, labels, norm="l2"):
+    """Returns the distance of each image to the nearest boundary of a linear classifier."""
+    kernel, _ = map(np.array, classifier.weights)
+    scores, rows = np.array(classifier(images)), range(len(images))
+    distances = []
+    for other in range(scores.shape[-1]):
+        slopes = (kernel[:, labels] - kernel[:, [other]]).T
+        # A distance in one norm is measured by the slope in the dual norm.
+        slope = np.linalg.norm(slopes, ord=1 if norm == "linf" else 2, axis=-1)
+        lead = scores[rows, labels] - scores[:, other]
+        distances.append(np.where(labels == other, np.inf, lead / np.maximum(slope, 1e-9)))
+    return np.min(distances, axis=0)
+
+
+class CountingClassifier:
+    """Counts the images that it is given, and how often it is called."""
+
+    def __init__(self, classifier):
+        self.classifier = classifier
+        self.seen, self.calls = (tf.Variable(0, dtype=tf.int64) for _ in range(2))
+
+    def __call__(self, images):
+        self.calls.assign_add(1)
+        self.seen.assign_add(tf.shape(images, tf.int64)[0])
+        return self.classifier(images, training=False)

@@ -70,5 +70,5 @@ def test_answers_that_are_not_numbers_count_as_fooled(classifier, digits):
     ],
 )
 def test_attacks_that_do_not_belong_together_are_refused(parts):
-    with pytest.raises(ValueError, match="(?i)ensemble"):
+    with pytest.raises(ValueError, match=r"(?i)ensemble"):
         attacks.AttackEnsemble(parts)

@@ -6,6 +6,7 @@ import pytest
 
 from keras_trn import attacks
 from tests.helpers import linear_classifier
+from tests.helpers import predictions
 
 EPSILONS = {"linf": 0.08, "l2": 0.5}
 every_norm = pytest.mark.parametrize("norm", EPSILONS)
@@ -35,10 +36,6 @@ VERSIONS = {
     ],
 }
 every_version = pytest.mark.parametrize("version", VERSIONS)
-
-
-def predictions(classifier, images):
-    return np.argmax(classifier(images), axis=-1)
 
 
 def made_cheaper(ensemble):

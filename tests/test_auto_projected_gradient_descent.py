@@ -19,6 +19,8 @@ from keras_trn.attacks.logit_losses import targeted_cross_entropy
 from keras_trn.attacks.logit_losses import targeted_difference_of_logits_ratio
 from keras_trn.attacks.norms import random_on_sphere
 from keras_trn.threat_models import WhiteboxFull
+from tests.helpers import CountingClassifier
+from tests.helpers import predictions
 
 DLR = {"loss": "difference_of_logits_ratio"}
 VARIANTS = {
@@ -34,10 +36,6 @@ def quick(epsilon=0.2, **config):
     return AutoProjectedGradientDescent(epsilon, **{"steps": 5, "seed": 0, **config})
 
 
-def predictions(classifier, images):
-    return np.argmax(classifier(images), axis=-1)
-
-
 def losses_of(classifier, images, labels):
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, classifier(images)).numpy()
 
@@ -45,18 +43,6 @@ def losses_of(classifier, images, labels):
 @pytest.fixture
 def few(digits):
     return digits[0][:12], digits[1][:12]
-
-
-class Counter:
-    """A classifier that counts the images that it is given."""
-
-    def __init__(self, classifier):
-        self.classifier = classifier
-        self.seen = tf.Variable(0)
-
-    def __call__(self, images):
-        self.seen.assign_add(tf.shape(images)[0])
-        return self.classifier(images)
 
 
 class Script:
@@ -240,8 +226,8 @@ def test_loss_is_at_least_that_of_projected_gradient_descent(norm, epsilon, clas
     assert correct[0].sum() <= correct[1].sum()
     both = correct[0] & correct[1]
     assert both.sum() > 200
-    ours, others = (losses_of(classifier, adversarial, labels)[both] for adversarial in attacks)
-    assert np.mean(ours >= others - 1e-5 * np.abs(others)) >= 0.9
+    own, others = (losses_of(classifier, adversarial, labels)[both] for adversarial in attacks)
+    assert np.mean(own >= others - 1e-5 * np.abs(others)) >= 0.9
 
 
 @every_variant
@@ -335,7 +321,7 @@ def test_epsilon_is_drawn_from_its_range_for_each_image(classifier, few):
 def test_cost_is_that_of_the_documentation(config, classifier, few):
     images, labels = few[0], predictions(classifier, few[0])
     labels[:4] = (labels[:4] + 1) % 10
-    counter = Counter(classifier)
+    counter = CountingClassifier(classifier)
     attack = quick(**config)
     # Nothing is fooled without a perturbation, so each target costs as much as the first.
     attack(counter, images, labels, epsilon=0)
@@ -348,7 +334,7 @@ def test_images_that_are_fooled_cost_nothing_more(few):
     keras.utils.set_random_seed(0)
     classifier = linear_classifier()
     images, labels = few[0], predictions(classifier, few[0])
-    counter = Counter(classifier)
+    counter = CountingClassifier(classifier)
     attack = quick(1.0, targets=9, **DLR)
     adversarial = attack(counter, images, labels)
     assert np.all(predictions(classifier, adversarial) != labels)
@@ -357,7 +343,7 @@ def test_images_that_are_fooled_cost_nothing_more(few):
 
 def test_there_are_no_more_targets_than_wrong_classes(few):
     keras.utils.set_random_seed(0)
-    counter = Counter(linear_classifier(num_classes=5))
+    counter = CountingClassifier(linear_classifier(num_classes=5))
     labels = predictions(counter.classifier, few[0])
     quick(targets=9)(counter, few[0], labels, epsilon=0)
     assert counter.seen == 1 + 12 + 12 * 4 * 6

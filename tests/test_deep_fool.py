@@ -8,15 +8,11 @@ import tensorflow as tf
 
 from keras_trn.attacks import DeepFool
 from keras_trn.threat_models import WhiteboxFull
+from tests.helpers import CountingClassifier
+from tests.helpers import boundary_distances
+from tests.helpers import lengths
 from tests.helpers import linear_classifier
-
-
-def lengths(perturbation):
-    return np.linalg.norm(np.reshape(perturbation, (len(perturbation), -1)), axis=-1)
-
-
-def predictions(classifier, images):
-    return np.argmax(classifier(images), axis=-1)
+from tests.helpers import predictions
 
 
 def test_it_breaks_a_trained_classifier(classifier, digits):
@@ -44,14 +40,7 @@ def test_one_step_reaches_the_boundary_of_a_linear_classifier():
     # Far from the ends of the range, which would stop pixels.
     images = np.random.default_rng(0).uniform(0.4, 0.6, (20, 8, 8, 1)).astype("float32")
     labels = predictions(classifier, images)
-    kernel, _ = map(np.array, classifier.weights)
-    scores = np.array(classifier(images))
-    nearest = np.full(20, np.inf)
-    for other in range(4):
-        slopes = np.linalg.norm(kernel[:, labels] - kernel[:, [other]], axis=0)
-        lead = scores[range(20), labels] - scores[:, other]
-        distances = np.where(labels == other, np.inf, lead / np.maximum(slopes, 1e-9))
-        nearest = np.minimum(nearest, distances)
+    nearest = boundary_distances(classifier, images, labels)
     adversarial = DeepFool(10.0, steps=1, overshoot=0.1)(classifier, images, labels)
     np.testing.assert_allclose(
         lengths(adversarial - images), 1.1 * (nearest + 1e-4), rtol=1e-3, atol=1e-5
@@ -78,19 +67,14 @@ def test_images_that_are_misclassified_already_are_left_as_they_are(classifier, 
 
 def test_only_survivors_are_queried(classifier, digits):
     images, labels = digits[0][:40], digits[1][:40]
-    images_seen = tf.Variable(0, dtype=tf.int64)
-
-    def logits(images):
-        images_seen.assign_add(tf.shape(images, tf.int64)[0])
-        return classifier(images, training=False)
-
+    counted = CountingClassifier(classifier)
     correct = predictions(classifier, images) == labels
-    DeepFool(100.0, steps=1)(logits, images, labels)
+    DeepFool(100.0, steps=1)(counted, images, labels)
     # One image shows the number of classes. Each survivor costs two passes for each step.
-    assert images_seen.numpy() == 1 + 40 + 2 * correct.sum()
-    images_seen.assign(0)
-    DeepFool(100.0, steps=50)(logits, images, labels)
-    assert images_seen.numpy() < 1 + 40 + 2 * 8 * correct.sum()
+    assert counted.seen.numpy() == 1 + 40 + 2 * correct.sum()
+    counted.seen.assign(0)
+    DeepFool(100.0, steps=50)(counted, images, labels)
+    assert counted.seen.numpy() < 1 + 40 + 2 * 8 * correct.sum()
 
 
 def test_a_classifier_of_two_classes_is_attacked(digits):

@@ -12,22 +12,17 @@ from keras_trn.attacks.fast_adaptive_boundary import _search_segment
 from keras_trn.attacks.hyperplane_projection import shortest_change
 from keras_trn.attacks.rivals import most_likely_rivals
 from keras_trn.threat_models import WhiteboxFull
+from tests.helpers import CountingClassifier
+from tests.helpers import boundary_distances
+from tests.helpers import lengths
 from tests.helpers import linear_classifier
+from tests.helpers import predictions
 
 NORMS = {"linf": 0.2, "l2": 1.5}
 FREE = {"linf": 1.0, "l2": 100.0}
 every_norm = pytest.mark.parametrize("norm", NORMS)
 # FAB-T and FAB.
 every_variant = pytest.mark.parametrize("targets", [9, None], ids=["targeted", "untargeted"])
-
-
-def lengths(perturbation, norm):
-    flat = np.reshape(perturbation, (len(perturbation), -1))
-    return np.linalg.norm(flat, ord={"linf": np.inf, "l2": 2}[norm], axis=-1)
-
-
-def predictions(classifier, images):
-    return np.argmax(classifier(images), axis=-1)
 
 
 # --- Projections ----------------------------------------------------------------------
@@ -201,16 +196,7 @@ def test_the_boundary_of_a_linear_classifier_is_found_exactly(norm, targets):
     classifier = linear_classifier(num_classes=3)
     images = np.random.default_rng(0).uniform(0.4, 0.6, (20, 8, 8, 1)).astype("float32")
     labels = predictions(classifier, images)
-    kernel, _ = map(np.array, classifier.weights)
-    scores = np.array(classifier(images))
-    nearest = np.full(20, np.inf)
-    for other in range(3):
-        slopes = kernel[:, labels] - kernel[:, [other]]
-        # A distance in one norm is measured by the slope in the dual norm.
-        dual = np.linalg.norm(slopes.T, ord=1 if norm == "linf" else 2, axis=-1)
-        lead = scores[range(20), labels] - scores[:, other]
-        distances = np.where(labels == other, np.inf, lead / np.maximum(dual, 1e-9))
-        nearest = np.minimum(nearest, distances)
+    nearest = boundary_distances(classifier, images, labels, norm)
     attack = FastAdaptiveBoundary(FREE[norm], norm=norm, steps=10, targets=targets)
     adversarial = craft_freely(attack, classifier, images, labels)
     assert np.all(predictions(classifier, adversarial) != labels)
@@ -272,21 +258,16 @@ def test_images_that_are_misclassified_already_are_left_as_they_are(norm, classi
 @every_norm
 def test_images_fooled_within_epsilon_are_not_attacked_again(norm, classifier, digits):
     images, labels = digits[0][:40], digits[1][:40]
-    images_seen = tf.Variable(0, dtype=tf.int64)
-
-    def logits(images):
-        images_seen.assign_add(tf.shape(images, tf.int64)[0])
-        return classifier(images, training=False)
-
+    counted = CountingClassifier(classifier)
     attack = FastAdaptiveBoundary(FREE[norm], norm=norm, steps=10, targets=4)
     correct = np.sum(predictions(classifier, images) == labels)
     counts = {}
     # About half of the images are fooled within the second epsilon.
     half = {"linf": 0.06, "l2": 0.5}[norm]
     for epsilon in (1e-4, half, FREE[norm]):
-        attack(logits, images, labels, epsilon=epsilon)
-        counts[epsilon] = images_seen.numpy()
-        images_seen.assign(0)
+        attack(counted, images, labels, epsilon=epsilon)
+        counts[epsilon] = counted.seen.numpy()
+        counted.seen.assign(0)
     each_target, search = 2 * 10 * correct, 5 * correct
     # One image shows the number of classes, once.
     assert counts[1e-4] == 1 + 40 + 4 * each_target + search
@@ -350,19 +331,14 @@ def test_random_starts_stay_in_the_range(norm):
 @every_variant
 def test_only_images_that_no_start_fooled_are_attacked_again(targets, classifier, digits):
     images, labels = digits[0][:40], digits[1][:40]
-    images_seen = tf.Variable(0, dtype=tf.int64)
-
-    def logits(images):
-        images_seen.assign_add(tf.shape(images, tf.int64)[0])
-        return classifier(images, training=False)
-
+    counted = CountingClassifier(classifier)
     correct = np.sum(predictions(classifier, images) == labels)
     attack = FastAdaptiveBoundary(1.0, steps=10, targets=targets and 2, restarts=3, seed=0)
     counts = {}
     for epsilon in (1e-4, 0.06, 1.0):
-        attack(logits, images, labels, epsilon=epsilon)
-        counts[epsilon] = images_seen.numpy()
-        images_seen.assign(0)
+        attack(counted, images, labels, epsilon=epsilon)
+        counts[epsilon] = counted.seen.numpy()
+        counted.seen.assign(0)
     each_run, search = 2 * 10 * correct, 5 * correct
     runs = 3 * (2 if targets else 1)
     # One image shows the number of classes, once.

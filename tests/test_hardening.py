@@ -1,4 +1,4 @@
-"""Training against an attacker who knows the restorer."""
+"""Training against an attacker with full knowledge of the restorer."""
 
 import keras
 import numpy as np

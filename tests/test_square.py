@@ -9,19 +9,13 @@ from keras_trn.attacks import Square
 from keras_trn.attacks import square
 from keras_trn.attacks import square_proposals
 from keras_trn.threat_models import Blackbox
+from tests.helpers import CountingClassifier
+from tests.helpers import lengths
 from tests.helpers import linear_classifier
+from tests.helpers import predictions
 
 NORMS = {"linf": 0.2, "l2": 1.5}
 every_norm = pytest.mark.parametrize("norm", NORMS)
-
-
-def lengths(perturbation, norm):
-    flat = np.reshape(perturbation, (len(perturbation), -1))
-    return np.linalg.norm(flat, ord={"linf": np.inf, "l2": 2}[norm], axis=-1)
-
-
-def predictions(classifier, images):
-    return np.argmax(classifier(images), axis=-1)
 
 
 def random_images(number, *shape):
@@ -78,42 +72,30 @@ def test_a_classifier_of_two_classes_is_attacked(norm, few):
 # --- Who is queried -------------------------------------------------------------------
 
 
-def counting(classifier):
-    """A classifier that counts its calls and the images that it is given."""
-    calls, images_seen = (tf.Variable(0, dtype=tf.int64) for _ in range(2))
-
-    def logits(images):
-        calls.assign_add(1)
-        images_seen.assign_add(tf.shape(images, tf.int64)[0])
-        return classifier(images, training=False)
-
-    return logits, calls, images_seen
-
-
 @every_norm
 def test_images_are_queried_until_they_are_misclassified(norm, classifier, digits):
     images, labels = digits[0][:40], digits[1][:40]
-    logits, calls, images_seen = counting(classifier)
+    counted = CountingClassifier(classifier)
     # So small an epsilon changes no prediction.
-    adversarial = Square(1e-3, norm=norm, queries=7, seed=0)(logits, images, labels)
+    adversarial = Square(1e-3, norm=norm, queries=7, seed=0)(counted, images, labels)
     correct = predictions(classifier, images) == labels
     np.testing.assert_array_equal(predictions(classifier, adversarial) == labels, correct)
     # One pass tells who is wrong already; the others are queried at the start, and seven times.
     # The attack asks about one image before, to count the classes.
-    assert calls.numpy() == 1 + 1 + 8
-    assert images_seen.numpy() == 1 + 40 + 8 * correct.sum()
+    assert counted.calls.numpy() == 1 + 1 + 8
+    assert counted.seen.numpy() == 1 + 40 + 8 * correct.sum()
 
 
 @every_norm
 def test_the_search_ends_with_the_last_survivor(norm, classifier, few):
     images, labels = few
-    logits, calls, images_seen = counting(classifier)
+    counted = CountingClassifier(classifier)
     attack = Square({"linf": 1.0, "l2": 8.0}[norm], norm=norm, queries=100_000, seed=0)
-    adversarial = attack(logits, images, labels)
+    adversarial = attack(counted, images, labels)
     assert np.all(predictions(classifier, adversarial) != labels)
-    assert calls.numpy() < 200
+    assert counted.calls.numpy() < 200
     # Most images are misclassified long before the last one.
-    assert images_seen.numpy() < 0.7 * calls.numpy() * len(images)
+    assert counted.seen.numpy() < 0.7 * counted.calls.numpy() * len(images)
 
 
 @every_norm

@@ -11,7 +11,7 @@ authors' code in PyTorch. Writes a table next to the JSON file. An interrupted r
 the last attack on a model that it finished.
 
 The gradients of the adapter repeat the forward pass, so compare passes rather than seconds. The
-authors' passes include those of their checks: seven forward passes of the first batch.
+authors' code also checks the model, which adds seven forward passes of the first batch.
 """
 
 import argparse
@@ -58,7 +58,7 @@ Cell = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How much is measured; the attacks are those of the standard version by default."""
+    """Sets the sizes of the comparison. The defaults are the standard version of AutoAttack."""
 
     norm: str = "linf"
     epsilon: float = EPSILONS["linf"]
@@ -199,7 +199,7 @@ class Comparison:
         path: A JSON file; what it holds already is not measured again.
         models: The defences by name.
         examples: The images to attack, and their labels.
-        settings: How much is measured.
+        settings: Sizes of the comparison.
 
     Raises:
         ValueError: If the file holds results of other settings.
@@ -269,8 +269,8 @@ class Comparison:
 def to_markdown(results: Mapping[str, Any]) -> str:
     """Makes the table: accuracies in percent, numbers of images, and passes for each image."""
     lines = [
-        "| model | attack | authors' accuracy | our accuracy | survive both | survive neither "
-        "| only the authors' | only ours | authors' passes | our passes |",
+        "| model | attack | authors' accuracy | own accuracy | survive both | survive neither "
+        "| only the authors' | only our own | authors' passes | own passes |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     number = results["settings"]["images"]
@@ -280,9 +280,9 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     for model in results["clean_accuracy"]:
         for attack in (*STANDARD, ENSEMBLE):
             pair = [cells[model, attack, implementation] for implementation in IMPLEMENTATIONS]
-            authors, ours = (unpack_bits(cell["survivors"], number) for cell in pair)
+            theirs, own = (unpack_bits(cell["survivors"], number) for cell in pair)
             figures = [f"{100 * cell['accuracy']:.1f}" for cell in pair]
-            counts = (authors & ours, ~authors & ~ours, authors & ~ours, ~authors & ours)
+            counts = (theirs & own, ~theirs & ~own, theirs & ~own, ~theirs & own)
             figures += [str(int(count.sum())) for count in counts]
             figures += [
                 f"{cell['forward_passes'] / number:.0f} + {cell['backward_passes'] / number:.0f}"

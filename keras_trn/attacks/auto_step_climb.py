@@ -27,7 +27,7 @@ _FIRST_WINDOW, _SHRINKAGE, _SMALLEST_WINDOW = 0.22, 0.03, 0.06
 
 
 class Measured(NamedTuple):
-    """What one forward and one backward pass tell about points.
+    """Holds the result of one forward and one backward pass.
 
     Attributes:
         loss: The loss of each point; -infinity where it is not finite.
@@ -41,7 +41,7 @@ class Measured(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The result of a climb.
+    """Holds the result of a climb.
 
     Attributes:
         points: The last point that fooled the classifier, or else that of the highest loss.
@@ -55,7 +55,7 @@ class Found(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Where a climb has arrived, with one entry for each image."""
+    """Holds the state of a climb, with one entry for each image."""
 
     point: Tensor
     previous: Tensor
@@ -67,7 +67,7 @@ class _State(NamedTuple):
     adversarial: Tensor
     fooled: Tensor
     step_size: Tensor
-    # How often the loss has risen since the last check, and what that check saw and did.
+    # The number of rises since the last check, and the result of that check.
     rises: Tensor
     checked_loss: Tensor
     was_reduced: Tensor
@@ -108,7 +108,7 @@ def climb(
 
 
 def windows_ending_at_each_step(steps: int) -> list[int]:
-    """Returns, for each step, how many steps its check looks back on; 0 without a check."""
+    """Returns, for each step, the number of steps that its check covers; 0 without a check."""
     shrinkage, smallest = (max(int(share * steps), 1) for share in (_SHRINKAGE, _SMALLEST_WINDOW))
     window = max(int(_FIRST_WINDOW * steps), 1)
     windows: list[int] = []

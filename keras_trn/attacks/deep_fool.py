@@ -33,8 +33,9 @@ class DeepFool(Attack):
 
     Call it like any [`Attack`][keras_trn.attacks.Attack].
     Source: Moosavi-Dezfooli et al., "DeepFool: A Simple and Accurate Method to Fool Deep Neural
-    Networks", arXiv 1511.04599. The tests compare its perturbations with those of Foolbox.
-    Images that are already misclassified are left unchanged.
+    Networks", arXiv 1511.04599. The tests compare it with Foolbox.
+    As in the authors' code, each step includes the overshoot, so a few more steps are needed
+    than with one overshoot at the end. Misclassified images are left unchanged.
 
     Args:
         epsilon: Largest L2 distance, or a pair `(low, high)` to draw from for each image.

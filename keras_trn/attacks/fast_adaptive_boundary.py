@@ -56,8 +56,8 @@ class FastAdaptiveBoundary(Attack):
 
     Call it like any [`Attack`][keras_trn.attacks.Attack].
     Source: Croce and Hein, "Minimally Distorted Adversarial Examples with a Fast Adaptive
-    Boundary Attack", arXiv 1907.02044. The targeted form and the random starts are those of
-    AutoAttack, arXiv 2003.01690, with the final search of the first paper.
+    Boundary Attack", arXiv 1907.02044. The targeted form and the random starts follow
+    AutoAttack, arXiv 2003.01690; the final search follows the first paper.
 
     Args:
         epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.

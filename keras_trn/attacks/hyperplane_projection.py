@@ -17,12 +17,12 @@ def shortest_change(points: Tensor, normals: Tensor, rises: Tensor, norm: str) -
     Args:
         points: Tensor of shape `(batch, pixels)` in [0, 1].
         normals: Slopes of the linear functions, of the same shape.
-        rises: By how much each function has to rise, or to fall, of shape `(batch,)`.
-        norm: What is smallest: `"linf"` or `"l2"`.
+        rises: Required rise of each function, of shape `(batch,)`; negative for a fall.
+        norm: The norm of the change: `"linf"` or `"l2"`.
 
     Returns:
-        A change of the shape of `points`. If [0, 1] does not permit the whole rise, it comes as
-        near as it can. It is zero where slopes are zero or not finite.
+        A change of the shape of `points`. If [0, 1] does not permit the whole rise, it is the
+        largest possible one. It is zero where slopes are zero or not finite.
     """
     steepest = tf.reduce_max(tf.abs(normals), axis=-1)
     slopes = tf.math.divide_no_nan(normals, steepest[:, None])

@@ -1,4 +1,4 @@
-"""The boundary between the label and another class that is nearest, as if it were a plane."""
+"""The nearest boundary between the label and another class, for a linear approximation."""
 
 import math
 
@@ -26,7 +26,7 @@ def nearest_boundary(
         images: Float32 tensor of images.
         labels: Int64 tensor of shape `(batch,)`.
         rivals: Int64 tensor of shape `(batch, classes)`: the classes other than the label.
-        norm: What measures distances: `"linf"` or `"l2"`.
+        norm: The norm of distances: `"linf"` or `"l2"`.
 
     Returns:
         The logit of the nearest class minus that of the label; its gradient; and the distance.

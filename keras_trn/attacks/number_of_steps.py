@@ -1,4 +1,4 @@
-"""Runs an attack with any number of steps in one graph, whose tracing costs most."""
+"""Runs an attack with any number of steps in one graph, because tracing is expensive."""
 
 import copy
 import functools

@@ -1,4 +1,4 @@
-"""The classes that an image is driven to."""
+"""The most likely classes other than the label."""
 
 import tensorflow as tf
 from tensorflow import Tensor

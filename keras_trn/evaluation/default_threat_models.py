@@ -1,4 +1,4 @@
-"""Gives each defence its threat models: what the user chose, or what suits it."""
+"""Chooses the threat models of each defence."""
 
 from collections.abc import Iterable
 from collections.abc import Mapping

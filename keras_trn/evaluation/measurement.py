@@ -141,7 +141,7 @@ def measure_all(
 ) -> Measurements:
     """Measures as `measure` does, and also returns what could not be measured.
 
-    Without threat models, each defence gets what suits it.
+    Without threat models, each defence gets its default ones.
     """
     attacks = checked_attacks(attacks)
     epsilons = checked_epsilons(epsilons, attacks)

@@ -292,7 +292,7 @@ class Report:
         unreliable: bool = False,
         number_forward_passes: int | None = None,
     ) -> dict[str, Any]:
-        """Fills in the JSON file in which RobustBench keeps what it knows of a model.
+        """Fills in the fields of RobustBench's file of a model.
 
         The accuracies are strings, in percent. `autoattack_acc` is the accuracy under the attack
         named AutoAttack and the threat model `whitebox_full`. `external` is the worst case of

@@ -1,4 +1,4 @@
-"""Fills in the files in which RobustBench keeps what it knows of a model."""
+"""Fills in the fields of RobustBench's model files."""
 
 from typing import TYPE_CHECKING
 from typing import Any
@@ -18,7 +18,7 @@ _ROUNDING_OF_LEVELS = 1e-4
 
 
 def measured_fields(report: "Report", defence: str, norm: str | None) -> dict[str, Any]:
-    """Returns the fields that a report knows, for the first run of AutoAttack of a norm.
+    """Returns the measured fields, for the first run of AutoAttack of a norm.
 
     `external` is the worst case of the report within the same epsilon, where that is lower.
 
