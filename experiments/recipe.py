@@ -32,6 +32,8 @@ class Data(NamedTuple):
     train_without_validation: MakePipeline | None = None
     # Training images in a fixed order, where adversarial examples are cached.
     ordered: tf.data.Dataset | None = None
+    # Training images without the validation images, where defences are hardened.
+    arrays: Arrays | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,29 @@ class ClassifierRecipe:
     make: Callable[..., keras.Model]
     epochs: Sequence[int]
     learning_rate: float = 4e-3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hardening:
+    """How defences are trained against attackers with full knowledge."""
+
+    epsilon: float
+    epochs: int
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    # Momentum of the average of the weights, which is what is evaluated.
+    momentum: float = 0.998
+    # The step of gradient ascent, in units of epsilon.
+    step_size: float = 0.5
+    # Epsilon rises to its full value over so many epochs.
+    warmup_epochs: float = 0.5
+    benign_share: float = 0.2
+    # Weight of the pixels of restored images; the cross-entropy has weight 1.
+    pixel: float = 3.0
+    # Validation runs PGD with so many steps, on so many images.
+    validation_steps: int = 10
+    validation_images: int = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +121,13 @@ class Recipe:
     adversarial_attacks: Sequence[Attack]
     adversarial_epochs: int
     adversarial_learning_rate: float = 3e-3
+
+    # The restorer that meets attackers with full knowledge in training. With it, adversarial
+    # training takes the same recipe, and a second classifier is as large as both of its parts.
+    hardening: Hardening | None = None
+    hardened_restorer: dict[str, Any] = dataclasses.field(default_factory=dict)
+    make_large_classifier: Callable[[], keras.Model] | None = None
+    hardened_preset: str | None = None
 
     # The preset to start from where there are fewer than 10,000 training images.
     start_from: str | None = None

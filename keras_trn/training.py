@@ -37,6 +37,7 @@ class AdversarialTrainer(CheckedModel):
         metrics: list | None,
         benign_share: float,
         own_arguments: Config,
+        validation_attack: Attack | list[Attack] | None = None,
         **keras_arguments: Any,
     ) -> None:
         """Compiles the model, whatever its loss is.
@@ -47,6 +48,7 @@ class AdversarialTrainer(CheckedModel):
             metrics: Keras metrics of labels and logits.
             benign_share: Share of each batch that stays benign, from 0 to 1.
             own_arguments: The other arguments of `compile`, to be saved with the model.
+            validation_attack: The attack of validation, by default the one of training.
             **keras_arguments: The arguments of `keras.Model.compile`.
 
         Raises:
@@ -58,13 +60,15 @@ class AdversarialTrainer(CheckedModel):
         if self.trained_part.dtype_policy.name == "mixed_float16":
             optimizer = _with_loss_scaling(optimizer)
         self.attack = attack
-        self.validation_attack = attack.with_largest_epsilon()
+        validation = attack if validation_attack is None else as_attack(validation_attack)
+        self.validation_attack = validation.with_largest_epsilon()
         self.benign_share = benign_share
         super().compile(optimizer=optimizer, **keras_arguments)
         # Keras would take a list for a list of layers, and refuse it after `build`.
         object.__setattr__(self, "_user_metrics", [_as_metric(metric) for metric in metrics or []])
         self._compile_arguments = {
             "attack": attack,
+            "validation_attack": validation_attack,
             "benign_share": benign_share,
             **own_arguments,
             **keras_arguments,
@@ -116,8 +120,8 @@ class AdversarialTrainer(CheckedModel):
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Measures accuracy with and without attack; as `keras.Model.evaluate`.
 
-        The attack is the one of `compile`, with its largest epsilon. By default a restorer is
-        not attacked itself: the attacker knows the classifier alone.
+        The attack is the `validation_attack` of `compile`, with its largest epsilon. By default a
+        restorer is not attacked itself: the attacker knows the classifier alone.
 
         Args:
             x: Clean images in [0, 1]: an array, a list, a tensor, or a `tf.data.Dataset`

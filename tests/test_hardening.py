@@ -105,3 +105,44 @@ def test_noise_of_n_fgsm_leaves_the_ball_and_only_trains(classifier, digits):
     assert np.all(distances <= 0.3 + 1e-6) and distances.max() > 0.2
     with pytest.raises(ValueError, match="N-FGSM leaves the ball"):
         keras_trn.evaluate(classifier, (images, labels), noisy, verbose=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["restorer", "adversarial training"])
+def test_best_average_under_a_strong_validation_attack_is_kept(classifier, digits, kind):
+    images, labels = digits
+    strong = attacks.ProjectedGradientDescent(EPSILON, steps=10, seed=0)
+    optimizer = keras.optimizers.Adam(5e-3, use_ema=True, ema_momentum=0.9)
+    if kind == "restorer":
+        defence = protect(classifier, threat_model="whitebox_full")
+        options = {"loss": defence.restoration_loss, "threat_model": "whitebox_full"}
+    else:
+        defence = keras_trn.baselines.AdversariallyTrainedClassifier(classifier)
+        options = {}
+    defence.compile(
+        optimizer, attack=ATTACK, benign_share=0.0, validation_attack=strong, **options
+    )
+    stop = keras.callbacks.EarlyStopping(
+        "val_adversarial_accuracy", mode="max", patience=6, restore_best_weights=True
+    )
+    history = defence.fit(
+        images,
+        labels,
+        validation_data=(images[:128], labels[:128]),
+        epochs=12,
+        callbacks=[keras.callbacks.SwapEMAWeights(swap_on_epoch=True), stop],
+        verbose=0,
+    ).history
+    kept = defence.evaluate(images[:128], labels[:128], verbose=0, return_dict=True)
+    best = max(history["val_adversarial_accuracy"])
+    assert kept["adversarial_accuracy"] == pytest.approx(best, abs=0.02)
+    assert best > 0.2
+
+
+def test_validation_attack_is_saved_with_the_model(classifier, tmp_path):
+    strong = attacks.ProjectedGradientDescent((0.0, EPSILON), steps=10, seed=0)
+    protected = protect(classifier, validation_attack=strong)
+    protected.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.validation_attack.get_config() == strong.with_largest_epsilon().get_config()
+    assert loaded.attack.get_config() == ATTACK.get_config()

@@ -47,6 +47,7 @@ def make_data(train: Arrays, validation: Arrays, test: Arrays) -> Data:
         validation=validation,
         test=test,
         train_without_validation=lambda batch_size: batches(without_validation, batch_size),
+        arrays=train,
     )
 
 
@@ -93,6 +94,22 @@ def make_surrogate() -> keras.Model:
             layers.Dense(10),
         ]
     )
+
+
+def make_large_classifier() -> keras.Model:
+    """Makes a residual classifier as large as the classifier and the hardened restorer together."""
+    images = keras.Input(IMAGE_SHAPE)
+    features = images
+    for layer in (*_convolution(64, 5, strides=2), *_convolution(128, 3, strides=2)):
+        features = layer(features)
+    for _ in range(3):
+        changed = features
+        for layer in (*_convolution(128, 3), layers.Conv2D(128, 3, padding="same", use_bias=False)):
+            changed = layer(changed)
+        changed = layers.BatchNormalization(gamma_initializer="zeros")(changed)
+        features = layers.ReLU()(layers.Add()([features, changed]))
+    features = layers.Flatten()(layers.AveragePooling2D(2)(features))
+    return keras.Model(images, layers.Dense(10)(features))
 
 
 def preset_evaluations(

@@ -87,6 +87,7 @@ class AdversariallyTrainedClassifier(AdversarialTrainer):
         jit_compile: bool | str = "auto",
         run_eagerly: bool = False,
         steps_per_execution: int = 1,
+        validation_attack: Attack | list[Attack] | None = None,
     ) -> None:
         """Configures training by cross-entropy on adversarial images.
 
@@ -100,6 +101,9 @@ class AdversariallyTrainedClassifier(AdversarialTrainer):
             jit_compile: Whether to compile the steps with XLA; `"auto"` lets Keras decide.
             run_eagerly: Whether to run steps without a graph, to debug them.
             steps_per_execution: Number of batches for each call of the graph.
+            validation_attack: What validation and `evaluate` attack with, by default the attack of
+                training. Training with few steps can overfit to them; a stronger attack here shows
+                it, and `keras.callbacks.EarlyStopping` on `val_adversarial_accuracy` ends it.
 
         Raises:
             ValueError: If there is no attack, or the share is out of range.
@@ -113,6 +117,7 @@ class AdversariallyTrainedClassifier(AdversarialTrainer):
             jit_compile=jit_compile,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,
+            validation_attack=validation_attack,
         )
 
     @property
