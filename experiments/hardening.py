@@ -25,7 +25,7 @@ class HardenedTraining(keras.Model):
     """Trains a defence on perturbations that persist.
 
     Args:
-        defence: A `ProtectedClassifier` or a classifier.
+        defence: A `ProtectedClassifier` with a `RestorationAutoencoder`, or a classifier.
         settings: How to train.
         examples: Number of training images.
         image_shape: Their shape.
@@ -54,9 +54,7 @@ class HardenedTraining(keras.Model):
         self.built = True
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        if isinstance(self.defence, keras_trn.ProtectedClassifier):
-            return self.defence(images)
-        return self.defence(images, training=training)
+        return self._defend(images, images, training)[0]
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         (index, clean), labels = data
@@ -65,14 +63,12 @@ class HardenedTraining(keras.Model):
         mirrored = tf.random.uniform([size, 1, 1, 1]) < 0.5
         clean, perturbations = (_mirror(part, mirrored) for part in (clean, perturbations))
         perturbations = self._continued(clean, labels, perturbations)
-        self.perturbations.value.scatter_nd_update(
-            index[:, None], _mirror(perturbations, mirrored)
-        )
+        self.perturbations.value.scatter_nd_update(index[:, None], _mirror(perturbations, mirrored))
         benign = tf.cast(self.settings.benign_share * tf.cast(size, tf.float32), tf.int32)
         is_attacked = tf.range(size)[:, None, None, None] >= benign
         images = tf.where(is_attacked, tf.clip_by_value(clean + perturbations, 0, 1), clean)
         with tf.GradientTape() as tape:
-            logits, pixel_losses = self._defend(images, clean)
+            logits, pixel_losses = self._defend(images, clean, training=True)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             loss = tf.reduce_mean(losses + pixel_losses)
         gradients = tape.gradient(loss, self.trainable_variables)
@@ -100,11 +96,13 @@ class HardenedTraining(keras.Model):
         step = self.settings.step_size * epsilon * tf.sign(tape.gradient(losses, images))
         return tf.clip_by_value(images - clean + step, -epsilon, epsilon)
 
-    def _defend(self, images: tf.Tensor, clean: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | float]:
+    def _defend(
+        self, images: tf.Tensor, clean: tf.Tensor, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor | float]:
         """Returns the logits, and the loss of the restored pixels."""
         if not isinstance(self.defence, keras_trn.ProtectedClassifier):
-            return self(images, training=True), 0.0
-        restored = self.defence.restore_batch(images)
+            return self.defence(images, training=training), 0.0
+        restored = self.defence.restorer(images, training=training)
         errors = tf.reduce_mean(tf.abs(restored - clean), axis=[1, 2, 3])
         return self.defence.classifier(restored, training=False), self.settings.pixel * errors
 
@@ -127,7 +125,7 @@ def harden(
     """Trains a defence, or continues to, and returns the best average of its weights.
 
     Args:
-        defence: A `ProtectedClassifier` without gradient map, or a classifier.
+        defence: A `ProtectedClassifier` with a `RestorationAutoencoder`, or a classifier.
         train: Training images and labels.
         validation: Images and labels; PGD on them decides which epoch is kept, as training with
             few steps may overfit to them.

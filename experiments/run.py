@@ -193,7 +193,7 @@ class Experiment:
         makers = {
             "hardened": lambda: keras_trn.ProtectedClassifier(
                 classifier,
-                keras_trn.SingleStreamRestorationNetwork(**recipe.hardened_restorer),
+                keras_trn.RestorationAutoencoder(**recipe.hardened_restorer),
                 class_names=recipe.class_names,
             ),
             "adversarial training": recipe.classifier.make,

@@ -21,6 +21,7 @@ from keras_trn.calibration import Calibration as Calibration
 from keras_trn.evaluation import evaluate as evaluate
 from keras_trn.presets import list_presets as list_presets
 from keras_trn.protected_classifier import ProtectedClassifier as ProtectedClassifier
+from keras_trn.restoration_autoencoder import RestorationAutoencoder as RestorationAutoencoder
 from keras_trn.restoration_network import (
     SingleStreamRestorationNetwork as SingleStreamRestorationNetwork,
 )
@@ -31,6 +32,7 @@ from keras_trn.version import __version__ as __version__
 __all__ = [
     "Calibration",
     "ProtectedClassifier",
+    "RestorationAutoencoder",
     "RestoredClassifier",
     "SingleStreamRestorationNetwork",
     "TwoStreamRestorationNetwork",

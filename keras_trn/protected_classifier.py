@@ -1,6 +1,7 @@
 """A classifier behind a restorer: the model that users compile, fit and save."""
 
 import dataclasses
+import inspect
 import math
 import warnings
 from typing import Any
@@ -472,8 +473,10 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns the restored images, their logits, and the loss of each image."""
         loss = self.restoration_loss
+        takes_mode = "training" in inspect.signature(self.restorer.call).parameters
+        mode = {"training": training} if takes_mode else {}
         if self.gradient_map is None:
-            restored, map_losses = self.restorer(images), 0.0
+            restored, map_losses = self.restorer(images, **mode), 0.0
         else:
             maps, map_losses = self.gradient_map.call_with_loss(
                 images,
@@ -483,7 +486,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
                 training=training,
                 pixel_weight=loss.pixel,
             )
-            restored = self.restorer(images, gradient_maps=maps)
+            restored = self.restorer(images, gradient_maps=maps, **mode)
         logits = self._logits(restored)
         batch = RestoredBatch(clean, restored, wanted, logits, self.classifier)
         return restored, logits, loss.call(batch) + map_losses

@@ -22,10 +22,10 @@ from keras_trn.types import Config
 
 
 class RestorationNetwork(keras.Model):
-    """Adds a gated correction to images, or draws them; the base of both restoration networks.
+    """Adds a gated correction to images; the base of both restoration networks.
 
     A subclass defines `build_streams` and `stream_features`. The last convolution starts
-    at zero, so an untrained network returns its input unchanged, or draws a gray image.
+    at zero, so an untrained network returns its input unchanged.
 
     Args:
         width: Number of filters in each stream; at least 1.
@@ -35,7 +35,6 @@ class RestorationNetwork(keras.Model):
         gate_threshold: Amount to subtract from the logit of the attack gate. A higher value
             changes fewer images. `ProtectedClassifier.calibrate` sets it.
         levels: Number of resolutions. 1 works at one resolution.
-        residual: Whether the output is the image plus a correction.
         **kwargs: The usual arguments of a Keras model (`name`, `dtype`).
     """
 
@@ -49,7 +48,6 @@ class RestorationNetwork(keras.Model):
         block_size: int = 2,
         gate_threshold: float = 0.0,
         levels: int = 1,
-        residual: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -60,11 +58,7 @@ class RestorationNetwork(keras.Model):
         self.depth = check_count("depth", depth)
         self.block_size = check_count("block_size", block_size)
         self.levels = check_count("levels", levels)
-        self.residual = bool(residual)
-        self.gate_threshold: float | None = None
-        if self.residual:
-            threshold = check_range("gate_threshold", gate_threshold, -math.inf, math.inf)
-            self.gate_threshold = threshold
+        self.gate_threshold = check_range("gate_threshold", gate_threshold, -math.inf, math.inf)
 
     @property
     def stages(self) -> list[int]:
@@ -82,9 +76,8 @@ class RestorationNetwork(keras.Model):
         features_shape = (*folded_shape[:-1], self.streams * self.width)
         self.correction = self._convolution("correction", folded_shape[-1], "zeros")
         self.correction.build(features_shape)
-        if self.residual:
-            self.attack_gate = AttackGate(dtype=self.dtype_policy, name="attack_gate")
-            self.attack_gate.build(features_shape)
+        self.attack_gate = AttackGate(dtype=self.dtype_policy, name="attack_gate")
+        self.attack_gate.build(features_shape)
         self.shuffle = PixelShuffle(self.block_size, dtype=self.dtype_policy, name="shuffle")
         self.shuffle.build(folded_shape)
         self.built = True
@@ -149,10 +142,7 @@ class RestorationNetwork(keras.Model):
         )
 
     def call(self, images: tf.Tensor, gradient_maps: tf.Tensor | None = None) -> tf.Tensor:
-        if self.residual:
-            return self.restore_with_gate(images, gradient_maps)[0]
-        _, drawn = self._features_and_correction(images, gradient_maps)
-        return ops.sigmoid(drawn)
+        return self.restore_with_gate(images, gradient_maps)[0]
 
     def restore_with_gate(
         self,
@@ -160,7 +150,7 @@ class RestorationNetwork(keras.Model):
         gradient_maps: tf.Tensor | None = None,
         gate_threshold: float | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Restores images, and returns the logits of the attack gate, which `residual` brings.
+        """Restores images, and returns the logits of the attack gate.
 
         The gate learns from the restoration alone, unless its logits get their own loss, as
         in `keras_trn.gradient_maps.EstimatedLabel`.
@@ -174,23 +164,16 @@ class RestorationNetwork(keras.Model):
             The restored images, and the logits of the gate before the threshold, of
             shape `(batch, 1)`. Both are float32.
         """
-        images = ops.cast(images, "float32")
-        features, correction = self._features_and_correction(images, gradient_maps)
-        attack_logits = ops.cast(self.attack_gate(features), images.dtype)
-        threshold = self.gate_threshold if gate_threshold is None else gate_threshold
-        gate = ops.sigmoid(attack_logits - threshold)[:, :, None, None]
-        return ops.clip(images + gate * correction, 0.0, 1.0), attack_logits
-
-    def _features_and_correction(
-        self, images: tf.Tensor, gradient_maps: tf.Tensor | None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the features of all streams, and the correction computed from them."""
         self._check_maps(gradient_maps)
         images = ops.cast(images, "float32")
         features = ops.relu(self.stream_features(images, gradient_maps))
         correction = ops.cast(self.shuffle(self.correction(features)), images.dtype)
         height, width = ops.shape(images)[1], ops.shape(images)[2]
-        return features, correction[:, :height, :width, :]
+        attack_logits = ops.cast(self.attack_gate(features), images.dtype)
+        threshold = self.gate_threshold if gate_threshold is None else gate_threshold
+        gate = ops.sigmoid(attack_logits - threshold)[:, :, None, None]
+        restored = images + gate * correction[:, :height, :width, :]
+        return ops.clip(restored, 0.0, 1.0), attack_logits
 
     def _check_maps(self, gradient_maps: Any) -> None:
         """Checks that gradient maps, or their shape, are given exactly when they are needed."""
@@ -226,7 +209,6 @@ class RestorationNetwork(keras.Model):
             "block_size": self.block_size,
             "gate_threshold": self.gate_threshold,
             "levels": self.levels,
-            "residual": self.residual,
         }
 
 
@@ -246,8 +228,6 @@ class SingleStreamRestorationNetwork(RestorationNetwork):
             changes fewer images. `ProtectedClassifier.calibrate` sets it.
         levels: Number of resolutions, each half the one before, with twice the filters. 1 works
             at one resolution; with more, the network is a U-Net that sees the whole image.
-        residual: Whether the restored image is the image plus a gated correction. Otherwise the
-            network draws the whole image, and no part of a perturbation passes unchanged.
         **kwargs: The usual arguments of a Keras model (`name`, `dtype`).
 
     Call arguments:
@@ -344,8 +324,6 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
             changes fewer images. `ProtectedClassifier.calibrate` sets it.
         levels: Number of resolutions, each half the one before, with twice the filters. 1 works
             at one resolution; with more, the network is a U-Net that sees the whole image.
-        residual: Whether the restored image is the image plus a gated correction. Otherwise the
-            network draws the whole image, and no part of a perturbation passes unchanged.
         **kwargs: The usual arguments of a Keras model (`name`, `dtype`). With
             `dtype="mixed_float16"` the streams run in float16; restored images are float32.
 
@@ -380,10 +358,9 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
         fusion: Any = "product",
         gate_threshold: float = 0.0,
         levels: int = 1,
-        residual: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(width, depth, block_size, gate_threshold, levels, residual, **kwargs)
+        super().__init__(width, depth, block_size, gate_threshold, levels, **kwargs)
         if fusion != "product" and not isinstance(fusion, keras.Layer):
             raise ValueError(f"fusion must be 'product' or a Keras layer, received {fusion!r}.")
         # Not the layer itself: Keras would take it for a part of the network.

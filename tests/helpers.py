@@ -180,3 +180,18 @@ class CountingClassifier:
         self.calls.assign_add(1)
         self.seen.assign_add(tf.shape(images, tf.int64)[0])
         return self.classifier(images, training=False)
+
+
+# --- Networks -------------------------------------------------------------------------
+
+
+def random_images(*shape):
+    """Draws images of a shape `(number, height, width, channels)`."""
+    return np.random.default_rng(0).random(shape, dtype="float32")
+
+
+def randomize(network, scale=0.3):
+    """Gives a built network weights with which it changes every image."""
+    generator = np.random.default_rng(2)
+    for variable in network.trainable_variables:
+        variable.assign(generator.normal(scale=scale, size=variable.shape))

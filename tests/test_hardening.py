@@ -14,7 +14,7 @@ ATTACK = attacks.ProjectedGradientDescent(EPSILON, steps=3, seed=0)
 
 def protect(classifier, **options):
     keras.utils.set_random_seed(0)
-    network = keras_trn.SingleStreamRestorationNetwork(16, 1, levels=2, residual=False)
+    network = keras_trn.RestorationAutoencoder(16, 1, block_size=2)
     protected = keras_trn.ProtectedClassifier(classifier, network)
     loss = keras_trn.losses.RestorationLoss(pixel=1.0)
     protected.compile(keras.optimizers.Adam(5e-3), loss, ATTACK, benign_share=0.0, **options)
@@ -119,9 +119,7 @@ def test_best_average_under_a_strong_validation_attack_is_kept(classifier, digit
     else:
         defence = keras_trn.baselines.AdversariallyTrainedClassifier(classifier)
         options = {}
-    defence.compile(
-        optimizer, attack=ATTACK, benign_share=0.0, validation_attack=strong, **options
-    )
+    defence.compile(optimizer, attack=ATTACK, benign_share=0.0, validation_attack=strong, **options)
     stop = keras.callbacks.EarlyStopping(
         "val_adversarial_accuracy", mode="max", patience=6, restore_best_weights=True
     )

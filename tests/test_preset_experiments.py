@@ -121,7 +121,7 @@ def test_hardened_preset_keeps_the_classifier_and_is_what_is_evaluated(tiny, tmp
         dataclasses.replace(
             tiny,
             hardening=HARDENING,
-            hardened_restorer={"width": 4, "depth": 1, "levels": 2, "residual": False},
+            hardened_restorer={"width": 4, "depth": 1},
             make_large_classifier=digits_recipe.make_classifier,
             hardened_preset="hardened",
             half_precision=False,

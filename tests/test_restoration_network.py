@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from keras_trn import SingleStreamRestorationNetwork
 from keras_trn import TwoStreamRestorationNetwork
+from tests.helpers import random_images
+from tests.helpers import randomize
 
 SMALL = {"width": 4, "depth": 1}
 both = pytest.mark.parametrize(
@@ -14,19 +16,8 @@ both = pytest.mark.parametrize(
 )
 
 
-def random_images(*shape):
-    return np.random.default_rng(0).random(shape, dtype="float32")
-
-
 def random_maps(*shape):
     return np.random.default_rng(1).normal(size=shape).astype("float32")
-
-
-def randomize(network, scale=0.3):
-    """Gives a built network weights with which it changes every image."""
-    generator = np.random.default_rng(2)
-    for variable in network.weights:
-        variable.assign(generator.normal(scale=scale, size=variable.shape))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -113,31 +104,17 @@ def test_single_stream_network_refuses_maps():
 
 
 @both
-def test_network_that_draws_passes_nothing_of_the_image_on(make_network):
-    network = make_network(**SMALL, residual=False)
-    images = random_images(2, 7, 9, 3)
-    maps = {"gradient_maps": random_maps(2, 7, 9, 3)} if network.takes_gradient_maps else {}
-    np.testing.assert_array_equal(network(images, **maps), np.full_like(images, 0.5))
-    randomize(network)
-    restored = network(images, **maps).numpy()
-    assert np.ptp(restored) > 0.1 and np.abs(restored - images).max() > 0.1
-    # Nothing is left unused.
-    with tf.GradientTape() as tape:
-        total = tf.reduce_sum(network(images, **maps))
-    assert None not in tape.gradient(total, network.trainable_variables)
-
-
-@both
 def test_coarse_levels_see_the_whole_image(make_network):
     def reach(levels):
-        network = make_network(**SMALL, levels=levels, residual=False)
+        network = make_network(**SMALL, levels=levels)
         images = tf.constant(random_images(1, 48, 48, 1))
         network.build(images.shape, *([images.shape] if network.takes_gradient_maps else []))
         randomize(network, scale=0.1)
         with tf.GradientTape() as tape:
             tape.watch(images)
-            maps = [images] if network.takes_gradient_maps else []
-            corner = network(images, *maps)[0, 0, 0, 0]
+            maps = images if network.takes_gradient_maps else None
+            # The gate sees the whole image at any number of levels.
+            corner = network.stream_features(images, maps)[0, 0, 0, 0]
         return int(tf.reduce_max(tf.where(tape.gradient(corner, images)[0, :, 0, 0] != 0)))
 
     assert reach(1) < 15 and reach(4) > 40
@@ -177,7 +154,7 @@ def test_config_round_trip(make_network):
     assert copy.name == "some_name"
 
 
-@pytest.mark.parametrize("options", [{}, {"levels": 3, "residual": False}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"levels": 3}], ids=str)
 @both
 def test_saved_network_loads_with_identical_outputs(make_network, options, tmp_path):
     network = make_network(**SMALL, **options)

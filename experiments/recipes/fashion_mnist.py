@@ -10,6 +10,7 @@ from experiments.recipe import Arrays
 from experiments.recipe import ClassifierRecipe
 from experiments.recipe import Data
 from experiments.recipe import Evaluation
+from experiments.recipe import Hardening
 from experiments.recipe import Recipe
 from experiments.training import SEED
 from experiments.training import restorer_attacks
@@ -153,7 +154,11 @@ RECIPE = Recipe(
     epochs=4,
     adversarial_attacks=[attacks.ProjectedGradientDescent(EPSILON, steps=7)],
     adversarial_epochs=12,
+    hardening=Hardening(epsilon=EPSILON, epochs=12, pixel=1.0),
+    hardened_restorer={"width": 96, "depth": 2},
+    make_large_classifier=make_large_classifier,
     preset="trn_fashion_mnist",
+    hardened_preset="trn_hardened_fashion_mnist",
     class_names=tuple(
         [
             "T-shirt",
