@@ -14,6 +14,7 @@ import pandas as pd
 import tensorflow as tf
 
 import keras_trn
+from experiments.filters import first_batches
 from experiments.recipe import Arrays
 from experiments.recipe import Hardening
 from experiments.training import SEED
@@ -27,17 +28,23 @@ class HardenedTraining(keras.Model):
     Args:
         defence: A `ProtectedClassifier` with a `RestorationAutoencoder`, or a classifier.
         settings: How to train.
+        epsilon: The largest change of a pixel.
         examples: Number of training images.
         image_shape: Their shape.
     """
 
     def __init__(
-        self, defence: keras.Model, settings: Hardening, examples: int, image_shape: tuple
+        self,
+        defence: keras.Model,
+        settings: Hardening,
+        epsilon: float,
+        examples: int,
+        image_shape: tuple,
     ) -> None:
         super().__init__()
         self.defence = defence
         self.settings = settings
-        epsilon = settings.epsilon
+        self.epsilon = epsilon
         self.perturbations = self.add_weight(
             (examples, *image_shape),
             keras.initializers.RandomUniform(-epsilon, epsilon, seed=SEED),
@@ -60,7 +67,7 @@ class HardenedTraining(keras.Model):
         (index, clean), labels = data
         size = tf.shape(clean)[0]
         perturbations = tf.gather(self.perturbations.value, index)
-        mirrored = tf.random.uniform([size, 1, 1, 1]) < 0.5
+        mirrored = tf.random.uniform([size, 1, 1, 1]) < self.settings.mirrored_share
         clean, perturbations = (_mirror(part, mirrored) for part in (clean, perturbations))
         perturbations = self._continued(clean, labels, perturbations)
         self.perturbations.value.scatter_nd_update(index[:, None], _mirror(perturbations, mirrored))
@@ -84,7 +91,7 @@ class HardenedTraining(keras.Model):
         """Takes one step of gradient ascent from the perturbations of the epoch before."""
         epochs = tf.cast(self.optimizer.iterations, tf.float32) / self.steps_per_epoch
         share = (epochs + 0.1) / max(self.settings.warmup_epochs, 0.1)
-        epsilon = self.settings.epsilon * tf.minimum(share, 1.0)
+        epsilon = self.epsilon * tf.minimum(share, 1.0)
         perturbations = tf.clip_by_value(perturbations, -epsilon, epsilon)
         images = tf.clip_by_value(clean + perturbations, 0, 1)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -120,15 +127,21 @@ def _mirror(images: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
 
 
 def harden(
-    defence: keras.Model, train: Arrays, validation: Arrays, settings: Hardening, folder: Path
+    defence: keras.Model,
+    train: Arrays,
+    validation: Arrays,
+    epsilon: float,
+    settings: Hardening,
+    folder: Path,
 ) -> keras.Model:
     """Trains a defence, or continues to, and returns the best average of its weights.
 
     Args:
         defence: A `ProtectedClassifier` with a `RestorationAutoencoder`, or a classifier.
         train: Training images and labels.
-        validation: Images and labels; PGD on them decides which epoch is kept, as training with
-            few steps may overfit to them.
+        validation: Images and labels, of which the first are used. PGD on them decides which epoch
+            is kept, as training with few steps may overfit to these steps.
+        epsilon: The largest change of a pixel.
         settings: How to train.
         folder: Where an interrupted training continues.
 
@@ -136,7 +149,7 @@ def harden(
         The trained defence.
     """
     images, labels = train
-    training = HardenedTraining(defence, settings, len(images), images.shape[1:])
+    training = HardenedTraining(defence, settings, epsilon, len(images), images.shape[1:])
     index = np.arange(len(images))
     data = tf.data.Dataset.from_tensor_slices(((index, images), labels.astype("int64")))
     data = data.shuffle(len(images), seed=SEED).batch(settings.batch_size, drop_remainder=True)
@@ -159,7 +172,7 @@ def harden(
     training.fit(
         data.prefetch(2),
         epochs=settings.epochs,
-        validation_data=tf.data.Dataset.from_tensor_slices(validation).batch(250),
+        validation_data=first_batches(validation, settings.validation_images, 250),
         callbacks=[
             backup(folder / "backup"),
             keras.callbacks.SwapEMAWeights(swap_on_epoch=True),

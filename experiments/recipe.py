@@ -45,29 +45,6 @@ class ClassifierRecipe:
     learning_rate: float = 4e-3
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Hardening:
-    """How defences are trained against attackers with full knowledge."""
-
-    epsilon: float
-    epochs: int
-    batch_size: int = 128
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    # Momentum of the average of the weights, which is what is evaluated.
-    momentum: float = 0.998
-    # The step of gradient ascent, in units of epsilon.
-    step_size: float = 0.5
-    # Epsilon rises to its full value over so many epochs.
-    warmup_epochs: float = 0.5
-    benign_share: float = 0.2
-    # Weight of the pixels of restored images; the cross-entropy has weight 1.
-    pixel: float = 3.0
-    # Validation runs PGD with so many steps, on so many images.
-    validation_steps: int = 10
-    validation_images: int = 1000
-
-
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """One report: `path` of the results with `suffix`, and a picture for each of `plots`.
@@ -122,13 +99,6 @@ class Recipe:
     adversarial_epochs: int
     adversarial_learning_rate: float = 3e-3
 
-    # The restorer that meets attackers with full knowledge in training. With it, adversarial
-    # training takes the same recipe, and a second classifier is as large as both of its parts.
-    hardening: Hardening | None = None
-    hardened_restorer: dict[str, Any] = dataclasses.field(default_factory=dict)
-    make_large_classifier: Callable[[], keras.Model] | None = None
-    hardened_preset: str | None = None
-
     # The preset to start from where there are fewer than 10,000 training images.
     start_from: str | None = None
     # The name of the preset that the package gets, if any, and how its weights are stored.
@@ -154,3 +124,43 @@ class Recipe:
     def starts_from_preset(self, train: tf.data.Dataset, batch_size: int) -> bool:
         """Tells whether there are so few images that training starts from a preset."""
         return self.start_from is not None and len(train) * batch_size < 10_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hardening:
+    """How a defence is trained against attackers with full knowledge."""
+
+    epochs: int
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    # Momentum of the average of the weights, which is what is evaluated.
+    momentum: float = 0.998
+    # The step of gradient ascent, in units of epsilon.
+    step_size: float = 0.5
+    # Epsilon rises to its full value over so many epochs.
+    warmup_epochs: float = 0.5
+    benign_share: float = 0.2
+    # Share of the images that are mirrored, others in each epoch.
+    mirrored_share: float = 0.5
+    # Weight of the pixels of restored images; the cross-entropy has weight 1.
+    pixel: float = 3.0
+    # Validation runs PGD with so many steps, on so many images.
+    validation_steps: int = 10
+    validation_images: int = 1000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HardeningRecipe:
+    """All settings of a hardened preset, which `experiments.harden` carries out."""
+
+    # The recipe of the plain preset, whose classifier is protected.
+    plain: Recipe
+    settings: Hardening
+    restorer: dict[str, Any]
+    # As large as the classifier and the restorer together.
+    make_large_classifier: Callable[[], keras.Model]
+    # The filter that keeps most images in the worst case, with its strength.
+    best_filter: tuple[str, float]
+    evaluations: Sequence[Evaluation]
+    preset: str

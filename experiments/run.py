@@ -27,7 +27,6 @@ from experiments.filters import choose_strengths
 from experiments.filters import first_batches
 from experiments.filters import make_filters
 from experiments.half_precision import store_as_float16
-from experiments.hardening import harden
 from experiments.recipe import ClassifierRecipe
 from experiments.recipe import Data
 from experiments.recipe import MakePipeline
@@ -175,8 +174,6 @@ class Experiment:
             )
             for name, (loss, epochs) in restorers.items()
         }
-        if recipe.hardening is not None:
-            return {**trained, **self.harden(classifier)}
         trained["adversarial training"] = self.train_defence(
             "adversarial training",
             lambda: keras_trn.baselines.AdversariallyTrainedClassifier(classifier),
@@ -186,35 +183,6 @@ class Experiment:
             attack=list(recipe.adversarial_attacks),
         )
         return trained
-
-    def harden(self, classifier: keras.Model) -> dict[str, keras.Model]:
-        """Trains the hardened restorer and both classifiers of adversarial training."""
-        recipe, settings = self.recipe, self.recipe.hardening
-        makers = {
-            "hardened": lambda: keras_trn.ProtectedClassifier(
-                classifier,
-                keras_trn.RestorationAutoencoder(**recipe.hardened_restorer),
-                class_names=recipe.class_names,
-            ),
-            "adversarial training": recipe.classifier.make,
-            "adversarial training, equal size": recipe.make_large_classifier,
-        }
-        validation = tuple(part[: settings.validation_images] for part in self.data.validation)
-
-        def train(name: str) -> keras.Model:
-            keras.utils.set_random_seed(SEED)
-            folder = self.folder / name
-            defence = harden(makers[name](), self.data.arrays, validation, settings, folder)
-            if name == "hardened":
-                # As the preset stores it; the weights of the classifier stay the same to the bit.
-                rounded = [weight.astype("float16") for weight in defence.restorer.get_weights()]
-                defence.restorer.set_weights(rounded)
-            return defence
-
-        return {
-            name: load_or_train(self.folder / f"{name}.keras", functools.partial(train, name))
-            for name in makers
-        }
 
     def evaluate(
         self,
@@ -314,10 +282,6 @@ class Experiment:
         if recipe.preset is not None:
             name = "shipped" if recipe.half_precision else "restorer"
             shutil.copy(self.folder / f"{name}.keras", presets / f"{recipe.preset}.keras")
-        if recipe.hardened_preset is not None:
-            preset = presets / f"{recipe.hardened_preset}.keras"
-            shutil.copy(self.folder / "hardened.keras", preset)
-            store_as_float16(preset, "restorer")
 
 
 def make_threat_models(names: Sequence[str], surrogate: keras.Model) -> list[Any]:

@@ -5,7 +5,6 @@ import json
 
 import keras
 import numpy as np
-import pandas as pd
 import pytest
 import tensorflow as tf
 
@@ -15,11 +14,9 @@ from experiments.filters import best_strength
 from experiments.filters import choose_strengths
 from experiments.filters import make_filters
 from experiments.fused_batch_normalization import FusedBatchNormalization
-from experiments.hardening import harden
 from experiments.recipe import ClassifierRecipe
 from experiments.recipe import Data
 from experiments.recipe import Evaluation
-from experiments.recipe import Hardening
 from experiments.recipes import color_images
 from experiments.recipes import digits as digits_recipe
 from experiments.recipes import svhn_cropped
@@ -32,7 +29,6 @@ from keras_trn.evaluation import Report
 
 FAST = keras_trn.attacks.FastGradientMethod(epsilon=0.2)
 TINY_MAP = {"width": 4, "depth": 1}
-HARDENING = Hardening(epsilon=0.2, epochs=2, batch_size=16, validation_images=8)
 TINY_CLASSIFIER = ClassifierRecipe(digits_recipe.make_surrogate, epochs=(1,))
 
 
@@ -48,7 +44,7 @@ def tiny(digits):
     def pipeline(arrays):
         return lambda size: tf.data.Dataset.from_tensor_slices(arrays).batch(size)
 
-    data = Data(pipeline(both), validation, test, pipeline(train), pipeline(both)(16), train)
+    data = Data(pipeline(both), validation, test, pipeline(train), pipeline(both)(16))
     return dataclasses.replace(
         digits_recipe.RECIPE,
         load=lambda recipe: data,
@@ -113,55 +109,6 @@ def test_run_trains_all_defences_once_and_evaluates_what_it_ships(tiny, tmp_path
     written = {model: model.stat().st_mtime_ns for model in trained}
     Recorded(tiny, path).run(presets)
     assert {model: model.stat().st_mtime_ns for model in trained} == written
-
-
-@pytest.mark.slow
-def test_hardened_preset_keeps_the_classifier_and_is_what_is_evaluated(tiny, tmp_path):
-    experiment = Recorded(
-        dataclasses.replace(
-            tiny,
-            hardening=HARDENING,
-            hardened_restorer={"width": 4, "depth": 1},
-            make_large_classifier=digits_recipe.make_classifier,
-            hardened_preset="hardened",
-            half_precision=False,
-        ),
-        tmp_path / "tiny.json",
-    )
-    experiment.run(tmp_path)
-    names = ["hardened", "adversarial training", "adversarial training, equal size"]
-    assert list(experiment.evaluated)[-3:] == names
-    shipped = keras.saving.load_model(tmp_path / "hardened.keras", compile=False)
-    evaluated = experiment.evaluated["hardened"]
-    for weight, other in zip(shipped.get_weights(), evaluated.get_weights(), strict=True):
-        np.testing.assert_array_equal(weight, other)
-    kept = keras.saving.load_model(experiment.folder / "classifier.keras")
-    for weight, other in zip(shipped.classifier.get_weights(), kept.get_weights(), strict=True):
-        np.testing.assert_array_equal(weight, other)
-
-
-@pytest.mark.slow
-def test_hardening_continues_where_it_was_interrupted(tiny, tmp_path, monkeypatch):
-    data = tiny.load(tiny)
-    results = []
-    for name in ("interrupted", "whole"):
-        keras.utils.set_random_seed(0)
-        classifier = digits_recipe.make_surrogate()
-        arguments = (classifier, data.arrays, data.validation, HARDENING, tmp_path / name)
-        if name == "interrupted":
-            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-                patch.setattr(keras.callbacks.CSVLogger, "on_epoch_begin", interrupt_second_epoch)
-                harden(*arguments)
-        harden(*arguments)
-        log = pd.read_csv(tmp_path / name / "log.csv")
-        assert log["epoch"].tolist() == [0, 1]
-        results.append(log["val_robust_accuracy"].tolist())
-    assert results[0][0] == results[1][0]
-
-
-def interrupt_second_epoch(callback, epoch, logs=None):
-    if epoch == 1:
-        raise KeyboardInterrupt
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ from experiments.recipe import Arrays
 from experiments.recipe import ClassifierRecipe
 from experiments.recipe import Data
 from experiments.recipe import Evaluation
-from experiments.recipe import Hardening
 from experiments.recipe import Recipe
 from experiments.training import SEED
 from experiments.training import restorer_attacks
@@ -63,9 +62,9 @@ def make_classifier() -> keras.Model:
     return keras.Sequential(
         [
             keras.Input(IMAGE_SHAPE),
-            *_convolution(32, 5, strides=2),
-            *_convolution(64, 3, strides=2),
-            *_convolution(96, 3),
+            *convolution(32, 5, strides=2),
+            *convolution(64, 3, strides=2),
+            *convolution(96, 3),
             layers.Flatten(),
             layers.Dropout(0.4),
             layers.Dense(10),
@@ -73,11 +72,10 @@ def make_classifier() -> keras.Model:
     )
 
 
-def _convolution(filters: int, kernel_size: int, strides: int = 1) -> list[layers.Layer]:
-    convolution = layers.Conv2D(
-        filters, kernel_size, strides=strides, padding="same", use_bias=False
-    )
-    return [convolution, layers.BatchNormalization(), layers.ReLU()]
+def convolution(filters: int, kernel_size: int, strides: int = 1) -> list[layers.Layer]:
+    """Makes a convolution with batch normalization."""
+    layer = layers.Conv2D(filters, kernel_size, strides=strides, padding="same", use_bias=False)
+    return [layer, layers.BatchNormalization(), layers.ReLU()]
 
 
 def make_surrogate() -> keras.Model:
@@ -95,22 +93,6 @@ def make_surrogate() -> keras.Model:
             layers.Dense(10),
         ]
     )
-
-
-def make_large_classifier() -> keras.Model:
-    """Makes a residual classifier as large as the classifier and the hardened restorer together."""
-    images = keras.Input(IMAGE_SHAPE)
-    features = images
-    for layer in (*_convolution(64, 5, strides=2), *_convolution(128, 3, strides=2)):
-        features = layer(features)
-    for _ in range(3):
-        changed = features
-        for layer in (*_convolution(128, 3), layers.Conv2D(128, 3, padding="same", use_bias=False)):
-            changed = layer(changed)
-        changed = layers.BatchNormalization(gamma_initializer="zeros")(changed)
-        features = layers.ReLU()(layers.Add()([features, changed]))
-    features = layers.Flatten()(layers.AveragePooling2D(2)(features))
-    return keras.Model(images, layers.Dense(10)(features))
 
 
 def preset_evaluations(
@@ -154,11 +136,7 @@ RECIPE = Recipe(
     epochs=4,
     adversarial_attacks=[attacks.ProjectedGradientDescent(EPSILON, steps=7)],
     adversarial_epochs=12,
-    hardening=Hardening(epsilon=EPSILON, epochs=12, pixel=1.0),
-    hardened_restorer={"width": 96, "depth": 2},
-    make_large_classifier=make_large_classifier,
     preset="trn_fashion_mnist",
-    hardened_preset="trn_hardened_fashion_mnist",
     class_names=tuple(
         [
             "T-shirt",
