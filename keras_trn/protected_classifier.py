@@ -40,6 +40,7 @@ from keras_trn.training import is_dictionary_pipeline
 from keras_trn.training import per_replica_loss
 from keras_trn.training import unpack
 from keras_trn.types import ArrayLike
+from keras_trn.types import Classifier
 from keras_trn.types import Config
 
 # `fit` warns if protection costs more benign accuracy than this.
@@ -175,6 +176,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         images: tf.Tensor,
         labels: tf.Tensor | None = None,
         constant_maps: bool = False,
+        training: bool = False,
     ) -> tf.Tensor:
         """Restores a batch inside a larger, differentiable computation.
 
@@ -183,6 +185,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             labels: Class indices; only for a gradient map that needs them.
             constant_maps: Whether differentiation treats the gradient maps as constants.
                 Otherwise the gradient is of second order in the classifier.
+            training: Whether the restorer runs in training mode, if it has one.
 
         Returns:
             A tensor of the shape of `images`.
@@ -190,9 +193,15 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         check_image_type(images, self.image_shape)
         images = with_known_shape(images, self.image_shape)
         if self.gradient_map is None:
-            return self.restorer(images)
+            return self.restorer(images, **self._mode(training))
         maps = self._estimate_maps(images, labels)
-        return self.restorer(images, tf.stop_gradient(maps) if constant_maps else maps)
+        maps = tf.stop_gradient(maps) if constant_maps else maps
+        return self.restorer(images, maps, **self._mode(training))
+
+    def _mode(self, training: bool) -> dict[str, bool]:
+        """Returns the argument `training` for restorers that take it."""
+        takes_mode = "training" in inspect.signature(self.restorer.call).parameters
+        return {"training": training} if takes_mode else {}
 
     def _estimate_maps(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         return self.gradient_map(images, classifier=self.classifier, labels=labels)
@@ -423,7 +432,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         )
         images = craft_training_images(
             self.attack,
-            self.threat_model.target(self),
+            self._target_in_training(),
             clean,
             wanted,
             benign_count,
@@ -461,6 +470,17 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         self.loss_metric.update_state(losses, sample_weight)
         return self.get_metrics_result()
 
+    def _target_in_training(self) -> Classifier:
+        """Returns what training attacks: the target of the threat model.
+
+        Batch normalization makes a restorer another function in training. An attack on the averages
+        would miss the function that learns.
+        """
+        target = self.threat_model.target(self)
+        if isinstance(self.threat_model, threat_models.WhiteboxFull) and self._mode(True):
+            return lambda images: self._logits(self.restore_batch(images, training=True))
+        return target
+
     def _labels_to_restore(self, clean: tf.Tensor, labels: tf.Tensor, data: Any) -> tf.Tensor:
         """Returns the labels of the threat model: true ones, or predictions for clean images."""
         if self.threat_model.labels == "true":
@@ -473,8 +493,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns the restored images, their logits, and the loss of each image."""
         loss = self.restoration_loss
-        takes_mode = "training" in inspect.signature(self.restorer.call).parameters
-        mode = {"training": training} if takes_mode else {}
+        mode = self._mode(training)
         if self.gradient_map is None:
             restored, map_losses = self.restorer(images, **mode), 0.0
         else:

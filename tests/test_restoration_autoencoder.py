@@ -110,3 +110,26 @@ def normalized_classifier():
             keras.layers.Dense(10),
         ]
     )
+
+
+def test_training_attacks_the_function_that_learns(normalized_classifier, digits):
+    images, labels = digits[0][:32], digits[1][:32]
+    restorer = RestorationAutoencoder(width=8, depth=1, block_size=2)
+    protected = keras_trn.ProtectedClassifier(normalized_classifier, restorer)
+    randomize(restorer)
+    modes = []
+    call = restorer.call
+
+    def recorded(images, training=None):
+        modes.append(training)
+        return call(images, training=training)
+
+    restorer.call = recorded
+    attack = keras_trn.attacks.FastGradientMethod(0.1)
+    protected.compile(attack=attack, threat_model="whitebox_full", run_eagerly=False)
+    protected.train_on_batch(images, labels)
+    assert modes and all(modes)
+    modes.clear()
+    protected.test_on_batch(images, labels)
+    protected.predict(images, verbose=0)
+    assert modes and not any(modes)

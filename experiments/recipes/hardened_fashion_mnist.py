@@ -39,7 +39,7 @@ def apply(stack: Iterable[layers.Layer], features: Any) -> Any:
 
 RECIPE = HardeningRecipe(
     plain=fashion_mnist.RECIPE,
-    settings=Hardening(epochs=12, pixel=1.0),
+    settings=Hardening(epochs=30, pixel=1.0),
     restorer={"width": 96, "depth": 2},
     make_large_classifier=make_large_classifier,
     best_filter=("bit depth", 1),
