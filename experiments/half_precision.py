@@ -10,18 +10,18 @@ import numpy as np
 _WEIGHTS = "model.weights.h5"
 
 
-def store_as_float16(path: Path, part: str = "") -> None:
+def store_as_float16(path: Path, except_for: str | None = None) -> None:
     """Rewrites a `.keras` file with its float32 weights in float16.
 
     The loaded model computes in float32 as before, with weights that are rounded to three digits.
 
     Args:
         path: The file.
-        part: The attribute of the model whose weights are rounded; by default all are.
+        except_for: An attribute of the model whose weights stay float32.
     """
     with zipfile.ZipFile(path) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
-    content[_WEIGHTS] = _halved(content[_WEIGHTS], part)
+    content[_WEIGHTS] = _halved(content[_WEIGHTS], except_for)
     unfinished = path.with_name(f"unfinished_{path.name}")
     with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in content.items():
@@ -29,7 +29,7 @@ def store_as_float16(path: Path, part: str = "") -> None:
     unfinished.rename(path)
 
 
-def _halved(weights: bytes, part: str) -> bytes:
+def _halved(weights: bytes, except_for: str | None) -> bytes:
     target = io.BytesIO()
     with h5py.File(io.BytesIO(weights)) as source, h5py.File(target, "w") as halved:
 
@@ -37,7 +37,7 @@ def _halved(weights: bytes, part: str) -> bytes:
             if isinstance(item, h5py.Group):
                 copied = halved.require_group(name)
             else:
-                is_rounded = item.dtype == np.float32 and name.startswith(part)
+                is_rounded = item.dtype == np.float32 and name.split("/")[0] != except_for
                 dtype = "float16" if is_rounded else None
                 copied = halved.create_dataset(name, data=item[()], dtype=dtype)
             copied.attrs.update(item.attrs)

@@ -54,7 +54,7 @@ class HardeningExperiment(Experiment):
         self.evaluate(hardened, surrogate, baselines)
         preset = presets / f"{self.hardening.preset}.keras"
         shutil.copy(self.folder / "restorer.keras", preset)
-        store_as_float16(preset, "restorer")
+        store_as_float16(preset, except_for="classifier")
 
     def make_hardened(self, classifier: keras.Model) -> keras_trn.ProtectedClassifier:
         """Puts an untrained autoencoder in front of a classifier."""

@@ -96,8 +96,8 @@ class HardenedTraining(keras.Model):
         images = tf.clip_by_value(clean + perturbations, 0, 1)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)
-            # The averages of a batch normalization lag behind the weights, and would mask the
-            # gradient of the network that learns in this step.
+            # The averages of batch normalization lag behind the weights. In inference mode, the
+            # attack would miss the network that learns in this step.
             logits = self(images, training=True)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         step = self.settings.step_size * epsilon * tf.sign(tape.gradient(losses, images))
@@ -164,7 +164,7 @@ def harden(
         use_ema=True,
         ema_momentum=settings.momentum,
     )
-    # XLA's convolutions are slower than those of oneDNN on a CPU.
+    # On a CPU, convolutions are faster without XLA.
     training.compile(optimizer, jit_compile=False)
     folder.mkdir(parents=True, exist_ok=True)
     log, best = folder / "log.csv", folder / "best.weights.h5"

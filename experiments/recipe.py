@@ -15,6 +15,14 @@ import keras_trn
 from keras_trn.attacks import Attack
 
 Arrays = tuple[np.ndarray, np.ndarray]
+# All threat models whose attackers run the defence or a part of it, with gradients.
+ADAPTIVE = (
+    "transfer_from_estimator",
+    "transfer_without_map",
+    "bpda",
+    "whitebox_stopgrad",
+    "whitebox_full",
+)
 # Makes a pipeline of shuffled training images from a batch size.
 MakePipeline = Callable[[int], tf.data.Dataset]
 
@@ -136,7 +144,7 @@ class Hardening:
     weight_decay: float = 1e-4
     # Momentum of the average of the weights, which is what is evaluated.
     momentum: float = 0.998
-    # The step of gradient ascent, in units of epsilon.
+    # Size of a step of gradient ascent, in units of epsilon.
     step_size: float = 0.5
     # Epsilon rises to its full value over so many epochs.
     warmup_epochs: float = 0.5

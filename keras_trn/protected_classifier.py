@@ -473,12 +473,14 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
     def _target_in_training(self) -> Classifier:
         """Returns what training attacks: the target of the threat model.
 
-        Batch normalization makes a restorer another function in training. An attack on the averages
-        would miss the function that learns.
+        A restorer with batch normalization computes something else in training mode. An attack in
+        inference mode would miss the function that learns.
         """
         target = self.threat_model.target(self)
-        if isinstance(self.threat_model, threat_models.WhiteboxFull) and self._mode(True):
-            return lambda images: self._logits(self.restore_batch(images, training=True))
+        if type(self.threat_model) is threat_models.WhiteboxFull and self._mode(True):
+            return self.threat_model.target(
+                lambda images: self._logits(self.restore_batch(images, training=True))
+            )
         return target
 
     def _labels_to_restore(self, clean: tf.Tensor, labels: tf.Tensor, data: Any) -> tf.Tensor:

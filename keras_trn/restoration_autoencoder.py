@@ -11,7 +11,7 @@ from keras_trn.input_validation import check_count
 from keras_trn.layers import PixelShuffle
 from keras_trn.types import Config
 
-# The averages follow the weights closely, since attacks in training see the averages.
+# With Keras' default, the averages lag behind the weights in a short training.
 _MOMENTUM = 0.9
 
 
@@ -29,7 +29,7 @@ class RestorationAutoencoder(keras.Model):
     arXiv 1905.10729. The network is a choice of this project.
 
     Args:
-        width: Number of filters at the lowest resolution; at least 2.
+        width: Number of filters at the lowest resolution; at least 1.
         depth: Number of residual blocks; at least 1.
         block_size: Side of the blocks that become one place at the lowest resolution: a power of
             two, at least 2.
@@ -144,8 +144,6 @@ class RestorationAutoencoder(keras.Model):
     def get_config(self) -> Config:
         return {
             **super().get_config(),
-            "name": self.name,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "width": self.width,
             "depth": self.depth,
             "block_size": self.block_size,

@@ -202,8 +202,6 @@ class RestorationNetwork(keras.Model):
     def get_config(self) -> Config:
         return {
             **super().get_config(),
-            "name": self.name,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "width": self.width,
             "depth": self.depth,
             "block_size": self.block_size,

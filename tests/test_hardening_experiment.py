@@ -1,7 +1,10 @@
 """A hardened preset continues after an interruption, and is what is evaluated."""
 
 import dataclasses
+import io
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pandas as pd
@@ -68,12 +71,30 @@ def test_preset_keeps_the_classifier_and_is_what_is_evaluated(
         "adversarial training",
         "adversarial training, equal size",
     ]
+    # All but the classifier is stored in half precision; Keras files the restorer under layers.
+    assert stored_dtypes(tmp_path / "hardened.keras") == {
+        ("layers", "float16"),
+        ("classifier", "float32"),
+    }
     shipped = keras.saving.load_model(tmp_path / "hardened.keras", compile=False)
     evaluated = keras.saving.load_model(tmp_path / "hardened.work/restorer.keras", compile=False)
     for weight, other in zip(shipped.get_weights(), evaluated.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, other)
     for weight, other in zip(shipped.classifier.weights, classifier.weights, strict=True):
         np.testing.assert_array_equal(weight, other)
+
+
+def stored_dtypes(path):
+    """Returns the parts of a `.keras` file, each with the type of its weights."""
+    found = set()
+
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset):
+            found.add((name.split("/")[0], str(item.dtype)))
+
+    with zipfile.ZipFile(path) as archive:
+        h5py.File(io.BytesIO(archive.read("model.weights.h5"))).visititems(visit)
+    return found
 
 
 def test_interrupted_training_continues(data, tmp_path, monkeypatch):

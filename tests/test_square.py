@@ -13,13 +13,10 @@ from tests.helpers import CountingClassifier
 from tests.helpers import lengths
 from tests.helpers import linear_classifier
 from tests.helpers import predictions
+from tests.helpers import random_images
 
 NORMS = {"linf": 0.2, "l2": 1.5}
 every_norm = pytest.mark.parametrize("norm", NORMS)
-
-
-def random_images(number, *shape):
-    return np.random.default_rng(0).random((number, *shape), dtype="float32")
 
 
 @pytest.fixture

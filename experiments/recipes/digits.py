@@ -5,6 +5,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_trn
+from experiments.recipe import ADAPTIVE
 from experiments.recipe import ESTIMATE
 from experiments.recipe import ClassifierRecipe
 from experiments.recipe import Data
@@ -83,16 +84,7 @@ REPORT = Evaluation(
         attacks.CarliniWagner(1.0, steps=20, search_steps=3, learning_rate=0.5),
         attacks.DeepFool(1.0, steps=10),
     ],
-    threat_models=(
-        "oblivious",
-        "transfer",
-        "transfer_from_estimator",
-        "transfer_without_map",
-        "bpda",
-        "whitebox_stopgrad",
-        "whitebox_full",
-        "blackbox",
-    ),
+    threat_models=("oblivious", "transfer", *ADAPTIVE, "blackbox"),
     epsilons=(0.5 * EPSILON, 1.5 * EPSILON),
     plots=("accuracy", "pictures"),
 )

@@ -6,6 +6,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_trn
+from experiments.recipe import ADAPTIVE
 from experiments.recipe import Arrays
 from experiments.recipe import ClassifierRecipe
 from experiments.recipe import Data
@@ -102,8 +103,6 @@ def preset_evaluations(
     descent = attacks.ProjectedGradientDescent(epsilon)
     fast = attacks.FastGradientMethod(epsilon)
     iterative = [attacks.BasicIterativeMethod(epsilon), attacks.MomentumIterativeMethod(epsilon)]
-    parts = ("transfer_from_estimator", "transfer_without_map")
-    adaptive = (*parts, "bpda", "whitebox_stopgrad", "whitebox_full", "blackbox")
     return [
         Evaluation(
             [descent, fast, *iterative],
@@ -114,7 +113,7 @@ def preset_evaluations(
         ),
         Evaluation(
             [descent, attacks.Square(epsilon, queries=100)],
-            ("oblivious", *adaptive),
+            ("oblivious", *ADAPTIVE, "blackbox"),
             suffix="_worst",
             examples=1000,
         ),

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from experiments.recipe import ADAPTIVE
 from experiments.recipe import Evaluation
 from experiments.recipe import Hardening
 from experiments.recipe import HardeningRecipe
@@ -46,15 +47,7 @@ RECIPE = HardeningRecipe(
     evaluations=[
         Evaluation(
             [attacks.ProjectedGradientDescent(EPSILON), attacks.auto_attack("fast", EPSILON)],
-            (
-                "oblivious",
-                "transfer",
-                "transfer_from_estimator",
-                "transfer_without_map",
-                "bpda",
-                "whitebox_stopgrad",
-                "whitebox_full",
-            ),
+            ("oblivious", "transfer", *ADAPTIVE),
             examples=1000,
             plots=("accuracy",),
         ),
