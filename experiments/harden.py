@@ -22,6 +22,7 @@ from experiments.filters import make_filters
 from experiments.half_precision import store_as_float16
 from experiments.hardening import harden
 from experiments.recipe import Data
+from experiments.recipe import HardeningOnJax
 from experiments.recipe import HardeningRecipe
 from experiments.run import Experiment
 from experiments.training import SEED
@@ -41,20 +42,18 @@ class HardeningExperiment(Experiment):
         """Runs what is missing, and writes results and preset."""
         plain = keras.saving.load_model(preset_path(self.recipe.preset), compile=False)
         hardened = self.harden("restorer", functools.partial(self.make_hardened, plain.classifier))
-        classifiers = {
-            "adversarial training": self.recipe.classifier.make,
-            "adversarial training, equal size": self.hardening.make_large_classifier,
-        }
+        preset = presets / f"{self.hardening.preset}.keras"
+        shutil.copy(self.folder / "restorer.keras", preset)
+        # Where the plain preset is stored so, its classifier is rounded already.
+        is_rounded = self.recipe.half_precision
+        store_as_float16(preset, except_for=None if is_rounded else "classifier")
         baselines = {
             "plain TRN": plain,
             **make_filters(plain.classifier, dict([self.hardening.best_filter])),
-            **{name: self.harden(name, make) for name, make in classifiers.items()},
+            **{name: self.harden(name, make) for name, make in self.hardening.classifiers.items()},
         }
         surrogate = self.train_classifier(self.recipe.surrogate, "surrogate", self.data.train)
         self.evaluate(hardened, surrogate, baselines)
-        preset = presets / f"{self.hardening.preset}.keras"
-        shutil.copy(self.folder / "restorer.keras", preset)
-        store_as_float16(preset, except_for="classifier")
 
     def make_hardened(self, classifier: keras.Model) -> keras_trn.ProtectedClassifier:
         """Puts an untrained autoencoder in front of a classifier."""
@@ -68,14 +67,18 @@ class HardeningExperiment(Experiment):
 
         def train() -> keras.Model:
             keras.utils.set_random_seed(SEED)
-            defence = harden(
-                make(),
-                self.data.arrays,
-                self.data.validation,
-                self.recipe.epsilon,
-                self.hardening.settings,
-                self.folder / name,
-            )
+            defence = make()
+            if isinstance(self.hardening.settings, HardeningOnJax):
+                load_trained_on_jax(defence, self.folder / "jax" / f"{name}.weights.h5")
+            else:
+                harden(
+                    defence,
+                    self.data.arrays,
+                    self.data.validation,
+                    self.recipe.epsilon,
+                    self.hardening.settings,
+                    self.folder / name,
+                )
             if isinstance(defence, keras_trn.ProtectedClassifier):
                 # As the preset stores it. The classifier stays the same to the bit.
                 rounded = [weight.astype("float16") for weight in defence.restorer.get_weights()]
@@ -83,6 +86,18 @@ class HardeningExperiment(Experiment):
             return defence
 
         return load_or_train(self.folder / f"{name}.keras", train)
+
+
+def load_trained_on_jax(defence: keras.Model, path: Path) -> None:
+    """Loads the weights that `experiments.hardening_on_jax` has trained."""
+    if not path.exists():
+        raise FileNotFoundError(
+            f"The weights {str(path)!r} are missing. `python -m experiments.packing` writes the "
+            "folder, and `python -m experiments.hardening_on_jax` trains in it, on a GPU."
+        )
+    if isinstance(defence, keras_trn.ProtectedClassifier):
+        defence = defence.restorer
+    defence.load_weights(path)
 
 
 def main(name: str, path: str) -> None:

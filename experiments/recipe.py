@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -159,12 +160,37 @@ class Hardening:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class HardeningOnJax:
+    """How `experiments.hardening_on_jax` trains a defence against attackers with full knowledge.
+
+    The fields that `Hardening` has too mean the same.
+    """
+
+    # For the restorer, and for each classifier.
+    epochs: Mapping[str, int]
+    batch_size: int = 256
+    learning_rate: float = 3e-3
+    weight_decay: float = 2e-2
+    momentum: float = 0.999
+    # Number of steps of gradient ascent, from a new random point each time.
+    attack_steps: int = 2
+    step_size: float = 0.5
+    warmup_epochs: float = 3.0
+    benign_share: float = 0.2
+    # Images are shifted by up to so many pixels.
+    largest_shift: int = 4
+    pixel: float = 1.0
+    validation_steps: int = 10
+    validation_images: int = 1000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class HardeningRecipe:
     """All settings of a hardened preset, which `experiments.harden` carries out."""
 
     # The recipe of the plain preset, whose classifier is protected.
     plain: Recipe
-    settings: Hardening
+    settings: Hardening | HardeningOnJax
     restorer: dict[str, Any]
     # As large as the classifier and the restorer together.
     make_large_classifier: Callable[[], keras.Model]
@@ -172,3 +198,11 @@ class HardeningRecipe:
     best_filter: tuple[str, float]
     evaluations: Sequence[Evaluation]
     preset: str
+
+    @property
+    def classifiers(self) -> dict[str, Callable[[], keras.Model]]:
+        """The classifiers that learn from adversarial examples themselves, by name."""
+        return {
+            "adversarial training": self.plain.classifier.make,
+            "adversarial training, equal size": self.make_large_classifier,
+        }

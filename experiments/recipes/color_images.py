@@ -93,18 +93,21 @@ def mixed(pipeline: tf.data.Dataset) -> tf.data.Dataset:
     return erased(pipeline).map(mix_batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(4)
 
 
-def make_classifier(normalization: type[layers.Layer] = layers.BatchNormalization) -> keras.Model:
+def make_classifier(
+    normalization: type[layers.Layer] = layers.BatchNormalization,
+    filters: Sequence[int] = (24, 48, 96, 160),
+) -> keras.Model:
     """Makes the classifier that is protected, not yet trained: a residual network of nine layers.
 
     The shape is that of David Page's "How to train your ResNet", a third as wide.
     """
     images = keras.Input(IMAGE_SHAPE)
     features = layers.Rescaling(4.0, offset=-2.0)(images)
-    features = _convolution(features, 24, normalization)
-    features = _convolution(features, 48, normalization, pool=True)
+    features = _convolution(features, filters[0], normalization)
+    features = _convolution(features, filters[1], normalization, pool=True)
     features = _residual_block(features, normalization)
-    features = _convolution(features, 96, normalization, pool=True)
-    features = _convolution(features, 160, normalization, pool=True)
+    features = _convolution(features, filters[2], normalization, pool=True)
+    features = _convolution(features, filters[3], normalization, pool=True)
     features = _residual_block(features, normalization)
     features = layers.GlobalMaxPooling2D()(features)
     return keras.Model(images, layers.Dense(10)(features))
