@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from keras_trn import attacks
 
-NORMS = {"linf": np.inf, "l2": 2}
+NORMS = {"linf": np.inf, "l2": 2, "l1": 1}
+EPSILONS = {"linf": 0.3, "l2": 2.0, "l1": 12.0}
 STEPS = {"steps": 5}
 PGD = attacks.ProjectedGradientDescent
 
@@ -23,15 +24,19 @@ ATTACKS = {
     "bim": functools.partial(attacks.BasicIterativeMethod, **STEPS),
     "bim_l2": functools.partial(attacks.BasicIterativeMethod, norm="l2", **STEPS),
     "pgd": functools.partial(PGD, **STEPS),
+    "bim_l1": functools.partial(attacks.BasicIterativeMethod, norm="l1", **STEPS),
+    "pgd_l1": functools.partial(PGD, norm="l1", **STEPS),
     "pgd_l2": functools.partial(PGD, norm="l2", **STEPS),
     "mim": functools.partial(attacks.MomentumIterativeMethod, **STEPS),
     "mim_l2": functools.partial(attacks.MomentumIterativeMethod, norm="l2", decay=0.5, **STEPS),
     "noise": attacks.RandomNoise,
     "noise_l2": functools.partial(attacks.RandomNoise, norm="l2"),
+    "noise_l1": functools.partial(attacks.RandomNoise, norm="l1"),
     "spsa": functools.partial(attacks.SPSA, samples=8, **STEPS),
     "cw": functools.partial(attacks.CarliniWagner, steps=20, search_steps=3, learning_rate=0.3),
     "apgd": functools.partial(attacks.AutoProjectedGradientDescent, **STEPS),
     "apgd_l2": functools.partial(attacks.AutoProjectedGradientDescent, norm="l2", **STEPS),
+    "apgd_l1": functools.partial(attacks.AutoProjectedGradientDescent, norm="l1", steps=10),
     "apgd_dlr": functools.partial(
         attacks.AutoProjectedGradientDescent, loss="difference_of_logits_ratio", **STEPS
     ),
@@ -74,7 +79,7 @@ every_attack = pytest.mark.parametrize("name", ATTACKS)
 def make(name, epsilon=None, seed=7):
     attack = ATTACKS[name](0.2, seed=seed)
     if epsilon is None:
-        epsilon = 2.0 if attack.norm == "l2" else 0.3
+        epsilon = EPSILONS[norm_of(attack)]
     return ATTACKS[name](epsilon, seed=seed)
 
 
@@ -108,7 +113,7 @@ def test_images_stay_in_the_ball_and_the_range_and_fool_the_classifier(name, cla
     assert adversarial.dtype == tf.float32 and adversarial.shape == images.shape
     assert np.min(adversarial) >= 0 and np.max(adversarial) <= 1
     lengths = distances(adversarial - images, attack)
-    epsilon = 2.0 if norm_of(attack) == "l2" else 0.3
+    epsilon = EPSILONS[norm_of(attack)]
     assert 0.1 * epsilon < lengths.max() <= epsilon + 1e-5
     if not name.startswith("noise"):
         assert accuracy(classifier, adversarial, labels) <= 0.6
@@ -172,7 +177,7 @@ def test_attack_runs_in_a_graph_or_says_why_not(name, classifier, some):
             in_graph(images, labels)
         return
     adversarial = in_graph(images, labels)
-    assert np.all(distances(adversarial - images, attack) <= 2.0 + 1e-5)
+    assert np.all(distances(adversarial - images, attack) <= EPSILONS[norm_of(attack)] + 1e-5)
     np.testing.assert_allclose(adversarial, attack(classifier, images, labels), atol=1e-3)
 
 

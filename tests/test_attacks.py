@@ -400,9 +400,10 @@ def test_name_for_tables(attack, name):
 
 
 @every_attack
-@pytest.mark.parametrize("norm", ["l1", "inf", 2, None])
+@pytest.mark.parametrize("norm", ["l3", "inf", 2, None])
 def test_unknown_norm_is_refused(attack_class, config, norm):
-    with pytest.raises(ValueError, match="norm must be 'linf' or 'l2', received"):
+    expected = rf"norm of {attack_class.__name__} must be 'linf' or 'l2'.*, received {norm!r}"
+    with pytest.raises(ValueError, match=expected):
         attack_class(0.1, norm=norm, **config)
 
 

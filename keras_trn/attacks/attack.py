@@ -31,9 +31,9 @@ from keras_trn.types import Logits
 # A number, or a pair (low, high).
 Epsilon = Any
 
-# The largest perturbation that can make a difference to images in [0, 1]. An L2
-# distance has no such bound, as it grows with the number of pixels.
-_LARGEST_EPSILON = {"linf": 1.0, "l2": math.inf}
+# The largest perturbation that can make a difference to images in [0, 1]. The other
+# distances have no such bound, as they grow with the number of pixels.
+_LARGEST_EPSILON = {"linf": 1.0, "l2": math.inf, "l1": math.inf}
 
 
 class Attack:
@@ -53,13 +53,15 @@ class Attack:
     - `is_random` (True): it uses `random_seed`.
     - `stays_in_ball` (True): its images lie within epsilon. Otherwise it serves training alone.
     - `minimal_norm` (False): it searches for the smallest perturbation, whatever epsilon is.
+    - `norms` (`("linf", "l2", "l1")`): the norms that it can take.
 
     Args:
         epsilon: Largest distance between a clean and an adversarial image, in units of the
             image range [0, 1]; or a pair `(low, high)`, from which an epsilon is drawn
             uniformly for each image. 0 leaves images unchanged.
-        norm: What epsilon measures: `"linf"`, the largest change of a pixel, or `"l2"`, the
-            Euclidean length of the change of the whole image.
+        norm: What epsilon measures: `"linf"`, the largest change of a pixel; `"l2"`, the
+            Euclidean length of the change of the whole image; or `"l1"`, the sum of the changes
+            of all pixels, which some attacks do not take.
         seed: Whole number that fixes what is random in the attack, the drawn epsilons
             included. By default each call differs; `keras.utils.set_random_seed` governs them.
 
@@ -93,10 +95,12 @@ class Attack:
     is_random = True
     stays_in_ball = True
     minimal_norm = False
+    norms: tuple[str, ...] = ("linf", "l2", "l1")
 
     def __init__(self, epsilon: Epsilon, norm: str = "linf", seed: int | None = None) -> None:
-        if norm not in _LARGEST_EPSILON:
-            raise ValueError(f"norm must be 'linf' or 'l2', received {norm!r}.")
+        if norm not in self.norms:
+            names = " or ".join(map(repr, self.norms))
+            raise ValueError(f"norm of {type(self).__name__} must be {names}, received {norm!r}.")
         self.norm: Any = norm
         self.epsilon = self.check_epsilon(epsilon)
         self.seed = check_seed(seed)

@@ -85,7 +85,7 @@ def auto_attack(
         An [`AttackEnsemble`][keras_trn.attacks.AttackEnsemble].
 
     Raises:
-        ValueError: If there is no such version.
+        ValueError: If there is no such version, or not in this norm.
 
     Example:
         ```python
@@ -97,5 +97,10 @@ def auto_attack(
     if version not in _VERSIONS:
         names = ", ".join(map(repr, _VERSIONS))
         raise ValueError(f"version must be one of {names}, received {version!r}.")
+    if norm not in FastAdaptiveBoundary.norms:
+        raise ValueError(
+            f"AutoAttack has the norms 'linf' and 'l2', received {norm!r}. For 'l1' take "
+            "`keras_trn.attacks.AutoProjectedGradientDescent(epsilon, norm='l1')`."
+        )
     name, make_attacks = _VERSIONS[version]
     return AttackEnsemble(make_attacks(epsilon, norm), name, seed)

@@ -15,6 +15,8 @@ from keras_trn.attacks.logit_losses import targeted_difference_of_logits_ratio
 from keras_trn.attacks.norms import random_on_sphere
 from keras_trn.attacks.random_numbers import split_seed
 from keras_trn.attacks.rivals import most_likely_rivals
+from keras_trn.attacks.sparse_climb import climb_in_stages
+from keras_trn.attacks.sparse_climb import random_far_away
 from keras_trn.attacks.survivors import are_correct
 from keras_trn.attacks.survivors import update_survivors
 from keras_trn.input_validation import check_count
@@ -45,15 +47,19 @@ class AutoProjectedGradientDescent(Attack):
     An image costs `steps + 2` forward passes and `steps + 1` backward passes. With `targets`, it
     costs one forward pass, and `steps + 1` passes of both kinds for each target until it fools
     the classifier. Images that are already misclassified are unchanged, and cost one forward
-    pass. Call it like any [`Attack`][keras_trn.attacks.Attack].
+    pass. With the L1 norm, steps move ever fewer pixels, and the attack begins in larger balls,
+    which costs two more passes of both kinds.
+
+    Call it like any [`Attack`][keras_trn.attacks.Attack].
 
     Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of
     Diverse Parameter-Free Attacks", arXiv 2003.01690, and the authors' code, which returns the
-    clean image where nothing fools the classifier.
+    clean image where nothing fools the classifier. For L1: the same authors' "Mind the Box",
+    arXiv 2103.01208.
 
     Args:
         epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
-        norm: `"linf"` or `"l2"`.
+        norm: `"linf"`, `"l2"` or `"l1"`.
         loss: `"cross_entropy"`; or `"difference_of_logits_ratio"`, which compares differences of
             logits with the spread of the highest ones. Classifiers of two classes, or of three
             with `targets`, have too few logits for the ratio: the difference then counts alone.
@@ -114,7 +120,10 @@ class AutoProjectedGradientDescent(Attack):
             def measure(points: Tensor) -> Measured:
                 return self._measure(logits, points, labels, target)
 
-            found = climb(measure, start, images, epsilon, self.norm, self.steps)
+            if self.norm == "l1":
+                found = climb_in_stages(measure, start, images, epsilon, self.steps)
+            else:
+                found = climb(measure, start, images, epsilon, self.norm, self.steps)
             is_better = found.fooled | (found.loss > highest)
             adversarial = tf.where(is_better[:, None, None, None], found.points, adversarial)
             return adversarial, tf.maximum(found.loss, highest), ~found.fooled
@@ -123,7 +132,7 @@ class AutoProjectedGradientDescent(Attack):
             index: Tensor, adversarial: Tensor, highest: Tensor, survives: Tensor
         ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             # Drawn for the whole batch: which images survive does not change a start.
-            start = random_on_sphere(images, epsilon, self.norm, seeds[index])
+            start = self._random_start(images, epsilon, seeds[index])
             adversarial, highest, survives = update_survivors(
                 survives,
                 (adversarial, highest, survives),
@@ -142,6 +151,11 @@ class AutoProjectedGradientDescent(Attack):
         state = (tf.constant(0), images, lowest, are_correct(scores, labels))
         _, adversarial, *_ = tf.while_loop(lambda *_: True, run, state, maximum_iterations=runs)
         return adversarial
+
+    def _random_start(self, images: Tensor, epsilon: Tensor, seed: Tensor) -> Tensor:
+        if self.norm == "l1":
+            return random_far_away(images, seed)
+        return random_on_sphere(images, epsilon, self.norm, seed)
 
     def _measure(self, logits: Logits, points: Tensor, labels: Tensor, target: Tensor) -> Measured:
         """Takes one forward and one backward pass; numbers that are not finite do no harm."""

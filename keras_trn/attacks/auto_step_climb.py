@@ -54,8 +54,8 @@ class Found(NamedTuple):
     fooled: Tensor
 
 
-class _State(NamedTuple):
-    """Holds the state of a climb, with one entry for each image."""
+class Track(NamedTuple):
+    """Holds the points of a climb, with one entry for each image."""
 
     point: Tensor
     previous: Tensor
@@ -66,7 +66,12 @@ class _State(NamedTuple):
     best_loss: Tensor
     adversarial: Tensor
     fooled: Tensor
-    step_size: Tensor
+
+
+class _Steps(NamedTuple):
+    """Holds the length of the next step of each image, and what decides on it."""
+
+    size: Tensor
     # The number of rises since the last check, and the result of that check.
     rises: Tensor
     checked_loss: Tensor
@@ -93,18 +98,25 @@ def climb(
     """
     windows = tf.constant(windows_ending_at_each_step(steps), tf.float32)
 
-    def step(index: Tensor, state: _State) -> tuple[Tensor, _State]:
+    def step(index: Tensor, track: Track, chosen: _Steps) -> tuple[Tensor, Track, _Steps]:
         own_share = tf.where(index > 0, _OWN_SHARE, 1.0)
-        point = _next_point(state, own_share, images, epsilon, norm)
-        state = _record(state, point, measure(point))
-        return index + 1, _check(state, windows[index])
+        point = _next_point(track, chosen.size, own_share, images, epsilon, norm)
+        measured = measure(point)
+        rises = chosen.rises + tf.cast(measured.loss > track.loss, tf.float32)
+        track = record(track, point, measured)
+        return index + 1, *_check(track, chosen._replace(rises=rises), windows[index])
 
-    state = _first_state(start, measure(start), epsilon)
-    _, state = tf.while_loop(
-        lambda *_: True, step, (tf.constant(0), state), maximum_iterations=steps
+    track = first_track(start, measure(start))
+    chosen = _Steps(
+        size=_FIRST_STEP * epsilon,
+        rises=tf.zeros_like(track.loss),
+        checked_loss=track.loss,
+        was_reduced=tf.ones_like(track.fooled),
     )
-    points = tf.where(_as_pixels(state.fooled), state.adversarial, state.best)
-    return Found(points, state.best_loss, state.fooled)
+    _, track, _ = tf.while_loop(
+        lambda *_: True, step, (tf.constant(0), track, chosen), maximum_iterations=steps
+    )
+    return found_on(track)
 
 
 def windows_ending_at_each_step(steps: int) -> list[int]:
@@ -118,9 +130,10 @@ def windows_ending_at_each_step(steps: int) -> list[int]:
     return windows[:steps]
 
 
-def _first_state(start: Tensor, measured: Measured, epsilon: Tensor) -> _State:
+def first_track(start: Tensor, measured: Measured) -> Track:
+    """Begins a track where the climb starts."""
     loss, gradient, fooled = measured
-    return _State(
+    return Track(
         point=start,
         previous=start,
         gradient=gradient,
@@ -130,21 +143,54 @@ def _first_state(start: Tensor, measured: Measured, epsilon: Tensor) -> _State:
         best_loss=loss,
         adversarial=start,
         fooled=fooled,
-        step_size=_FIRST_STEP * epsilon,
-        rises=tf.zeros_like(loss),
-        checked_loss=loss,
-        was_reduced=tf.ones_like(fooled),
     )
 
 
+def record(track: Track, point: Tensor, measured: Measured) -> Track:
+    """Moves to a point, and keeps it if it is the best, or fools the classifier."""
+    loss, gradient, fooled = measured
+    is_best = loss > track.best_loss
+    return Track(
+        point=point,
+        previous=track.point,
+        gradient=gradient,
+        loss=loss,
+        best=tf.where(as_pixels(is_best), point, track.best),
+        best_gradient=tf.where(as_pixels(is_best), gradient, track.best_gradient),
+        best_loss=tf.where(is_best, loss, track.best_loss),
+        adversarial=tf.where(as_pixels(fooled), point, track.adversarial),
+        fooled=track.fooled | fooled,
+    )
+
+
+def return_to_best(track: Track, which: Tensor) -> Track:
+    """Sends some images back to their best point."""
+    pixels = as_pixels(which)
+    return track._replace(
+        point=tf.where(pixels, track.best, track.point),
+        gradient=tf.where(pixels, track.best_gradient, track.gradient),
+    )
+
+
+def found_on(track: Track) -> Found:
+    """Returns the result of a climb."""
+    points = tf.where(as_pixels(track.fooled), track.adversarial, track.best)
+    return Found(points, track.best_loss, track.fooled)
+
+
+def as_pixels(per_image: Tensor) -> Tensor:
+    """Gives a tensor of one entry per image the shape of images."""
+    return per_image[:, None, None, None]
+
+
 def _next_point(
-    state: _State, own_share: Tensor, images: Tensor, epsilon: Tensor, norm: str
+    track: Track, size: Tensor, own_share: Tensor, images: Tensor, epsilon: Tensor, norm: str
 ) -> Tensor:
     """Steps along the gradient, and in part as in the step before."""
-    ahead = state.point + state.step_size * _steepest(state.gradient, norm)
-    own_step = keep_inside(ahead, images, epsilon, norm) - state.point
-    last_step = state.point - state.previous
-    moved = state.point + own_share * own_step + (1.0 - own_share) * last_step
+    ahead = track.point + size * _steepest(track.gradient, norm)
+    own_step = keep_inside(ahead, images, epsilon, norm) - track.point
+    last_step = track.point - track.previous
+    moved = track.point + own_share * own_step + (1.0 - own_share) * last_step
     return keep_inside(moved, images, epsilon, norm)
 
 
@@ -158,43 +204,18 @@ def _steepest(gradient: Tensor, norm: str) -> Tensor:
     return tf.math.divide_no_nan(scaled, length)
 
 
-def _record(state: _State, point: Tensor, measured: Measured) -> _State:
-    """Moves to a point, and keeps it if it is the best, or fools the classifier."""
-    loss, gradient, fooled = measured
-    is_best = loss > state.best_loss
-    return state._replace(
-        point=point,
-        previous=state.point,
-        gradient=gradient,
-        loss=loss,
-        best=tf.where(_as_pixels(is_best), point, state.best),
-        best_gradient=tf.where(_as_pixels(is_best), gradient, state.best_gradient),
-        best_loss=tf.where(is_best, loss, state.best_loss),
-        adversarial=tf.where(_as_pixels(fooled), point, state.adversarial),
-        fooled=state.fooled | fooled,
-        rises=state.rises + tf.cast(loss > state.loss, tf.float32),
-    )
-
-
-def _check(state: _State, window: Tensor) -> _State:
+def _check(track: Track, chosen: _Steps, window: Tensor) -> tuple[Track, _Steps]:
     """Halves the step of those that no longer climb, and sends them back to their best point.
 
     Nothing happens between two checks, where the window is 0.
     """
     is_due = window > 0
-    oscillates = state.rises <= _ENOUGH_RISES * window
-    has_stalled = ~state.was_reduced & (state.best_loss <= state.checked_loss)
+    oscillates = chosen.rises <= _ENOUGH_RISES * window
+    has_stalled = ~chosen.was_reduced & (track.best_loss <= chosen.checked_loss)
     reduced = is_due & (oscillates | has_stalled)
-    pixels = _as_pixels(reduced)
-    return state._replace(
-        point=tf.where(pixels, state.best, state.point),
-        gradient=tf.where(pixels, state.best_gradient, state.gradient),
-        step_size=tf.where(pixels, state.step_size / 2.0, state.step_size),
-        rises=tf.where(is_due, 0.0, state.rises),
-        checked_loss=tf.where(is_due, state.best_loss, state.checked_loss),
-        was_reduced=tf.where(is_due, reduced, state.was_reduced),
+    return return_to_best(track, reduced), _Steps(
+        size=tf.where(as_pixels(reduced), chosen.size / 2.0, chosen.size),
+        rises=tf.where(is_due, 0.0, chosen.rises),
+        checked_loss=tf.where(is_due, track.best_loss, chosen.checked_loss),
+        was_reduced=tf.where(is_due, reduced, chosen.was_reduced),
     )
-
-
-def _as_pixels(per_image: Tensor) -> Tensor:
-    return per_image[:, None, None, None]

@@ -5,9 +5,10 @@ from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from tensorflow import Tensor
 
 from keras_trn.attacks.iterative_attack import IterativeAttack
-from keras_trn.attacks.norms import as_cleverhans_norm
+from keras_trn.attacks.norms import order_of
 from keras_trn.attacks.norms import project
 from keras_trn.attacks.number_of_steps import takes_any_steps
+from keras_trn.attacks.sparse_steps import sparse_ascent_direction
 from keras_trn.attacks.unsaturated_cross_entropy import unsaturated_cross_entropy
 from keras_trn.types import Logits
 
@@ -18,14 +19,17 @@ class BasicIterativeMethod(IterativeAttack):
 
     Each step is CleverHans' `fast_gradient_method`, followed by a projection onto the ball. The
     loop is part of the graph, which compiles as fast for a hundred steps as for one. CleverHans'
-    own loop is unrolled, and takes one epsilon for a whole batch.
+    own loop is unrolled, and takes one epsilon for a whole batch. With the L1 norm, each step
+    moves one percent of the pixels, where CleverHans' would move a single one: this is SLIDE.
 
     Call it like any [`Attack`][keras_trn.attacks.Attack].
-    Source: Kurakin et al., "Adversarial Examples in the Physical World", arXiv 1607.02533.
+    Source: Kurakin et al., "Adversarial Examples in the Physical World", arXiv 1607.02533; for L1
+    Tramèr and Boneh, "Adversarial Training and Robustness for Multiple Perturbations", arXiv
+    1904.13000.
 
     Args:
         epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
-        norm: `"linf"` or `"l2"`.
+        norm: `"linf"`, `"l2"` or `"l1"`.
         steps: Number of steps, each one backward pass through the classifier.
         relative_step_size: Step size as a fraction of epsilon; `2.5 / steps`, at most 1, if None.
         seed: Whole number that fixes the epsilons drawn from a range.
@@ -52,20 +56,26 @@ class BasicIterativeMethod(IterativeAttack):
         step_size = self.step_size(epsilon)
 
         def step(adversarial: Tensor) -> tuple[Tensor]:
-            adversarial = fast_gradient_method(
-                logits,
-                adversarial,
-                step_size,
-                as_cleverhans_norm(self.norm),
-                clip_min=0.0,
-                clip_max=1.0,
-                y=labels,
-                loss_fn=unsaturated_cross_entropy,
-            )
+            adversarial = self._ascend(logits, adversarial, labels, step_size)
             return (project(adversarial, images, epsilon, self.norm),)
 
         (adversarial,) = self.repeat(step, start)
         return adversarial
+
+    def _ascend(self, logits: Logits, points: Tensor, labels: Tensor, step_size: Tensor) -> Tensor:
+        """Takes one step along the gradient."""
+        if self.norm == "l1":
+            return points + step_size * sparse_ascent_direction(logits, points, labels)
+        return fast_gradient_method(
+            logits,
+            points,
+            step_size,
+            order_of(self.norm),
+            clip_min=0.0,
+            clip_max=1.0,
+            y=labels,
+            loss_fn=unsaturated_cross_entropy,
+        )
 
     @property
     def name(self) -> str:

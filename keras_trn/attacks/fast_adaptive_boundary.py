@@ -78,6 +78,7 @@ class FastAdaptiveBoundary(Attack):
     """
 
     minimal_norm = True
+    norms = ("linf", "l2")
 
     def __init__(
         self,

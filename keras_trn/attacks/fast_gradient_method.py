@@ -5,7 +5,7 @@ from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from tensorflow import Tensor
 
 from keras_trn.attacks.attack import Attack
-from keras_trn.attacks.norms import as_cleverhans_norm
+from keras_trn.attacks.norms import order_of
 from keras_trn.attacks.unsaturated_cross_entropy import unsaturated_cross_entropy
 from keras_trn.types import Logits
 
@@ -30,6 +30,7 @@ class FastGradientMethod(Attack):
     """
 
     is_random = False
+    norms = ("linf", "l2")
     name = "FGSM"
 
     def craft(
@@ -39,7 +40,7 @@ class FastGradientMethod(Attack):
             logits,
             images,
             epsilon,
-            as_cleverhans_norm(self.norm),
+            order_of(self.norm),
             clip_min=0.0,
             clip_max=1.0,
             y=labels,

@@ -8,7 +8,7 @@ from tensorflow import Tensor
 
 from keras_trn.attacks.attack import Epsilon
 from keras_trn.attacks.iterative_attack import IterativeAttack
-from keras_trn.attacks.norms import as_cleverhans_norm
+from keras_trn.attacks.norms import order_of
 from keras_trn.attacks.norms import project
 from keras_trn.attacks.number_of_steps import takes_any_steps
 from keras_trn.attacks.unsaturated_cross_entropy import unsaturated_cross_entropy
@@ -41,6 +41,7 @@ class MomentumIterativeMethod(IterativeAttack):
     """
 
     is_random = False
+    norms = ("linf", "l2")
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class MomentumIterativeMethod(IterativeAttack):
     def craft(
         self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
     ) -> Tensor:
-        norm = as_cleverhans_norm(self.norm)
+        norm = order_of(self.norm)
         step_size = self.step_size(epsilon)
 
         def step(adversarial: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:

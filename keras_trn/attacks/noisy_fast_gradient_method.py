@@ -41,6 +41,7 @@ class NoisyFastGradientMethod(FastGradientMethod):
     """
 
     is_random = True
+    norms = ("linf", "l2")
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The two norms: their names, balls and projections."""
+"""The norms: their names, balls and projections."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,28 +7,35 @@ from tensorflow import Tensor
 
 from keras_trn.attacks.random_numbers import ALGORITHM
 from keras_trn.attacks.random_numbers import random_direction
+from keras_trn.attacks.random_numbers import random_laplace
 
 # How far off a length in float32 can be.
 ROUNDING = 1e-6
 
-_CLEVERHANS_NORMS = {"linf": np.inf, "l2": 2}
+_ORDERS = {"linf": np.inf, "l2": 2, "l1": 1}
+# Bisections of the interval in which the projection onto an L1 ball lies.
+_BISECTIONS = 30
 
 
-def as_cleverhans_norm(norm: str) -> float:
-    """Translates `"linf"` or `"l2"` into the number that CleverHans takes."""
-    return _CLEVERHANS_NORMS[norm]
+def order_of(norm: str) -> float:
+    """Translates a name into the order of the norm, as NumPy and CleverHans take it."""
+    return _ORDERS[norm]
 
 
 def lengths_of(perturbation: Tensor, norm: str) -> Tensor:
     """Returns the length of each perturbation, in a tensor of shape `(batch,)`."""
     if norm == "linf":
         return tf.reduce_max(tf.abs(perturbation), axis=[1, 2, 3])
+    if norm == "l1":
+        return tf.reduce_sum(tf.abs(perturbation), axis=[1, 2, 3])
     return tf.sqrt(tf.reduce_sum(tf.square(perturbation), axis=[1, 2, 3]))
 
 
 def project(adversarial: Tensor, images: Tensor, epsilon: Tensor, norm: str) -> Tensor:
     """Brings images back within epsilon of the clean ones and into [0, 1]."""
-    perturbation = clip_eta(adversarial - images, as_cleverhans_norm(norm), epsilon)
+    if norm == "l1":
+        return _project_l1(adversarial, images, epsilon)
+    perturbation = clip_eta(adversarial - images, order_of(norm), epsilon)
     return tf.clip_by_value(images + perturbation, 0.0, 1.0)
 
 
@@ -37,11 +44,41 @@ def keep_inside(adversarial: Tensor, images: Tensor, epsilon: Tensor, norm: str)
     if norm == "linf":
         lowest, highest = tf.maximum(images - epsilon, 0.0), tf.minimum(images + epsilon, 1.0)
         return tf.clip_by_value(adversarial, lowest, highest)
+    if norm == "l1":
+        return _project_l1(adversarial, images, epsilon)
     perturbation = adversarial - images
     length = lengths_of(perturbation, norm)[:, None, None, None]
     is_outside = length > epsilon * (1 + ROUNDING)
     shortened = images + perturbation * epsilon / tf.where(is_outside, length, 1.0)
     return tf.clip_by_value(tf.where(is_outside, shortened, adversarial), 0.0, 1.0)
+
+
+def _project_l1(adversarial: Tensor, images: Tensor, epsilon: Tensor) -> Tensor:
+    """Projects onto the intersection of the L1 ball and [0, 1].
+
+    The projection shortens all changes by the same amount, down to 0, and cuts off what leaves
+    [0, 1]. Source: Croce and Hein, "Mind the Box", arXiv 2103.01208.
+    """
+    perturbation = adversarial - images
+    sizes, room = tf.abs(perturbation), tf.where(perturbation > 0, 1.0 - images, images)
+    # Each of many small changes is rounded; their sum must not leave the ball.
+    inner = epsilon * (1 - ROUNDING)
+
+    def halve(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        middle = (low + high) / 2.0
+        is_outside = _total(tf.clip_by_value(sizes - middle, 0.0, room)) > inner
+        return tf.where(is_outside, middle, low), tf.where(is_outside, high, middle)
+
+    largest = tf.reduce_max(sizes, axis=[1, 2, 3], keepdims=True)
+    state = (tf.zeros_like(largest), largest)
+    _, shortening = tf.while_loop(lambda *_: True, halve, state, maximum_iterations=_BISECTIONS)
+    kept = tf.sign(perturbation) * tf.clip_by_value(sizes - shortening, 0.0, room)
+    is_outside = _total(tf.minimum(sizes, room)) > epsilon
+    return tf.clip_by_value(tf.where(is_outside, images + kept, adversarial), 0.0, 1.0)
+
+
+def _total(changes: Tensor) -> Tensor:
+    return tf.reduce_sum(changes, axis=[1, 2, 3], keepdims=True)
 
 
 def random_in_ball(images: Tensor, epsilon: Tensor, norm: str, seed: Tensor) -> Tensor:
@@ -52,7 +89,7 @@ def random_in_ball(images: Tensor, epsilon: Tensor, norm: str, seed: Tensor) -> 
     shape = tf.shape(images)
     if norm == "linf":
         return epsilon * tf.random.stateless_uniform(shape, seed, -1.0, 1.0, alg=ALGORITHM)
-    direction = random_direction(images, seed)
+    direction = _random_unit(images, norm, seed)
     uniform = tf.random.stateless_uniform([shape[0], 1, 1, 1], seed + 1, alg=ALGORITHM)
     dimensions = tf.cast(tf.reduce_prod(shape[1:]), tf.float32)
     return epsilon * direction * uniform ** (1.0 / dimensions)
@@ -60,12 +97,18 @@ def random_in_ball(images: Tensor, epsilon: Tensor, norm: str, seed: Tensor) -> 
 
 def random_on_sphere(images: Tensor, epsilon: Tensor, norm: str, seed: Tensor) -> Tensor:
     """Draws, for each image, a point at a distance of epsilon, which [0, 1] can shorten."""
-    if norm == "l2":
-        direction = random_direction(images, seed)
-    else:
+    return tf.clip_by_value(images + epsilon * _random_unit(images, norm, seed), 0.0, 1.0)
+
+
+def _random_unit(images: Tensor, norm: str, seed: Tensor) -> Tensor:
+    """Draws, for each image, a perturbation of length 1."""
+    if norm == "linf":
         uniform = tf.random.stateless_uniform(tf.shape(images), seed, -1.0, 1.0, alg=ALGORITHM)
-        direction = divided_by_largest(uniform)
-    return tf.clip_by_value(images + epsilon * direction, 0.0, 1.0)
+        return divided_by_largest(uniform)
+    if norm == "l2":
+        return random_direction(images, seed)
+    laplace = random_laplace(images, seed)
+    return laplace / tf.reduce_sum(tf.abs(laplace), axis=[1, 2, 3], keepdims=True)
 
 
 def divided_by_largest(tensor: Tensor) -> Tensor:

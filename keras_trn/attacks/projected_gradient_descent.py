@@ -20,7 +20,8 @@ class ProjectedGradientDescent(BasicIterativeMethod):
 
     Args:
         epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
-        norm: `"linf"` or `"l2"`.
+        norm: `"linf"`, `"l2"` or `"l1"`, with which this is SLIDE (see
+            [`BasicIterativeMethod`][keras_trn.attacks.BasicIterativeMethod]).
         steps: Number of steps, each one backward pass through the classifier.
         relative_step_size: Step size as a fraction of epsilon; `2.5 / steps`, at most 1, if None.
         seed: Whole number that fixes the random start, and the epsilons drawn from a range.

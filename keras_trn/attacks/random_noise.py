@@ -5,7 +5,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from keras_trn.attacks.attack import Attack
-from keras_trn.attacks.random_numbers import random_direction
+from keras_trn.attacks.norms import random_on_sphere
 from keras_trn.attacks.random_numbers import random_signs
 from keras_trn.types import Logits
 
@@ -14,14 +14,14 @@ from keras_trn.types import Logits
 class RandomNoise(Attack):
     """Adds a random perturbation as long as epsilon allows, without querying the classifier.
 
-    For L-infinity each pixel moves by epsilon, up or down at random; for L2 the image moves by
-    epsilon in a random direction. It threatens few classifiers. A restorer trained with it
+    For L-infinity each pixel moves by epsilon, up or down at random; for L2 and L1 the image moves
+    by epsilon in a random direction. It threatens few classifiers. A restorer trained with it
     learns that not every perturbation follows a gradient, and an evaluation with it shows
     whether it did. It ignores labels; see [`Attack`][keras_trn.attacks.Attack].
 
     Args:
         epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
-        norm: `"linf"` or `"l2"`.
+        norm: `"linf"`, `"l2"` or `"l1"`.
         seed: Whole number that fixes the noise, and the epsilons drawn from a range.
 
     Example:
@@ -35,5 +35,6 @@ class RandomNoise(Attack):
     def craft(
         self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
     ) -> Tensor:
-        draw = random_signs if self.norm == "linf" else random_direction
-        return tf.clip_by_value(images + epsilon * draw(images, random_seed), 0.0, 1.0)
+        if self.norm == "linf":
+            return tf.clip_by_value(images + epsilon * random_signs(images, random_seed), 0.0, 1.0)
+        return random_on_sphere(images, epsilon, self.norm, random_seed)

@@ -21,6 +21,14 @@ def random_direction(images: Tensor, seed: Tensor) -> Tensor:
     return tf.math.l2_normalize(normal, axis=[1, 2, 3])
 
 
+def random_laplace(images: Tensor, seed: Tensor) -> Tensor:
+    """Draws a number of the Laplace distribution for each pixel."""
+    shape = tf.shape(images)
+    # Above 0, where the logarithm is finite.
+    uniform = 1.0 - tf.random.stateless_uniform(shape, seed, alg=ALGORITHM)
+    return -tf.math.log(uniform) * random_signs(images, seed + 2)
+
+
 def split_seed(seed: Tensor, number: int) -> Tensor:
     """Derives several seeds from one, in a tensor of shape `(number, 2)`."""
     return tf.random.split(seed, number, alg=ALGORITHM)

@@ -57,6 +57,7 @@ class Square(Attack):
     """
 
     gradient_free = True
+    norms = ("linf", "l2")
     name = "Square"
 
     def __init__(

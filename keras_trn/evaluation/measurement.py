@@ -16,6 +16,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_trn.attacks import Attack
+from keras_trn.attacks.norms import order_of
 from keras_trn.evaluation.arguments import check_image_shape
 from keras_trn.evaluation.arguments import checked_attacks
 from keras_trn.evaluation.arguments import checked_epsilons
@@ -289,7 +290,7 @@ def _check_adversarial(
         )
     pixels, clean = np.asarray(adversarial, "float64"), np.asarray(images, "float64")
     moved = (pixels - clean).reshape(len(pixels), -1)
-    distances = np.linalg.norm(moved, np.inf if attack.norm == "linf" else 2, axis=-1)
+    distances = np.linalg.norm(moved, order_of(attack.norm), axis=-1)
     # An image with a pixel that is not finite counts as incorrect, and has no distance.
     distance = np.max(distances, where=np.isfinite(distances), initial=0.0)
     low, high = (extreme(pixels[np.isfinite(pixels)], initial=0.5) for extreme in (np.min, np.max))

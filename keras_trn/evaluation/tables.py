@@ -12,7 +12,7 @@ from tabulate import tabulate
 if TYPE_CHECKING:
     from keras_trn.evaluation.report import Report
 
-_NORMS = {"linf": "L∞", "l2": "L2"}
+_NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 # Figures have one decimal in all other columns.
 _DECIMALS = {"SSIM attacked": 3, "SSIM restored": 3}
 

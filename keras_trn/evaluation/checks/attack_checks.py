@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_trn import threat_models
 from keras_trn.attacks.attack import Attack
+from keras_trn.attacks.norms import order_of
 from keras_trn.evaluation.checks.examination import Examination
 from keras_trn.evaluation.checks.examination import can_be_stopped
 from keras_trn.evaluation.checks.registry import Finding
@@ -292,7 +293,7 @@ def _is_valid(examination: Examination, attack: Attack, epsilon: float) -> np.nd
     """Which perturbations are finite and within epsilon, with pixels in [0, 1]."""
     adversarial = examination.adversarial(_threat_model(attack), attack, epsilon).numpy()
     perturbation = (adversarial - examination.images.numpy()).reshape(len(adversarial), -1)
-    order = np.inf if attack.norm == "linf" else 2
+    distances = np.linalg.norm(perturbation, order_of(attack.norm), axis=-1)
     # A comparison with NaN is false.
-    is_near = np.linalg.norm(perturbation, order, axis=-1) <= epsilon + _ROUNDING_OF_DISTANCES
+    is_near = distances <= epsilon + _ROUNDING_OF_DISTANCES * max(1.0, epsilon)
     return is_near & np.all((adversarial >= 0) & (adversarial <= 1), axis=(1, 2, 3))

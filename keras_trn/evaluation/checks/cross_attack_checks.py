@@ -23,7 +23,7 @@ _LISTED_IMAGES = 10
     source="`check_square_sr` of AutoAttack, arXiv 2003.01690",
     subject="main attack",
 )
-def blackbox_not_stronger(examination: Examination) -> Finding:
+def blackbox_not_stronger(examination: Examination) -> Outcome:
     """Checks that an attack without gradients finds no more than attacks with them.
 
     Square only queries logits. If it leaves a lower accuracy, gradients are masked. It is compared
@@ -31,6 +31,8 @@ def blackbox_not_stronger(examination: Examination) -> Finding:
     accuracy under gradients minus that under queries.
     """
     attack = examination.query_attack
+    if attack is None:
+        return NotApplicable("No attack by queries has the norm of the main attack")
     queries = examination.correct("blackbox", attack).mean()
     gradients = examination.correct_under_gradients().mean()
     return Finding(
@@ -70,7 +72,7 @@ def random_noise_is_weaker(examination: Examination) -> Finding:
     source="arXiv 1902.06705",
     subject="main attack",
 )
-def whitebox_covers_blackbox(examination: Examination) -> Finding:
+def whitebox_covers_blackbox(examination: Examination) -> Outcome:
     """Checks, per image, that attacks with gradients break whatever weaker attackers break.
 
     Two attacks may leave the same accuracy and break different images. If only queries break an
@@ -80,8 +82,11 @@ def whitebox_covers_blackbox(examination: Examination) -> Finding:
     These are `whitebox_full` and `bpda` together, as in the worst case of the report. The figure
     is the share of images that only weaker attackers break.
     """
-    weaker = [examination.correct("blackbox", examination.query_attack)]
-    weaker += [examination.correct(part) for part in examination.parts]
+    weaker = [examination.correct(part) for part in examination.parts]
+    if examination.query_attack is not None:
+        weaker.append(examination.correct("blackbox", examination.query_attack))
+    if not weaker:
+        return NotApplicable("No weaker attacker has the norm of the main attack")
     missed = np.flatnonzero(examination.correct_under_gradients() & ~np.all(weaker, axis=0))
     share = len(missed) / len(examination.labels)
     return Finding(

@@ -15,7 +15,7 @@ from keras_trn import threat_models as known_threat_models
 from keras_trn.attacks import Attack
 from keras_trn.attacks import ProjectedGradientDescent
 from keras_trn.attacks import Square
-from keras_trn.attacks.norms import as_cleverhans_norm
+from keras_trn.attacks.norms import order_of
 from keras_trn.attacks.number_of_steps import craft_after_steps
 from keras_trn.evaluation.arguments import checked_attacks
 from keras_trn.evaluation.checks.sampling import random_corners
@@ -225,12 +225,12 @@ class Examination:
             return cross_entropy_direction(logits, tf.one_hot(labels, logits.shape[-1]))
 
         gradient = self.gradients(images, direction)
-        step = optimize_linear(gradient, attack.epsilon, as_cleverhans_norm(attack.norm))
+        step = optimize_linear(gradient, attack.epsilon, order_of(attack.norm))
         return tf.clip_by_value(images + step, 0.0, 1.0)
 
     @property
-    def query_attack(self) -> Attack:
-        """An attack that needs no gradients: `Square`."""
+    def query_attack(self) -> Attack | None:
+        """An attack that needs no gradients: `Square`, if it has the norm of the main attack."""
         return self._remember("query attack", self._make_query_attack)
 
     def epsilons(self, attack: Attack) -> list[float]:
@@ -243,7 +243,7 @@ class Examination:
 
     def unbounded_epsilon(self, attack: Attack) -> float:
         """Returns the epsilon within which every image can be reached from every other."""
-        return 1.0 if attack.norm == "linf" else math.sqrt(math.prod(self.images.shape[1:]))
+        return math.prod(self.images.shape[1:]) ** (1 / order_of(attack.norm))
 
     # --- Answers --------------------------------------------------------------------------
 
@@ -316,7 +316,9 @@ class Examination:
             lambda: craft_after_steps(attack, target, self.images, self.labels, steps, step_size),
         )
 
-    def _make_query_attack(self) -> Attack:
+    def _make_query_attack(self) -> Attack | None:
+        if self.attack.norm not in Square.norms:
+            return None
         return Square(self.attack.epsilon, self.attack.norm, queries=self.queries, seed=self.seed)
 
     def _search_at_random(self) -> np.ndarray:

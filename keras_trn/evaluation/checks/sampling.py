@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from keras_trn.attacks.norms import lengths_of
 from keras_trn.attacks.norms import random_in_ball
 from keras_trn.graphs import compile_function
 
@@ -18,18 +19,14 @@ def random_on_surface(
 ) -> tf.Tensor:
     """Draws images in [0, 1] whose perturbation has length epsilon before clipping."""
     perturbation = random_in_ball(images, 1.0, norm, seed)
-    if norm == "linf":
-        length = tf.reduce_max(tf.abs(perturbation), axis=[1, 2, 3], keepdims=True)
-    else:
-        square = tf.reduce_sum(tf.square(perturbation), axis=[1, 2, 3], keepdims=True)
-        length = tf.sqrt(square)
+    length = lengths_of(perturbation, norm)[:, None, None, None]
     return tf.clip_by_value(images + epsilon * perturbation / length, 0.0, 1.0)
 
 
 @compile_function
 def random_corners(images: tf.Tensor, epsilon: tf.Tensor, norm: str, seed: tf.Tensor) -> tf.Tensor:
     """Draws images in [0, 1] as far away as the norm allows: corners of the cube for L-infinity."""
-    if norm == "l2":
+    if norm != "linf":
         return random_on_surface(images, epsilon, norm, seed)
     signs = tf.sign(random_in_ball(images, 1.0, norm, seed))
     return tf.clip_by_value(images + epsilon * signs, 0.0, 1.0)
