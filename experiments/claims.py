@@ -197,7 +197,7 @@ CLAIMS: dict[str, dict[str, Check]] = {
         "Against attackers who know, the single stream keeps more": ahead(
             "worst", "single stream", ["protected"], "_worst"
         ),
-        "No restorer keeps 15% under an attacker who knows the defence": worst_below(15),
+        "No restorer keeps 15% under an attacker with full knowledge": worst_below(15),
     },
     "trn_cifar10": {
         "The tables have every baseline and threat model": complete,
@@ -219,7 +219,7 @@ CLAIMS: dict[str, dict[str, Check]] = {
         "Square breaks more images with any restorer than without": ahead(
             "blackbox", "bare", RESTORERS, "_worst"
         ),
-        "No restorer keeps 5% under an attacker who knows the defence": worst_below(5),
+        "No restorer keeps 5% under an attacker with full knowledge": worst_below(5),
     },
     "trn_svhn_cropped": {
         "Attacks of several steps leave the bare classifier at most 1%": falls(ITERATIVE),

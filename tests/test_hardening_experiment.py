@@ -58,7 +58,7 @@ def test_preset_keeps_the_classifier_and_is_what_is_evaluated(
         restorer={"width": 4, "depth": 1},
         make_large_classifier=digits_recipe.make_classifier,
         best_filter=("bit depth", 1),
-        evaluations=[Evaluation([FAST], ("transfer", "whitebox_full"), examples=16)],
+        evaluations=[Evaluation([FAST], ("oblivious", "transfer", "whitebox_full"), examples=16)],
         preset="hardened",
     )
     path = tmp_path / "hardened.json"
@@ -71,6 +71,9 @@ def test_preset_keeps_the_classifier_and_is_what_is_evaluated(
         "adversarial training",
         "adversarial training, equal size",
     ]
+    table = (tmp_path / "hardened_overview.md").read_text().splitlines()
+    assert table[0] == "| defence | benign | oblivious | transfer | worst |"
+    assert len(table) == 2 + len(Report.from_json(path).defences)
     # All but the classifier is stored in half precision; Keras files the restorer under layers.
     assert stored_dtypes(tmp_path / "hardened.keras") == {
         ("layers", "float16"),

@@ -93,6 +93,17 @@ def test_gradient_maps_show_what_they_say(quickstart_folder):
     assert results["label_found"]["benign"] >= 0.98
 
 
+def test_harden_it_withstands_what_breaks_the_quickstart(quickstart_folder):
+    run_tutorial(
+        "06_harden_it", quickstart_folder, HARDENING_EPOCHS=4, EXAMPLES=60, CHECK_EXAMPLES=12
+    )
+    report = Report.from_json(quickstart_folder / "harden_it_digits.json")
+    assert_report_is_honest(report)
+    # The quickstart's restorer is left with at most 15 percent, see above.
+    assert report.worst() >= 0.25
+    assert report.cell("benign")["accuracy"] >= 0.85
+
+
 @pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_tutorial_is_committed_with_its_outputs(path):
     notebook = nbformat.read(path, as_version=4)
@@ -112,6 +123,7 @@ def test_tutorials_at_full_size_on_a_gpu(tmp_path):
     assert_report_is_honest(Report.from_json(tmp_path / "attack_it_yourself_digits.json"))
     run_tutorial("03_gradient_maps", tmp_path, RESULTS=str(TUTORIALS.parent / "results"))
     run_tutorial("05_your_own_classifier", tmp_path)
+    run_tutorial("06_harden_it", tmp_path)
 
 
 @pytest.mark.gpu

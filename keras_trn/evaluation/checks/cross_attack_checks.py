@@ -77,10 +77,10 @@ def whitebox_covers_blackbox(examination: Examination) -> Outcome:
 
     Two attacks may leave the same accuracy and break different images. If only queries break an
     image, or only an attack on a part of the defence, the attacks with gradients have failed on it.
-    The parts are the bare classifier, and the first restorer and the restorer without a map of a
-    `ProtectedClassifier` that has them.
-    These are `whitebox_full` and `bpda` together, as in the worst case of the report. The figure
-    is the share of images that only weaker attackers break.
+    These are `whitebox_full` and `bpda` together, as in the worst case of the report. The parts of
+    a defence are the bare classifier and, in a `ProtectedClassifier` that has them, the first
+    restorer and the restorer without a map. The figure is the share of images that only weaker
+    attackers break.
     """
     weaker = [examination.correct(part) for part in examination.parts]
     if examination.query_attack is not None:
