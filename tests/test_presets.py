@@ -15,8 +15,23 @@ LARGEST_FILE = 2 * 1024**2
 RESULTS = Path(__file__).parent.parent / "results"
 
 
+HARDENED = [name for name in keras_trn.list_presets() if "hardened" in name]
+
+
 def test_there_are_presets_for_fashion_mnist_and_cifar10():
-    assert {"trn_fashion_mnist", "trn_cifar10"} <= set(keras_trn.list_presets())
+    expected = {"trn_fashion_mnist", "trn_cifar10", "trn_hardened_fashion_mnist"}
+    assert expected <= set(keras_trn.list_presets())
+
+
+@pytest.mark.parametrize("name", HARDENED)
+def test_hardened_preset_protects_the_classifier_of_the_plain_one(name):
+    hardened, plain = (
+        keras_trn.ProtectedClassifier.from_preset(preset)
+        for preset in (name, name.replace("hardened_", ""))
+    )
+    weights, expected = (model.classifier.get_weights() for model in (hardened, plain))
+    for own, other in zip(weights, expected, strict=True):
+        np.testing.assert_array_equal(own, other)
 
 
 @pytest.mark.parametrize("name", keras_trn.list_presets())
@@ -89,3 +104,20 @@ def test_preset_is_of_the_class_that_loads_it():
     images = np.random.default_rng(0).random((4, 28, 28, 1), dtype="float32")
     preset = keras_trn.ProtectedClassifier.from_preset("trn_fashion_mnist")
     np.testing.assert_array_equal(custom(images), preset(images))
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", HARDENED)
+def test_hardened_preset_withstands_as_much_as_its_report_says(name):
+    data = name.removeprefix("trn_hardened_")
+    _, _, test = keras_trn.datasets.load(data, batch_size=250)
+    images, labels = keras_trn.datasets.to_arrays(test.take(1))
+    hardened = keras_trn.ProtectedClassifier.from_preset(name)
+    report = Report.from_json(RESULTS / f"{name}.json")
+    cell = report.cell("PGD-20", "whitebox_full")
+    attack = keras_trn.attacks.ProjectedGradientDescent(cell["epsilon"], seed=0)
+    target = keras_trn.threat_models.WhiteboxFull().target(hardened)
+    adversarial = attack(target, images, labels).numpy()
+    left = np.mean(hardened.predict(adversarial, verbose=0).argmax(-1) == labels)
+    # Of the images of the report, the first.
+    assert left == pytest.approx(report.correct(cell)[:250].mean(), abs=0.02)
