@@ -174,6 +174,19 @@ def test_protection_that_costs_nothing_is_not_warned_of(classifier, digits, prot
     assert not [warning for warning in recwarn if "benign" in str(warning.message)]
 
 
+@pytest.mark.parametrize("threat_model", ["oblivious", "whitebox_full"])
+def test_only_training_against_oblivious_attackers_warns(classifier, digits, threat_model, recwarn):
+    images, labels = digits[0][:32], digits[1][:32]
+    # Untrained, it draws the same gray image for all.
+    restorer = keras_trn.RestorationAutoencoder(4, 1, 2)
+    protected = keras_trn.ProtectedClassifier(classifier, restorer)
+    attack = keras_trn.attacks.FastGradientMethod(0.1)
+    protected.compile(keras.optimizers.SGD(1e-6), attack=attack, threat_model=threat_model)
+    protected.fit(images, labels, validation_data=(images, labels), verbose=0)
+    said = [warning for warning in recwarn if "benign" in str(warning.message)]
+    assert bool(said) == (threat_model == "oblivious")
+
+
 def test_presets_know_the_names_of_their_classes(tmp_path):
     protected = keras_trn.ProtectedClassifier.from_preset("trn_fashion_mnist")
     assert len(protected.class_names) == 10 and protected.class_names[-1] == "ankle boot"
