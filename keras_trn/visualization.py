@@ -23,14 +23,14 @@ def plot_restorations(
     attack: Attack,
     class_names: Sequence[str] | None = None,
 ) -> "Figure":
-    """Shows image, adversarial image, gradient map and restored image side by side.
+    """Shows image, adversarial image, gradient map, if any, and restored image side by side.
 
     The class that the bare classifier predicts is above each image, in red if wrong. The
     gradient map is the input of the restorer: red where more brightness raises the loss,
     blue where less does.
 
     Args:
-        protected: A protected classifier with a gradient map.
+        protected: A protected classifier.
         images: Clean images of shape `(number, height, width, channels)` in [0, 1]; each
             becomes a row.
         labels: Class indices of shape `(number,)`.
@@ -51,17 +51,19 @@ def plot_restorations(
         ```
     """
     adversarial = attack(protected.classifier, images, labels).numpy()
-    maps = protected.estimate_gradient_maps(adversarial, labels)[..., : images.shape[-1]]
     restored = protected.restore(adversarial, labels)
-    titles = ["image", attack.name, "gradient map", "restored"]
+    has_maps = protected.gradient_map is not None
+    titles = ["image", attack.name, *(["gradient map"] if has_maps else []), "restored"]
     figure, axes = make_image_grid(len(images), titles, width=1.7, height=1.9)
-    for column, shown in zip((0, 1, 3), (images, adversarial, restored), strict=True):
+    for column, shown in zip((0, 1, -1), (images, adversarial, restored), strict=True):
         predicted = predicted_labels(protected.classifier, shown).numpy()
         for row, image in enumerate(shown):
             name = None if class_names is None else class_names[predicted[row]]
             show_image(axes[row, column], image, predicted[row], np.ravel(labels)[row], name)
-    for axis, gradient_map in zip(axes[:, 2], maps, strict=True):
-        show_map(axis, gradient_map)
+    if has_maps:
+        maps = protected.estimate_gradient_maps(adversarial, labels)[..., : images.shape[-1]]
+        for axis, gradient_map in zip(axes[:, 2], maps, strict=True):
+            show_map(axis, gradient_map)
     return figure
 
 
