@@ -153,6 +153,19 @@ def test_map_of_any_shape_is_shown(axis, channels):
     axis.figure.canvas.draw()
 
 
+def test_restorations_without_a_gradient_map_are_shown_in_three_columns(axis):
+    restorer = keras_trn.RestorationAutoencoder(4, 1, 2)
+    protected = keras_trn.ProtectedClassifier(make_classifier(3), restorer)
+    images = random_images(2, 6, 9, 3)
+    figure = keras_trn.visualization.plot_restorations(
+        protected, images, np.array([1, 2]), ATTACKS.FastGradientMethod(0.1)
+    )
+    assert len(figure.axes) == 2 * 3
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), images[0], atol=1e-7)
+    restored = protected.restore(figure.axes[1].images[0].get_array()[None])
+    np.testing.assert_allclose(figure.axes[2].images[0].get_array(), restored[0], atol=1e-6)
+
+
 @pytest.mark.parametrize("channels", [2, 4])
 def test_restorations_are_shown_whatever_the_channels(axis, channels):
     protected, images = (
