@@ -194,7 +194,7 @@ CLAIMS: dict[str, dict[str, Check]] = {
         "In the worst case adversarial training keeps the most images": ahead(
             "worst", "adversarial training", OTHERS
         ),
-        "Against attackers who know, the single stream keeps more": ahead(
+        "Against attackers with full knowledge, the single stream keeps more": ahead(
             "worst", "single stream", ["protected"], "_worst"
         ),
         "No restorer keeps 15% under an attacker with full knowledge": worst_below(15),

@@ -2,8 +2,8 @@
 
 `python -m experiments.packing cifar10 results/trn_hardened_cifar10.work/jax`
 
-writes the encoded images, the trained classifier, and the settings. All
-of it fits in 64 MB. The images that come with a data set are decoded where they are used.
+writes the encoded images, the trained classifier, and the settings. For
+CIFAR-10 the folder takes 49 MB. Images are stored as they come, and decoded where they are used.
 """
 
 import dataclasses

@@ -14,7 +14,15 @@ from experiments.recipes import fashion_mnist
 from experiments.recipes.fashion_mnist import convolution
 from keras_trn import attacks
 
-EPSILON = fashion_mnist.EPSILON
+
+def hardened_evaluation(epsilon: float) -> Evaluation:
+    """Plans the report on a hardened preset."""
+    return Evaluation(
+        [attacks.ProjectedGradientDescent(epsilon), attacks.auto_attack("fast", epsilon)],
+        ("oblivious", "transfer", *ADAPTIVE),
+        examples=1000,
+        plots=("accuracy",),
+    )
 
 
 def make_large_classifier() -> keras.Model:
@@ -44,13 +52,6 @@ RECIPE = HardeningRecipe(
     restorer={"width": 96, "depth": 2},
     make_large_classifier=make_large_classifier,
     best_filter=("bit depth", 1),
-    evaluations=[
-        Evaluation(
-            [attacks.ProjectedGradientDescent(EPSILON), attacks.auto_attack("fast", EPSILON)],
-            ("oblivious", "transfer", *ADAPTIVE),
-            examples=1000,
-            plots=("accuracy",),
-        ),
-    ],
+    evaluations=[hardened_evaluation(fashion_mnist.EPSILON)],
     preset="trn_hardened_fashion_mnist",
 )

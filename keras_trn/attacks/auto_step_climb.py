@@ -1,7 +1,7 @@
 """A climb that halves its step where the loss no longer grows: one run of Auto-PGD.
 
 Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
-Parameter-Free Attacks", arXiv 2003.01690. The schedule is that of the authors' code. One comparison
+Parameter-Free Attacks", arXiv 2003.01690. The schedule follows the authors' code. One comparison
 differs: they compare the loss after the first step with 0, and here it is compared with the loss
 at the start, as in the paper.
 """

@@ -41,7 +41,6 @@ class NoisyFastGradientMethod(FastGradientMethod):
     """
 
     is_random = True
-    norms = ("linf", "l2")
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """A climb within an L1 ball, along ever fewer pixels: one run of Auto-PGD for L1.
 
 Source: Croce and Hein, "Mind the Box: l1-APGD for Sparse Adversarial Attacks on Image Classifiers",
-arXiv 2103.01208. The schedules are those of the authors' code.
+arXiv 2103.01208. The schedules follow the authors' code.
 """
 
 import math
