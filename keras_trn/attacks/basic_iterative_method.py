@@ -1,15 +1,13 @@
 """The basic iterative method: several small steps from the clean image."""
 
 import keras
-from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from tensorflow import Tensor
 
+from keras_trn.attacks.fast_gradient_method import ascend
 from keras_trn.attacks.iterative_attack import IterativeAttack
-from keras_trn.attacks.norms import order_of
 from keras_trn.attacks.norms import project
 from keras_trn.attacks.number_of_steps import takes_any_steps
 from keras_trn.attacks.sparse_steps import sparse_ascent_direction
-from keras_trn.attacks.unsaturated_cross_entropy import unsaturated_cross_entropy
 from keras_trn.types import Logits
 
 
@@ -66,16 +64,7 @@ class BasicIterativeMethod(IterativeAttack):
         """Takes one step along the gradient."""
         if self.norm == "l1":
             return points + step_size * sparse_ascent_direction(logits, points, labels)
-        return fast_gradient_method(
-            logits,
-            points,
-            step_size,
-            order_of(self.norm),
-            clip_min=0.0,
-            clip_max=1.0,
-            y=labels,
-            loss_fn=unsaturated_cross_entropy,
-        )
+        return ascend(logits, points, labels, step_size, self.norm)
 
     @property
     def name(self) -> str:

@@ -36,13 +36,18 @@ class FastGradientMethod(Attack):
     def craft(
         self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
     ) -> Tensor:
-        return fast_gradient_method(
-            logits,
-            images,
-            epsilon,
-            order_of(self.norm),
-            clip_min=0.0,
-            clip_max=1.0,
-            y=labels,
-            loss_fn=unsaturated_cross_entropy,
-        )
+        return ascend(logits, images, labels, epsilon, self.norm)
+
+
+def ascend(logits: Logits, images: Tensor, labels: Tensor, length: Tensor, norm: str) -> Tensor:
+    """Takes one step of a length along the gradient, by CleverHans."""
+    return fast_gradient_method(
+        logits,
+        images,
+        length,
+        order_of(norm),
+        clip_min=0.0,
+        clip_max=1.0,
+        y=labels,
+        loss_fn=unsaturated_cross_entropy,
+    )
