@@ -26,6 +26,8 @@ from PIL import Image
 
 Images = jax.Array
 Labels = jax.Array
+# The probability of each class: shape (images, classes).
+Beliefs = jax.Array
 # What each epoch has measured.
 Log = list[dict[str, float]]
 # Half precision is faster on a GPU. The weights themselves are float32.
@@ -124,11 +126,18 @@ class HardenedTraining:
         defend: Applies it, with the classifier behind a restorer.
         settings: The fields of `experiments.recipe.HardeningOnJax`, with `epsilon`.
         examples: Number of training images.
+        classes: Number of classes.
     """
 
     def __init__(
-        self, network: keras.Model, defend: Defend, settings: dict[str, Any], examples: int
+        self,
+        network: keras.Model,
+        defend: Defend,
+        settings: dict[str, Any],
+        examples: int,
+        classes: int,
     ) -> None:
+        self.classes = classes
         self.network = network
         self.defend = defend
         self.settings = settings
@@ -180,26 +189,29 @@ class HardenedTraining:
         """Attacks the network of this step, and trains it on the result."""
         settings = self.settings
         vary_key, attack_key = jax.random.split(step.key)
-        clean, labels = vary(step.images, vary_key, settings["largest_shift"]), step.labels
+        vary_key, mix_key = jax.random.split(vary_key)
+        clean = vary(step.images, vary_key, settings["largest_shift"])
+        beliefs = jax.nn.one_hot(step.labels, self.classes)
+        clean, beliefs = mix(clean, beliefs, mix_key, settings["mixed_share"])
         epochs = step.number / self.steps_per_epoch
         share = jnp.minimum((epochs + 0.1) / max(settings["warmup_epochs"], 0.1), 1.0)
+        benign = int(settings["benign_share"] * len(clean))
         adversarial = attack(
             # In inference mode, the attack would miss the network that learns in this step.
             lambda images: self.defend(state.trainable, state.others, images, training=True)[0],
-            clean,
-            labels,
+            clean[benign:],
+            beliefs[benign:],
             share * settings["epsilon"],
             settings["step_size"],
             settings["attack_steps"],
             attack_key,
         )
-        benign = int(settings["benign_share"] * len(labels))
-        images = jnp.concatenate([clean[:benign], adversarial[benign:]])
+        images = jnp.concatenate([clean[:benign], adversarial])
 
         def loss_of(trainable: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             logits, restored, others = self.defend(trainable, state.others, images, training=True)
             errors = jnp.abs(restored - clean).mean()
-            loss = cross_entropies(logits, labels).mean() + settings["pixel"] * errors
+            loss = cross_entropies(logits, beliefs).mean() + settings["pixel"] * errors
             return loss, (logits, others)
 
         gradient = jax.value_and_grad(loss_of, has_aux=True)
@@ -208,7 +220,7 @@ class HardenedTraining:
             state.optimizer, gradients, state.trainable
         )
         average = self.averaged(state.average, (trainable, others), step.number)
-        is_right = logits.argmax(-1) == labels
+        is_right = logits.argmax(-1) == beliefs.argmax(-1)
         measured = {
             "loss": loss,
             "benign_accuracy": is_right[:benign].mean(),
@@ -236,8 +248,9 @@ class HardenedTraining:
         clean = images.astype("float32") / 255
         steps = self.settings["validation_steps"]
         epsilon = self.settings["epsilon"]
+        beliefs = jax.nn.one_hot(labels, self.classes)
         adversarial = attack(
-            classify, clean, labels, epsilon, 2.5 / steps, steps, jax.random.key(SEED)
+            classify, clean, beliefs, epsilon, 2.5 / steps, steps, jax.random.key(SEED)
         )
         attacked = {"val_benign_accuracy": clean, "val_robust_accuracy": adversarial}
         return {
@@ -271,10 +284,34 @@ def vary(images: Images, key: jax.Array, largest_shift: int) -> Images:
     return jnp.where(is_mirrored, shifted[:, :, ::-1], shifted)
 
 
+def mix(
+    images: Images, beliefs: Beliefs, key: jax.Array, mixed_share: float
+) -> tuple[Images, Beliefs]:
+    """Puts a rectangle of another image into some, and mixes their labels by area.
+
+    Source: CutMix, arXiv 1905.04899. With averaged weights it delays robust overfitting,
+    arXiv 2111.05328.
+    """
+    size = images.shape[1:3]
+    area_key, center_key, choice_key = jax.random.split(key, 3)
+    sides = jnp.sqrt(jax.random.uniform(area_key, (len(images), 1))) * jnp.asarray(size)
+    centers = jax.random.uniform(center_key, (len(images), 2)) * jnp.asarray(size)
+    is_mixed = jax.random.bernoulli(choice_key, mixed_share, (len(images), 1, 1))
+    rows, columns = (
+        jnp.abs(jnp.arange(size[axis]) + 0.5 - centers[:, axis, None]) < sides[:, axis, None] / 2
+        for axis in range(2)
+    )
+    is_foreign = is_mixed & rows[:, :, None] & columns[:, None, :]
+    share = is_foreign.mean((1, 2))[:, None]
+    others = jnp.roll(images, 1, axis=0), jnp.roll(beliefs, 1, axis=0)
+    images = jnp.where(is_foreign[..., None], others[0], images)
+    return images, (1 - share) * beliefs + share * others[1]
+
+
 def attack(
     classify: Callable[[Images], jax.Array],
     clean: Images,
-    labels: Labels,
+    beliefs: Beliefs,
     epsilon: float | jax.Array,
     step_size: float,
     steps: int,
@@ -283,7 +320,7 @@ def attack(
     """Runs projected gradient descent, with steps of `step_size` epsilons, from random points."""
 
     def loss_of(images: Images) -> jax.Array:
-        return cross_entropies(classify(images), labels).sum()
+        return cross_entropies(classify(images), beliefs).sum()
 
     def ascend(_: int, images: Images) -> Images:
         moved = images + step_size * epsilon * jnp.sign(jax.grad(loss_of)(images))
@@ -293,9 +330,9 @@ def attack(
     return jax.lax.fori_loop(0, steps, ascend, jnp.clip(start, 0, 1))
 
 
-def cross_entropies(logits: jax.Array, labels: Labels) -> jax.Array:
+def cross_entropies(logits: jax.Array, beliefs: Beliefs) -> jax.Array:
     """Returns the cross-entropy of each image."""
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
+    return -(beliefs * jax.nn.log_softmax(logits)).sum(-1)
 
 
 def harden(folder: Path, name: str) -> None:
@@ -306,7 +343,8 @@ def harden(folder: Path, name: str) -> None:
         name: `restorer`, or the name of a classifier in the folder.
     """
     settings = json.loads((folder / "settings.json").read_text())
-    settings["epochs"] = settings["epochs"][name]
+    for field in ("epochs", "mixed_share"):
+        settings[field] = settings[field][name]
     if name != "restorer":
         settings["pixel"] = 0.0
     keras.utils.set_random_seed(SEED)
@@ -314,7 +352,7 @@ def harden(folder: Path, name: str) -> None:
     images, labels = map(jnp.asarray, load_images(folder / "train.npz"))
     validation = load_images(folder / "validation.npz")
     validation = tuple(jnp.asarray(part[: settings["validation_images"]]) for part in validation)
-    training = HardenedTraining(network, defend, settings, len(images))
+    training = HardenedTraining(network, defend, settings, len(images), int(labels.max()) + 1)
     state, log = training.start(), []
     backup = folder / f"{name}.backup.npz"
     if backup.exists():

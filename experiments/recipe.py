@@ -173,12 +173,14 @@ class HardeningOnJax:
     weight_decay: float = 2e-2
     momentum: float = 0.999
     # Number of steps of gradient ascent, from a new random point each time.
-    attack_steps: int = 2
+    attack_steps: int = 3
     step_size: float = 0.5
     warmup_epochs: float = 3.0
-    benign_share: float = 0.2
+    benign_share: float = 0.15
     # Images are shifted by up to so many pixels.
     largest_shift: int = 4
+    # Share of the images that get a rectangle of another one, for each defence as well.
+    mixed_share: Mapping[str, float]
     pixel: float = 1.0
     validation_steps: int = 10
     validation_images: int = 1000

@@ -28,6 +28,7 @@ SETTINGS = HardeningOnJax(
     momentum=0.9,
     attack_steps=1,
     largest_shift=1,
+    mixed_share={"restorer": 0.2, "adversarial training": 0.2},
     validation_steps=2,
     validation_images=40,
 )
