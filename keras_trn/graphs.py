@@ -73,6 +73,19 @@ class GraphCache:
         return GraphCache, ()
 
 
+class SharedGraph:
+    """Traces a function once for all graphs that call it; called eagerly, it stays eager."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self._graphs = GraphCache()
+
+    def __call__(self, *inputs: Any) -> Any:
+        if tf.executing_eagerly():
+            return self.function(*inputs)
+        return self._graphs.get("graph", self.function, lambda: self.function)(*inputs)
+
+
 def state_of(subject: Any) -> object:
     """Describes all that a compiled function keeps of a model or function, except weights.
 

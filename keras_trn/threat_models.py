@@ -11,6 +11,7 @@ from keras_trn.attacks.expectation import mean_logits
 from keras_trn.gradient_maps import EstimatedLabel
 from keras_trn.gradient_maps import GradientMap
 from keras_trn.graphs import GraphCache
+from keras_trn.graphs import SharedGraph
 from keras_trn.graphs import compile_function
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import with_known_shape
@@ -107,7 +108,12 @@ class _Adaptive(ThreatModel):
 
     def _make_target(self, defence: keras.Model) -> Classifier:
         logits = self._logits(defence)
-        return logits if self.samples == 1 else mean_logits(logits_function(logits), self.samples)
+        if self.samples > 1:
+            logits = mean_logits(logits_function(logits), self.samples)
+        elif not isinstance(defence, RestoredClassifier):
+            return logits
+        # Each attack has a graph of its own, and tracing a defence takes seconds.
+        return SharedGraph(logits_function(logits))
 
     def _logits(self, defence: keras.Model) -> Classifier:
         """The function that one run of the defence is to the attacker."""

@@ -87,6 +87,7 @@ def protect():
         protected = keras_trn.ProtectedClassifier(classifier, restorer, gradient_map)
         attack = attack or keras_trn.attacks.FastGradientMethod(epsilon=0.2)
         compile_kwargs.setdefault("optimizer", keras.optimizers.SGD(0.01))
+        compile_kwargs.setdefault("jit_compile", False)
         protected.compile(attack=attack, **compile_kwargs)
         return protected
 

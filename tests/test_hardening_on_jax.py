@@ -1,5 +1,6 @@
 """Hardening on JAX: it packs a data set, learns, continues, and hands its weights to TensorFlow."""
 
+import functools
 import json
 import os
 import subprocess
@@ -7,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,13 +17,14 @@ import tensorflow as tf
 import keras_trn
 from experiments import packing
 from experiments.harden import load_trained_on_jax
+from experiments.hardening_on_jax import cutmix
 from experiments.recipe import HardeningOnJax
 from experiments.recipe import HardeningRecipe
 from experiments.recipes import digits as digits_recipe
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 3
+EPOCHS = 2
 SETTINGS = HardeningOnJax(
     epochs={"restorer": EPOCHS, "adversarial training": EPOCHS},
     batch_size=16,
@@ -28,7 +32,7 @@ SETTINGS = HardeningOnJax(
     momentum=0.9,
     attack_steps=1,
     largest_shift=1,
-    mixed_share={"restorer": 0.2, "adversarial training": 0.2},
+    cutmix_share={"restorer": 0.2, "adversarial training": 0.2},
     validation_steps=2,
     validation_images=40,
 )
@@ -72,6 +76,17 @@ def folder(digits, classifier, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def harden_on_jax(folder):
+    """Trains a defence once, and returns what each epoch measured."""
+
+    @functools.cache
+    def harden(name):
+        return run_hardening(folder, name)
+
+    return harden
+
+
 def start_hardening(folder, name):
     """Starts the command in its own process, as this one has chosen TensorFlow."""
     return subprocess.Popen(
@@ -81,15 +96,17 @@ def start_hardening(folder, name):
     )
 
 
-def harden_on_jax(folder, name):
+def run_hardening(folder, name):
     """Trains a defence, and returns what each epoch measured."""
     assert start_hardening(folder, name).wait() == 0
     return json.loads((folder / f"{name}.json").read_text())
 
 
 @pytest.mark.parametrize("name", ["restorer", "adversarial training"])
-def test_learns_and_hands_its_best_weights_to_tensorflow(folder, name, classifier, validation):
-    log = harden_on_jax(folder, name)
+def test_learns_and_hands_its_best_weights_to_tensorflow(
+    folder, harden_on_jax, name, classifier, validation
+):
+    log = harden_on_jax(name)
     assert len(log) == EPOCHS
     assert log[-1]["loss"] < log[0]["loss"]
     if name == "restorer":
@@ -105,14 +122,14 @@ def test_learns_and_hands_its_best_weights_to_tensorflow(folder, name, classifie
     assert np.mean(logits.argmax(-1) == labels) == pytest.approx(best["val_benign_accuracy"])
 
 
-def test_continues_after_an_interruption_as_if_there_were_none(folder, tmp_path):
-    log = harden_on_jax(folder, "restorer")
+def test_continues_after_an_interruption_as_if_there_were_none(folder, harden_on_jax, tmp_path):
+    log = harden_on_jax("restorer")
     for path in folder.iterdir():
         if path.suffix in (".npz", ".keras", ".json") and "restorer" not in path.name:
             (tmp_path / path.name).symlink_to(path)
     interrupt_after_first_epoch(tmp_path)
     assert not (tmp_path / "restorer.json").exists()
-    assert harden_on_jax(tmp_path, "restorer") == log
+    assert run_hardening(tmp_path, "restorer") == log
 
 
 def interrupt_after_first_epoch(folder):
@@ -123,6 +140,17 @@ def interrupt_after_first_epoch(folder):
         time.sleep(0.01)
     process.kill()
     process.wait()
+
+
+def test_cutmix_mixes_labels_as_it_mixes_pixels():
+    count = 12
+    # Each pixel says which image it is from.
+    images = jnp.tile(jnp.arange(count, dtype="float32")[:, None, None, None], (1, 6, 8, 1))
+    mixed, soft_labels = cutmix(images, jnp.eye(count), jax.random.key(0), 0.5)
+    shares = [[np.mean(image == source) for source in range(count)] for image in mixed]
+    np.testing.assert_allclose(soft_labels, shares, atol=1e-6)
+    is_mixed = np.any(mixed != images, axis=(1, 2, 3))
+    assert 0 < is_mixed.sum() < count
 
 
 def test_missing_weights_are_named_with_the_commands_that_make_them(tmp_path, classifier):

@@ -64,6 +64,7 @@ def train(strategy, dataset):
             attack=keras_trn.attacks.BasicIterativeMethod(epsilon=0.2, steps=2),
             benign_share=0.0,
             fresh_share=0.0,
+            jit_compile=False,
         )
     history = protected.fit(dataset, validation_data=clean, epochs=2, verbose=0)
     return np.array(history.history["val_loss"])

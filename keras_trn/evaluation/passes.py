@@ -1,11 +1,15 @@
 """Counts the passes through a defence that an attack takes."""
 
+import weakref
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from keras_trn.logits import logits_function
 from keras_trn.types import Classifier
+
+# By the id of the target, which a counted target keeps alive.
+_COUNTED: weakref.WeakValueDictionary[int, "CountedTarget"] = weakref.WeakValueDictionary()
 
 
 class CountedTarget:
@@ -37,3 +41,11 @@ class CountedTarget:
     def passes(self) -> tuple[int, int]:
         """The forward and the backward passes so far, counted per image."""
         return int(self._forward.numpy()), int(self._backward.numpy())
+
+
+def counted(target: Classifier) -> CountedTarget:
+    """Returns the counted target of a target: the same each time, as each is traced anew."""
+    known = _COUNTED.get(id(target))
+    if known is None:
+        known = _COUNTED[id(target)] = CountedTarget(target)
+    return known

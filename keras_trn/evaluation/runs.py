@@ -16,6 +16,7 @@ from keras_trn.attacks import Attack
 from keras_trn.evaluation.default_threat_models import all_threat_models
 from keras_trn.evaluation.fingerprints import Fingerprints
 from keras_trn.evaluation.passes import CountedTarget
+from keras_trn.evaluation.passes import counted
 from keras_trn.threat_models import ThreatModel
 from keras_trn.types import Classifier
 from keras_trn.types import Config
@@ -46,7 +47,7 @@ class Run:
     @functools.cached_property
     def counted_target(self) -> CountedTarget:
         """The target, with a count of the passes through it."""
-        return CountedTarget(self.target)
+        return counted(self.target)
 
     def craft(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Crafts adversarial images, and counts the passes if they are crafted for one defence."""
