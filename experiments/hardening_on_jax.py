@@ -27,7 +27,7 @@ from PIL import Image
 Images = jax.Array
 Labels = jax.Array
 # The probability of each class: shape (images, classes).
-Beliefs = jax.Array
+SoftLabels = jax.Array
 # What each epoch has measured.
 Log = list[dict[str, float]]
 # Half precision is faster on a GPU. The weights themselves are float32.
@@ -188,11 +188,11 @@ class HardenedTraining:
     def step(self, state: State, step: Step) -> tuple[State, dict[str, jax.Array]]:
         """Attacks the network of this step, and trains it on the result."""
         settings = self.settings
-        vary_key, attack_key = jax.random.split(step.key)
-        vary_key, mix_key = jax.random.split(vary_key)
-        clean = vary(step.images, vary_key, settings["largest_shift"])
-        beliefs = jax.nn.one_hot(step.labels, self.classes)
-        clean, beliefs = mix(clean, beliefs, mix_key, settings["mixed_share"])
+        augment_key, attack_key = jax.random.split(step.key)
+        augment_key, mix_key = jax.random.split(augment_key)
+        clean = augment(step.images, augment_key, settings["largest_shift"])
+        soft_labels = jax.nn.one_hot(step.labels, self.classes)
+        clean, soft_labels = cutmix(clean, soft_labels, mix_key, settings["cutmix_share"])
         epochs = step.number / self.steps_per_epoch
         share = jnp.minimum((epochs + 0.1) / max(settings["warmup_epochs"], 0.1), 1.0)
         benign = int(settings["benign_share"] * len(clean))
@@ -200,7 +200,7 @@ class HardenedTraining:
             # In inference mode, the attack would miss the network that learns in this step.
             lambda images: self.defend(state.trainable, state.others, images, training=True)[0],
             clean[benign:],
-            beliefs[benign:],
+            soft_labels[benign:],
             share * settings["epsilon"],
             settings["step_size"],
             settings["attack_steps"],
@@ -211,7 +211,7 @@ class HardenedTraining:
         def loss_of(trainable: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             logits, restored, others = self.defend(trainable, state.others, images, training=True)
             errors = jnp.abs(restored - clean).mean()
-            loss = cross_entropies(logits, beliefs).mean() + settings["pixel"] * errors
+            loss = cross_entropies(logits, soft_labels).mean() + settings["pixel"] * errors
             return loss, (logits, others)
 
         gradient = jax.value_and_grad(loss_of, has_aux=True)
@@ -220,7 +220,7 @@ class HardenedTraining:
             state.optimizer, gradients, state.trainable
         )
         average = self.averaged(state.average, (trainable, others), step.number)
-        is_right = logits.argmax(-1) == beliefs.argmax(-1)
+        is_right = logits.argmax(-1) == soft_labels.argmax(-1)
         measured = {
             "loss": loss,
             "benign_accuracy": is_right[:benign].mean(),
@@ -248,9 +248,9 @@ class HardenedTraining:
         clean = images.astype("float32") / 255
         steps = self.settings["validation_steps"]
         epsilon = self.settings["epsilon"]
-        beliefs = jax.nn.one_hot(labels, self.classes)
+        soft_labels = jax.nn.one_hot(labels, self.classes)
         adversarial = attack(
-            classify, clean, beliefs, epsilon, 2.5 / steps, steps, jax.random.key(SEED)
+            classify, clean, soft_labels, epsilon, 2.5 / steps, steps, jax.random.key(SEED)
         )
         attacked = {"val_benign_accuracy": clean, "val_robust_accuracy": adversarial}
         return {
@@ -269,7 +269,7 @@ class HardenedTraining:
         network.save_weights(path)
 
 
-def vary(images: Images, key: jax.Array, largest_shift: int) -> Images:
+def augment(images: Images, key: jax.Array, largest_shift: int) -> Images:
     """Shifts images by some pixels, their edges reflected, and mirrors every second one."""
     shift_key, mirror_key = jax.random.split(key)
     margin = (largest_shift, largest_shift)
@@ -284,9 +284,9 @@ def vary(images: Images, key: jax.Array, largest_shift: int) -> Images:
     return jnp.where(is_mirrored, shifted[:, :, ::-1], shifted)
 
 
-def mix(
-    images: Images, beliefs: Beliefs, key: jax.Array, mixed_share: float
-) -> tuple[Images, Beliefs]:
+def cutmix(
+    images: Images, soft_labels: SoftLabels, key: jax.Array, cutmix_share: float
+) -> tuple[Images, SoftLabels]:
     """Puts a rectangle of another image into some, and mixes their labels by area.
 
     Source: CutMix, arXiv 1905.04899. With averaged weights it delays robust overfitting,
@@ -296,22 +296,22 @@ def mix(
     area_key, center_key, choice_key = jax.random.split(key, 3)
     sides = jnp.sqrt(jax.random.uniform(area_key, (len(images), 1))) * jnp.asarray(size)
     centers = jax.random.uniform(center_key, (len(images), 2)) * jnp.asarray(size)
-    is_mixed = jax.random.bernoulli(choice_key, mixed_share, (len(images), 1, 1))
+    is_mixed = jax.random.bernoulli(choice_key, cutmix_share, (len(images), 1, 1))
     rows, columns = (
         jnp.abs(jnp.arange(size[axis]) + 0.5 - centers[:, axis, None]) < sides[:, axis, None] / 2
         for axis in range(2)
     )
     is_foreign = is_mixed & rows[:, :, None] & columns[:, None, :]
     share = is_foreign.mean((1, 2))[:, None]
-    others = jnp.roll(images, 1, axis=0), jnp.roll(beliefs, 1, axis=0)
+    others = jnp.roll(images, 1, axis=0), jnp.roll(soft_labels, 1, axis=0)
     images = jnp.where(is_foreign[..., None], others[0], images)
-    return images, (1 - share) * beliefs + share * others[1]
+    return images, (1 - share) * soft_labels + share * others[1]
 
 
 def attack(
     classify: Callable[[Images], jax.Array],
     clean: Images,
-    beliefs: Beliefs,
+    soft_labels: SoftLabels,
     epsilon: float | jax.Array,
     step_size: float,
     steps: int,
@@ -320,7 +320,7 @@ def attack(
     """Runs projected gradient descent, with steps of `step_size` epsilons, from random points."""
 
     def loss_of(images: Images) -> jax.Array:
-        return cross_entropies(classify(images), beliefs).sum()
+        return cross_entropies(classify(images), soft_labels).sum()
 
     def ascend(_: int, images: Images) -> Images:
         moved = images + step_size * epsilon * jnp.sign(jax.grad(loss_of)(images))
@@ -330,9 +330,9 @@ def attack(
     return jax.lax.fori_loop(0, steps, ascend, jnp.clip(start, 0, 1))
 
 
-def cross_entropies(logits: jax.Array, beliefs: Beliefs) -> jax.Array:
+def cross_entropies(logits: jax.Array, soft_labels: SoftLabels) -> jax.Array:
     """Returns the cross-entropy of each image."""
-    return -(beliefs * jax.nn.log_softmax(logits)).sum(-1)
+    return -(soft_labels * jax.nn.log_softmax(logits)).sum(-1)
 
 
 def harden(folder: Path, name: str) -> None:
@@ -343,7 +343,7 @@ def harden(folder: Path, name: str) -> None:
         name: `restorer`, or the name of a classifier in the folder.
     """
     settings = json.loads((folder / "settings.json").read_text())
-    for field in ("epochs", "mixed_share"):
+    for field in ("epochs", "cutmix_share"):
         settings[field] = settings[field][name]
     if name != "restorer":
         settings["pixel"] = 0.0

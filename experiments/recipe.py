@@ -179,8 +179,8 @@ class HardeningOnJax:
     benign_share: float = 0.15
     # Images are shifted by up to so many pixels.
     largest_shift: int = 4
-    # Share of the images that get a rectangle of another one, for each defence as well.
-    mixed_share: Mapping[str, float]
+    # Share of the images that get a rectangle of another one, by name as well.
+    cutmix_share: Mapping[str, float]
     pixel: float = 1.0
     validation_steps: int = 10
     validation_images: int = 1000

@@ -17,7 +17,7 @@ RECIPE = HardeningRecipe(
             "adversarial training, equal size": 40,
         },
         # Without, all of them overfit after 25 to 35 epochs.
-        mixed_share={
+        cutmix_share={
             "restorer": 0.7,
             "adversarial training": 0.5,
             "adversarial training, equal size": 0.5,
