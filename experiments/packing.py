@@ -41,7 +41,7 @@ def pack(recipe: HardeningRecipe, folder: Path) -> None:
 
 
 def pack_images(data: str, split: str, path: Path) -> None:
-    """Writes the images of a split as they are stored, one after the other, and their labels."""
+    """Writes the encoded images of a split, one after the other, and their labels."""
     decoders = {"image": tfds.decode.SkipDecoding()}
     examples = list(tfds.load(data, split=split, decoders=decoders).as_numpy_iterator())
     encoded = [np.frombuffer(example["image"], "uint8") for example in examples]

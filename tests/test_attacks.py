@@ -128,7 +128,7 @@ def test_momentum_iterative_method_is_that_of_cleverhans(norm, decay, unsure, di
 @every_norm
 @pytest.mark.parametrize("attack", [BasicIterativeMethod, ProjectedGradientDescent])
 def test_attacks_are_as_strong_on_a_classifier_that_is_sure(norm, attack, classifier, digits):
-    """CleverHans itself stands still where a gradient is shorter than 1e-6."""
+    """CleverHans itself does not move where a gradient is shorter than 1e-6."""
     images, labels = digits[0][:100], digits[1][:100]
     attack = attack(EPSILONS[norm], norm=norm, seed=0)
 

@@ -49,7 +49,7 @@ def batches_of_every_size(channels):
 
 def make_attack(name):
     if name == "CarliniWagner":
-        # It leaves an image as it is unless it finds one that is misclassified.
+        # It returns the clean image unless it finds one that is misclassified.
         return ATTACKS.CarliniWagner(5.0, steps=20, search_steps=4)
     return getattr(ATTACKS, name)(0.5, seed=0, **ATTACK_ARGUMENTS[name])
 

@@ -1,4 +1,4 @@
-"""What is malformed is refused with what came and how to mend it."""
+"""Malformed input is refused with what came and how to fix it."""
 
 import re
 

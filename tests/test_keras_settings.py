@@ -1,4 +1,4 @@
-"""Keras' own settings change no answer, or an error says which one stands in the way."""
+"""Keras' own settings change no answer, or an error says which one is in the way."""
 
 import json
 import sys

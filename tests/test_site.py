@@ -47,7 +47,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The site as it is built: strictly, as one command says."""
+    """The site, built strictly by the documented command."""
     folder = tmp_path_factory.mktemp("site")
     subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
@@ -95,7 +95,7 @@ def soup(path):
 
 
 def test_links_and_anchors_lead_somewhere(site):
-    """Those of notebooks and of plain HTML, too, which the strict build does not look at."""
+    """Includes links of notebooks and of plain HTML, which the strict build does not check."""
     documents = {page: soup(site / page / "index.html") for page in pages(site)}
     anchors = {
         page: {tag["id"] for tag in document.find_all(id=True)}

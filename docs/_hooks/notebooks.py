@@ -1,7 +1,7 @@
 """Fits the tutorials into the site: their links, and the alternative texts of their pictures.
 
 In a notebook links lead to files, such as `../docs/method.md`, so that they work in JupyterLab
-and in a browser of the repository alike. An alternative text stands in the metadata of the cell
+and in a browser of the repository alike. An alternative text is in the metadata of the cell
 that makes the picture, under the name that nbconvert's older templates read.
 """
 
@@ -18,7 +18,7 @@ _NO_ALTERNATIVE_TEXT = re.compile(r'alt="No description has been provided for th
 
 
 def on_page_content(content, page, config, files):
-    """Mends links and alternative texts of a notebook that was turned into HTML."""
+    """Corrects links and alternative texts of a notebook that was turned into HTML."""
     if not page.file.src_uri.endswith(".ipynb"):
         return content
     alternative_texts = iter(_alternative_texts(Path(page.file.abs_src_path)))
@@ -40,7 +40,7 @@ def _alternative_texts(path):
 def _link(match, page, files):
     folder = posixpath.dirname(page.file.src_uri)
     path = posixpath.normpath(posixpath.join(folder, match["path"]))
-    # The folder of the tutorials is beside that of the documentation, and linked into it.
+    # The folder of the tutorials is next to the folder of the documentation, and linked into it.
     target = files.get_file_from_path(path.removeprefix("docs/"))
     if target is None:
         raise PluginError(f"{page.file.src_uri} has a link to {match['path']}: no such page.")
