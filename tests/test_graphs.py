@@ -13,6 +13,8 @@ import pytest
 import tensorflow as tf
 
 import keras_trn
+from keras_trn.evaluation.checks import Examination
+from keras_trn.evaluation.runs import Run
 from keras_trn.graphs import GraphCache
 from keras_trn.graphs import state_of
 from keras_trn.logits import logits_function
@@ -55,6 +57,36 @@ def test_attack_on_a_threat_model_follows_a_changed_classifier(squashed, digits)
     before = attack(target, images, labels).numpy()
     squashed.layers[-1].activation = lambda logits: -logits
     assert not np.array_equal(attack(target, images, labels).numpy(), before)
+
+
+def test_a_target_is_traced_once_for_all_attacks(classifier, digits):
+    images, labels = digits[0][:4], digits[1][:4]
+    traced = []
+
+    class Darkened(keras_trn.RestoredClassifier):
+        def restore_batch(self, images, labels=None):
+            if not tf.executing_eagerly():
+                traced.append(images)
+            return 0.9 * images
+
+    target = keras_trn.threat_models.WhiteboxFull().target(Darkened(classifier))
+    for make in (keras_trn.attacks.FastGradientMethod, keras_trn.attacks.ProjectedGradientDescent):
+        make(epsilon=0.2)(target, images, labels)
+    assert len(traced) == 1
+
+
+def test_a_report_counts_passes_through_one_function_for_all_epsilons_and_checks(
+    classifier, digits
+):
+    defence = keras_trn.baselines.BitDepthReduction(classifier, bits=3)
+    attack = keras_trn.attacks.FastGradientMethod(epsilon=0.2)
+    threat_model = keras_trn.threat_models.BPDA()
+    targets = {
+        Run(["protected"], attack, threat_model, defence, epsilon).counted_target
+        for epsilon in (0.1, 0.2)
+    }
+    examination = Examination(defence, digits[0][:4], digits[1][:4], attack, [threat_model])
+    assert targets == {examination.target("bpda")}
 
 
 def test_attack_follows_its_own_arguments(squashed, digits):
