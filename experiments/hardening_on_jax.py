@@ -28,7 +28,7 @@ Images = jax.Array
 Labels = jax.Array
 # The probability of each class: shape (images, classes).
 SoftLabels = jax.Array
-# What each epoch has measured.
+# The measurements of each epoch.
 Log = list[dict[str, float]]
 # Half precision is faster on a GPU. The weights themselves are float32.
 DTYPE = "mixed_bfloat16" if jax.default_backend() == "gpu" else "float32"
@@ -46,7 +46,7 @@ class State(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one training step gets."""
+    """The inputs of one training step."""
 
     images: Images
     labels: Labels

@@ -1,4 +1,4 @@
-"""What an experiment on a data set is made of."""
+"""Describes experiments: one recipe for each data set."""
 
 import dataclasses
 from collections.abc import Callable
@@ -137,7 +137,7 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hardening:
-    """How a defence is trained against attackers with full knowledge."""
+    """Configures training against attackers with full knowledge."""
 
     epochs: int
     batch_size: int = 128
@@ -161,7 +161,7 @@ class Hardening:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HardeningOnJax:
-    """How `experiments.hardening_on_jax` trains a defence against attackers with full knowledge.
+    """Configures training by `experiments.hardening_on_jax` against attackers with full knowledge.
 
     The fields that `Hardening` has too mean the same.
     """

@@ -18,7 +18,7 @@ from keras_trn.digests import digest_of_arrays
 
 # Functions of these packages do not change while a program runs.
 _LIBRARIES = {"keras", "tensorflow", "numpy", "builtins"}
-# What `tf.is_tensor` says of a type. It looks for a protocol, which takes long for a layer.
+# The answers of `tf.is_tensor` by type. It looks for a protocol, which takes long for a layer.
 _IS_TENSOR: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 
 

@@ -38,7 +38,7 @@ class MapDerivative:
         self._defence = defence
         self.maps = compile_function(self._maps)
         self.vjp = compile_function(self._vjp)
-        # How complete the derivative is; `keras_trn.evaluation.map_gradient` measures it once.
+        # The completeness of the derivative; `keras_trn.evaluation.map_gradient` measures it once.
         self.measured: Any = None
 
     def unsupported_reason(self) -> str | None:

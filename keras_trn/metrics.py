@@ -1,4 +1,4 @@
-"""How close a restored image is to the clean one, and how often a classifier is correct."""
+"""Measures how close restored images are to clean ones, and how often a classifier is correct."""
 
 from typing import Any
 

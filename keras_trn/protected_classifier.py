@@ -546,7 +546,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
 
     @property
     def forward_passes(self) -> int:  # type: ignore[override]
-        """How often one prediction runs the classifier forward, for the gradient map too."""
+        """Counts the forward passes in one prediction, for the gradient map too."""
         if self.gradient_map is None:
             return 1
         return 1 + self.gradient_map.forward_passes(self.num_classes)

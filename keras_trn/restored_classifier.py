@@ -60,7 +60,7 @@ class RestoredClassifier(CheckedModel):
     needs_labels = False
     # Whether the gradient of the restoration is useful to an attacker.
     is_differentiable = True
-    # How often one prediction runs the classifier forward.
+    # The number of forward passes through the classifier in one prediction.
     forward_passes = 1
 
     def __init__(self, classifier: keras.Model, **kwargs: Any) -> None:

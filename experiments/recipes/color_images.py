@@ -1,4 +1,4 @@
-"""What CIFAR-10 and SVHN have in common: classifiers, their training, and variations."""
+"""Shared parts of CIFAR-10 and SVHN: classifiers, their training, and variations."""
 
 from collections.abc import Callable
 from collections.abc import Sequence

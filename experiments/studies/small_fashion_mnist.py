@@ -18,7 +18,7 @@ RECIPE = dataclasses.replace(fashion_mnist.RECIPE, learning_rate=2e-3)
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How much is trained and measured."""
+    """Sets how much is trained and measured."""
 
     classifier_epochs: int
     batch_size: int

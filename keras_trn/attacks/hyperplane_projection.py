@@ -33,7 +33,7 @@ def shortest_change(points: Tensor, normals: Tensor, rises: Tensor, norm: str) -
 
     directions = tf.sign(slopes) * tf.sign(rises)[:, None]
     room = tf.where(directions > 0, 1.0 - points, points)
-    # How far a pixel moves for each unit of the level, which is the same for all pixels.
+    # A pixel moves so far for each unit of the level, which is the same for all pixels.
     speeds = tf.ones_like(slopes) if norm == "linf" else tf.abs(slopes)
     limits = tf.math.divide_no_nan(room, speeds)
     level = _level(speeds * tf.abs(slopes), limits, tf.abs(rises))
@@ -47,7 +47,7 @@ def _level(gains: Tensor, limits: Tensor, demand: Tensor) -> Tensor:
     limits, gains = -negated, tf.gather(gains, order, batch_dims=1)
     of_full = tf.cumsum(gains * limits, axis=-1, exclusive=True)
     gain_of_others = tf.cumsum(gains, axis=-1, reverse=True)
-    # What is reached when the pixel in question is full, and all before it.
+    # The distance reached when this pixel is full, and all before it.
     reached = of_full + gain_of_others * limits
     is_too_low = tf.cast(reached < demand[:, None], tf.int32)
     full = tf.minimum(tf.reduce_sum(is_too_low, axis=-1), number - 1)

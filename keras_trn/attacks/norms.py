@@ -9,7 +9,7 @@ from keras_trn.attacks.random_numbers import ALGORITHM
 from keras_trn.attacks.random_numbers import random_direction
 from keras_trn.attacks.random_numbers import random_laplace
 
-# How far off a length in float32 can be.
+# The rounding error of a length in float32.
 ROUNDING = 1e-6
 
 _ORDERS = {"linf": np.inf, "l2": 2, "l1": 1}

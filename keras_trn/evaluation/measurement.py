@@ -49,7 +49,7 @@ from keras_trn.types import Config
 from keras_trn.types import ImageShape
 from keras_trn.types import LabelledImages
 
-# What float32 images can be off by, in units of their range or relative to a larger epsilon.
+# The rounding error of float32 images, in units of their range or relative to a larger epsilon.
 _ROUNDING_OF_DISTANCES = 1e-5
 
 BARE = "bare"

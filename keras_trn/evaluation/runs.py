@@ -24,7 +24,7 @@ from keras_trn.types import Config
 # NumPy may have rounded an epsilon to float32.
 _SAME_EPSILON = 1e-6
 
-# What was measured of one defence under one attack and threat model: a row of the JSON file.
+# The measurements of one defence under one attack and threat model: a row of the JSON file.
 Cell = dict[str, Any]
 
 

@@ -17,7 +17,7 @@ from keras_trn.evaluation.checks.registry import Outcome
 from keras_trn.evaluation.checks.registry import check
 from keras_trn.logits import logits_function
 
-# What a random start may change between two runs of the same strength.
+# A random start may change this share between two runs of the same strength.
 _NOISE = 0.005
 # An attack that has converged finds no more than this with twice as many steps.
 _CONVERGED = 0.005

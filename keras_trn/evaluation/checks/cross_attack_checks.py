@@ -12,7 +12,7 @@ from keras_trn.evaluation.checks.registry import check
 _BETTER_BY_CHANCE = 0.002
 # The share of images that only a weaker attacker may break (Carlini et al.).
 _BROKEN_BY_CHANCE = 0.01
-# What another path of the gradient may change, half a point as between numbers of steps.
+# Another path of the gradient may change this share, half a point as between numbers of steps.
 _OTHER_PATH = 0.005
 # So many of the images that only a weaker attacker breaks are listed.
 _LISTED_IMAGES = 10
