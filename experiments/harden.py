@@ -96,7 +96,7 @@ class HardeningExperiment(Experiment):
 def overview(report: Report) -> str:
     """Writes accuracies in the worst case, by what the attacker knows, as a table in Markdown."""
     names = {report.evaluated: "hardened TRN"}
-    attackers = {"oblivious": "oblivious", "transfer": "transfer", "worst": None}
+    attackers = {"worst": None, "oblivious": "oblivious", "transfer": "transfer"}
     rows = [
         {
             "defence": names.get(defence, defence),
