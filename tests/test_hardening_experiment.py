@@ -72,7 +72,7 @@ def test_preset_keeps_the_classifier_and_is_what_is_evaluated(
         "adversarial training, equal size",
     ]
     table = (tmp_path / "hardened_overview.md").read_text().splitlines()
-    assert table[0] == "| defence | benign | oblivious | transfer | worst |"
+    assert table[0] == "| defence | benign | worst | oblivious | transfer |"
     assert len(table) == 2 + len(Report.from_json(path).defences)
     # All but the classifier is stored in half precision; Keras files the restorer under layers.
     assert stored_dtypes(tmp_path / "hardened.keras") == {
