@@ -221,6 +221,14 @@ CLAIMS: dict[str, dict[str, Check]] = {
         ),
         "No restorer keeps 5% under an attacker with full knowledge": worst_below(5),
     },
+    "trn_hardened_cifar10": {
+        "In the worst case it keeps more than adversarial training": ahead(
+            "worst", "protected", ["adversarial training"]
+        ),
+        "Without an attack it is ahead of adversarial training": ahead(
+            "benign", "protected", ["adversarial training"]
+        ),
+    },
     "trn_svhn_cropped": {
         "Attacks of several steps leave the bare classifier at most 1%": falls(ITERATIVE),
         "At least 60% are correct again under each of them": keeps(

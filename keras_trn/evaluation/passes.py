@@ -44,7 +44,7 @@ class CountedTarget:
 
 
 def counted(target: Classifier) -> CountedTarget:
-    """Returns the counted target of a target: the same each time, as each is traced anew."""
+    """Returns the counted target of a target, always the same one, so that it is traced once."""
     known = _COUNTED.get(id(target))
     if known is None:
         known = _COUNTED[id(target)] = CountedTarget(target)
