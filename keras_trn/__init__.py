@@ -19,6 +19,7 @@ from keras_trn import visualization as visualization
 from keras_trn.adversarial_cache import cache_adversarial_examples as cache_adversarial_examples
 from keras_trn.calibration import Calibration as Calibration
 from keras_trn.evaluation import evaluate as evaluate
+from keras_trn.guarded_classifier import GuardedClassifier as GuardedClassifier
 from keras_trn.presets import list_presets as list_presets
 from keras_trn.protected_classifier import ProtectedClassifier as ProtectedClassifier
 from keras_trn.restoration_autoencoder import RestorationAutoencoder as RestorationAutoencoder
@@ -31,6 +32,7 @@ from keras_trn.version import __version__ as __version__
 
 __all__ = [
     "Calibration",
+    "GuardedClassifier",
     "ProtectedClassifier",
     "RestorationAutoencoder",
     "RestoredClassifier",
