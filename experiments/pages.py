@@ -1,7 +1,8 @@
 """Fills the tables of results into Markdown pages.
 
-`python -m experiments.pages README.md docs/*.md keras_trn/presets/*.md`, in the repository.
-A page marks the place of a table by a report and one of its tables, or by a file in Markdown:
+`python -m experiments.pages README.md docs/*.md docs/*/*.md keras_trn/presets/*.md`, in the
+repository. A page marks the place of a table by a report and one of its tables or its `overview`,
+or by a file in Markdown:
 
     <!-- table of results/quickstart_digits.json: accuracy -->
     <!-- end of table -->
@@ -13,7 +14,8 @@ import re
 import sys
 from pathlib import Path
 
-from keras_trn.evaluation import Report
+from experiments.reports import overview_markdown
+from experiments.reports import read_report
 from keras_trn.evaluation.checks.registry import checks_table
 
 _PLACE = re.compile(
@@ -32,8 +34,10 @@ def with_tables(text: str, folder: str | Path = ".") -> str:
             table = checks_table()
         elif path.suffix == ".md":
             table = path.read_text(encoding="utf-8").strip()
+        elif place["table"] == "overview":
+            table = overview_markdown(read_report(path))
         else:
-            table = Report.from_json(path).to_markdown(place["table"] or "accuracy")
+            table = read_report(path).to_markdown(place["table"] or "accuracy")
         return f"{place['start']}\n{table}\n\n{place['end']}"
 
     return _PLACE.sub(fill, text)
