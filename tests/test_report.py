@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_trn
+from experiments import headlines
 from experiments.dot_plots import digest
 from experiments.pages import with_tables
 from experiments.reports import overview
@@ -369,6 +370,7 @@ def test_dot_plots_show_the_committed_results(path):
         "docs/method.md",
         "docs/evaluating.md",
         "docs/results.md",
+        "docs/should-you-use-this.md",
         *(f"docs/results/{path.name}" for path in ROOT.glob("docs/results/*.md")),
         "docs/sharp-bits.md",
         "keras_trn/presets/trn_cifar10.md",
@@ -377,8 +379,20 @@ def test_dot_plots_show_the_committed_results(path):
 )
 def test_pages_show_the_committed_results(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    assert "<!-- table of results/" in text
+    assert "<!-- table of " in text
     assert with_tables(text, ROOT) == text
+
+
+def test_choices_star_what_a_weaker_attack_measured(report, tmp_path, monkeypatch):
+    shown = {"no defence": "bare", "plain": "plain TRN", "hardened": "hardened TRN"}
+    monkeypatch.setattr(headlines, "CHOICES", shown)
+    report.to_json(tmp_path / "trn_a_worst.json")
+    report.to_json(tmp_path / "trn_hardened_a.json")
+    assert headlines.choices("a", tmp_path).splitlines()[2:] == [
+        "| no defence | 100.0 | - | 0.0 |",
+        "| plain | 75.0 | 50.0* | 50.0* |",
+        "| hardened | 75.0 | 50.0 | 50.0 |",
+    ]
 
 
 def test_passes_of_attacks_on_the_defence_are_in_the_table_of_quality(report):
