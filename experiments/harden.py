@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import keras
-import pandas as pd
 
 import keras_trn
 from experiments.filters import make_filters
@@ -28,8 +27,6 @@ from experiments.recipe import HardeningRecipe
 from experiments.run import Experiment
 from experiments.training import SEED
 from experiments.training import load_or_train
-from keras_trn.evaluation import Report
-from keras_trn.evaluation.tables import to_markdown
 from keras_trn.presets import FOLDER
 from keras_trn.presets import preset_path
 
@@ -57,8 +54,6 @@ class HardeningExperiment(Experiment):
         }
         surrogate = self.train_classifier(self.recipe.surrogate, "surrogate", self.data.train)
         self.evaluate(hardened, surrogate, baselines)
-        report = Report.from_json(self.path)
-        self.result_path("_overview.md").write_text(overview(report) + "\n", encoding="utf-8")
 
     def make_hardened(self, classifier: keras.Model) -> keras_trn.ProtectedClassifier:
         """Puts an untrained autoencoder in front of a classifier."""
@@ -91,24 +86,6 @@ class HardeningExperiment(Experiment):
             return defence
 
         return load_or_train(self.folder / f"{name}.keras", train)
-
-
-def overview(report: Report) -> str:
-    """Writes accuracies in the worst case, by what the attacker knows, as a table in Markdown."""
-    names = {report.evaluated: "hardened TRN"}
-    attackers = {"worst": None, "oblivious": "oblivious", "transfer": "transfer"}
-    rows = [
-        {
-            "defence": names.get(defence, defence),
-            "benign": 100 * report.cell("benign", defence=defence)["accuracy"],
-            **{
-                column: 100 * report.worst(defence, threat_model=threat_model)
-                for column, threat_model in attackers.items()
-            },
-        }
-        for defence in report.defences
-    ]
-    return to_markdown(pd.DataFrame(rows))
 
 
 def load_trained_on_jax(defence: keras.Model, path: Path) -> None:

@@ -20,6 +20,8 @@ from experiments.recipe import Evaluation
 from experiments.recipe import Hardening
 from experiments.recipe import HardeningRecipe
 from experiments.recipes import digits as digits_recipe
+from experiments.reports import overview
+from experiments.reports import read_report
 from keras_trn.evaluation import Report
 
 pytestmark = pytest.mark.slow
@@ -71,9 +73,17 @@ def test_preset_keeps_the_classifier_and_is_what_is_evaluated(
         "adversarial training",
         "adversarial training, equal size",
     ]
-    table = (tmp_path / "hardened_overview.md").read_text().splitlines()
-    assert table[0] == "| defence | benign | worst | oblivious | transfer |"
-    assert len(table) == 2 + len(Report.from_json(path).defences)
+    table = overview(read_report(path))
+    assert list(table.columns) == [
+        "defence",
+        "benign",
+        "worst",
+        "full knowledge",
+        "transfer",
+        "no knowledge",
+    ]
+    assert list(table["defence"]) == Report.from_json(path).defences
+    assert (table["worst"] <= table.drop(columns=["defence", "worst"]).min(axis=1)).all()
     # All but the classifier is stored in half precision; Keras files the restorer under layers.
     assert stored_dtypes(tmp_path / "hardened.keras") == {
         ("layers", "float16"),

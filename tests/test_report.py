@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 
 import keras_trn
+from experiments import headlines
+from experiments.dot_plots import digest
 from experiments.pages import with_tables
+from experiments.reports import overview
+from experiments.reports import rename_evaluated
 from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.packing import pack_bits
 from keras_trn.evaluation.packing import unpack_bits
+from keras_trn.evaluation.tables import epsilon_text
 
 ROOT = Path(__file__).parent.parent
 
@@ -324,6 +329,40 @@ def test_table_is_written_to_its_place_only(report, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("epsilon", "text"),
+    [(8 / 255, "8/255"), (1 / 255, "1/255"), (0.2, "0.2"), (0.1, "0.1"), (0, "0"), (1, "1")],
+)
+def test_epsilon_is_shown_in_grey_levels_where_it_is_a_number_of_them(epsilon, text):
+    assert epsilon_text(epsilon) == text
+
+
+def test_defences_are_plotted_as_dots_in_the_order_of_the_report(report):
+    axis = report.plot_defences().axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == report.defences
+    dots = {line.get_label(): line.get_xdata() for line in axis.lines}
+    np.testing.assert_allclose(dots["worst"], [0.0, 25.0])
+    np.testing.assert_allclose(dots["oblivious"], [0.0, 50.0])
+
+
+def test_overview_takes_the_worst_case_over_all_who_know_the_defence(report):
+    report.cells.append(make_cell("PGD-5", [1, 0, 1, 1], threat_model="bpda"))
+    table = overview(rename_evaluated(report, "plain TRN")).set_index("defence")
+    assert table.loc["plain TRN"].to_dict() == {
+        "benign": 75.0,
+        "worst": 0.0,
+        "full knowledge": 25.0,
+        "no knowledge": 50.0,
+    }
+    assert np.isnan(table.loc["bare", "full knowledge"])
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("results/*_dots.svg")), ids=lambda p: p.stem)
+def test_dot_plots_show_the_committed_results(path):
+    report = path.with_name(path.name.removesuffix("_dots.svg") + ".json")
+    assert digest(report) in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
     "page",
     [
         "README.md",
@@ -331,6 +370,8 @@ def test_table_is_written_to_its_place_only(report, tmp_path):
         "docs/method.md",
         "docs/evaluating.md",
         "docs/results.md",
+        "docs/should-you-use-this.md",
+        *(f"docs/results/{path.name}" for path in ROOT.glob("docs/results/*.md")),
         "docs/sharp-bits.md",
         "keras_trn/presets/trn_cifar10.md",
         "keras_trn/presets/trn_fashion_mnist.md",
@@ -338,8 +379,20 @@ def test_table_is_written_to_its_place_only(report, tmp_path):
 )
 def test_pages_show_the_committed_results(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    assert "<!-- table of results/" in text
+    assert "<!-- table of " in text
     assert with_tables(text, ROOT) == text
+
+
+def test_choices_star_what_a_weaker_attack_measured(report, tmp_path, monkeypatch):
+    shown = {"no defence": "bare", "plain": "plain TRN", "hardened": "hardened TRN"}
+    monkeypatch.setattr(headlines, "CHOICES", shown)
+    report.to_json(tmp_path / "trn_a_worst.json")
+    report.to_json(tmp_path / "trn_hardened_a.json")
+    assert headlines.choices("a", tmp_path).splitlines()[2:] == [
+        "| no defence | 100.0 | - | 0.0 |",
+        "| plain | 75.0 | 50.0* | 50.0* |",
+        "| hardened | 75.0 | 50.0 | 50.0 |",
+    ]
 
 
 def test_passes_of_attacks_on_the_defence_are_in_the_table_of_quality(report):

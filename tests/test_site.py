@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 WIDTHS = {"desktop": 1280, "phone": 390}
+RESULTS = sorted(path.stem for path in ROOT.glob("docs/results/*.md"))
 MAX_PAGE_BYTES = 3_000_000
 MAX_LOAD_MILLISECONDS = 2000
 # Plain flags, so that the browser asks no host of its own for anything.
@@ -184,6 +185,21 @@ def test_every_page_loads_and_fits(site, address, browser, device):
         page.close()
     context.close()
     assert problems == []
+
+
+@pytest.mark.parametrize("device", WIDTHS)
+def test_key_columns_of_results_are_visible(address, browser, device):
+    """Nobody has to scroll to the figures that count."""
+    page = browser.new_page(viewport={"width": WIDTHS[device], "height": 900})
+    for path in ["results/", *(f"results/{stem}/" for stem in RESULTS)]:
+        page.goto(address + path)
+        tables = page.locator("table", has=page.locator("th", has_text="full knowledge"))
+        assert tables.count() > 0, path
+        for table in tables.all():
+            for column in ("defence", "benign", "worst", "full knowledge"):
+                box = table.locator("th", has_text=column).bounding_box()
+                assert box["x"] >= 0 and box["x"] + box["width"] <= WIDTHS[device], (path, column)
+    page.close()
 
 
 def test_first_page_loads_quickly(address, browser):

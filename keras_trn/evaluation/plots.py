@@ -1,6 +1,7 @@
 """The plots of a report."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -69,6 +70,7 @@ def plot_accuracy(report: "Report") -> "Figure":
     ]
     _plot_curve(axis, [benign, *worst], "worst", color="black", linewidth=2, zorder=1)
     axis.set_xlabel("epsilon")
+    axis.set_xticks([0.0, *epsilons], ["0", *map(tables.epsilon_text, epsilons)])
     axis.set_ylabel(f"accuracy of {report.evaluated} (%)")
     axis.set_ylim(-2, 102)
     axis.grid(alpha=0.3)
@@ -95,6 +97,39 @@ def _curves(report: "Report", defence: str) -> Mapping[tuple[str, str, int], lis
         if (cell["attack"], cell["norm"]) == first or is_point:
             curves.setdefault(key, []).append(cell)
     return {key: sorted(cells, key=lambda cell: cell["epsilon"]) for key, cells in curves.items()}
+
+
+def plot_defences(report: "Report") -> "Figure":
+    """Plots accuracies as dots: a row for each defence, a colour for each threat model."""
+    norm, epsilon = report.budgets[0]
+    attacked = [cell for cell in report.cells if cell["attack"] != "benign"]
+    threat_models = [
+        name for name in _COLORS if name in {cell["threat_model"] for cell in attacked}
+    ]
+    positions = np.arange(len(report.defences))
+    figure = new_figure(figsize=(5, 1.6 + 0.3 * len(report.defences)))
+    axis = figure.subplots()
+
+    def plot_dots(accuracies: Sequence[float | None], label: str, **style: Any) -> None:
+        axis.plot(100 * np.array(accuracies, "float64"), positions, "o", label=label, **style)
+
+    benign = [report.cell("benign", defence=name)["accuracy"] for name in report.defences]
+    worst = [report.worst(name, norm, epsilon) for name in report.defences]
+    for position, ends in enumerate(zip(worst, benign, strict=True)):
+        axis.plot(100 * np.array(ends), [position] * 2, color="silver", linewidth=1, zorder=1)
+    plot_dots(benign, "benign", color="gray", markerfacecolor="white")
+    for threat_model in threat_models:
+        accuracies = [report.worst(name, norm, epsilon, threat_model) for name in report.defences]
+        plot_dots(accuracies, threat_model, color=_COLORS[threat_model], markersize=5)
+    # The ring leaves the threat model visible that the worst case comes from.
+    plot_dots(worst, "worst", color="black", markerfacecolor="none", markersize=10)
+    axis.set_yticks(positions, report.defences)
+    axis.set_ylim(len(positions) - 0.5, -0.5)
+    axis.set_xlim(-3, 103)
+    axis.set_xlabel(f"accuracy (%), {tables.budget_text(norm, epsilon)}")
+    axis.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure
 
 
 def plot_quality(report: "Report") -> "Figure":

@@ -463,6 +463,10 @@ class Report:
         """Plots accuracy against epsilon, a line for each threat model."""
         return plots.plot_accuracy(self)
 
+    def plot_defences(self) -> "Figure":
+        """Plots accuracies as dots: a row for each defence, a colour for each threat model."""
+        return plots.plot_defences(self)
+
     def plot_quality(self) -> "Figure":
         """Plots PSNR and SSIM of adversarial and restored images."""
         return plots.plot_quality(self)

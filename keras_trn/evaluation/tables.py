@@ -1,5 +1,6 @@
 """Makes the tables of a report, and writes tables as Markdown or plain text."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from typing import Any
@@ -104,8 +105,18 @@ def row_key(cell: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def budget_text(norm: str, epsilon: float) -> str:
-    """Returns a norm and an epsilon as text, such as `"L∞ 0.2"`."""
-    return f"{_NORMS[norm]} {epsilon:.3g}"
+    """Returns a norm and an epsilon as text, such as `"L∞ 0.2"` or `"L∞ 8/255"`."""
+    return f"{_NORMS[norm]} {epsilon_text(epsilon)}"
+
+
+def epsilon_text(epsilon: float) -> str:
+    """Returns an epsilon as text: in 255ths where it is a number of grey levels, as `"8/255"`."""
+    rounded = f"{epsilon:.3g}"
+    grey_levels = round(255 * epsilon)
+    # 0.2 is 51 grey levels, too, and nobody writes 51/255.
+    if math.isclose(float(rounded), epsilon) or not math.isclose(grey_levels, 255 * epsilon):
+        return rounded
+    return f"{grey_levels}/255"
 
 
 def to_markdown(frame: pd.DataFrame, decimals: Mapping[str, int] = _DECIMALS) -> str:
