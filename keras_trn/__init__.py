@@ -18,6 +18,7 @@ from keras_trn import threat_models as threat_models
 from keras_trn import visualization as visualization
 from keras_trn.adversarial_cache import cache_adversarial_examples as cache_adversarial_examples
 from keras_trn.calibration import Calibration as Calibration
+from keras_trn.cluster import Cluster as Cluster
 from keras_trn.evaluation import evaluate as evaluate
 from keras_trn.guarded_classifier import GuardedClassifier as GuardedClassifier
 from keras_trn.presets import list_presets as list_presets
@@ -33,6 +34,7 @@ from keras_trn.version import __version__ as __version__
 __all__ = [
     "Calibration",
     "GuardedClassifier",
+    "Cluster",
     "ProtectedClassifier",
     "RestorationAutoencoder",
     "RestoredClassifier",

@@ -1,9 +1,12 @@
 """Adversarial examples of a frozen classifier, crafted once and kept on disk."""
 
 import dataclasses
+import functools
 import json
+import os
 import warnings
 from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +17,31 @@ from tqdm import tqdm
 
 from keras_trn.attacks import Attack
 from keras_trn.classifier_interface import describe_classifier
+from keras_trn.cluster import Cluster
+from keras_trn.cluster import Job
+from keras_trn.cluster import as_cluster
+from keras_trn.cluster import map_jobs
 from keras_trn.digests import digest_of_arrays
+from keras_trn.digests import digest_of_json
 from keras_trn.digests import to_json
 from keras_trn.evaluation.data import CheckedData
 from keras_trn.evaluation.randomness import ROUNDING_OF_LOGITS
 from keras_trn.evaluation.randomness import largest_distance
 from keras_trn.evaluation.randomness import repeated_logits
-from keras_trn.files import atomic_write
 from keras_trn.files import write_text
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_whole_number
 from keras_trn.logits import predicted_labels
+from keras_trn.shards import FEATURES
+from keras_trn.shards import ShardFolder
+from keras_trn.shards import parse_examples
+from keras_trn.shards import write_shard
 from keras_trn.training import as_attack
 from keras_trn.types import LabelledImages
 
-_PERTURBATION_TYPE = np.float16
 _CRAFTED_TOGETHER = 128
-_FEATURES = {
-    "image": tf.io.FixedLenFeature([], tf.string),
-    "perturbation": tf.io.FixedLenFeature([], tf.string),
-    "label": tf.io.FixedLenFeature([], tf.int64),
-    "epsilon": tf.io.FixedLenFeature([], tf.float32),
-    "attack": tf.io.FixedLenFeature([], tf.int64),
-    "predicted": tf.io.FixedLenFeature([], tf.int64),
-}
+# Counts up when folders of before can no longer be continued.
+_FORMAT = 2
 
 
 def cache_adversarial_examples(
@@ -51,13 +55,15 @@ def cache_adversarial_examples(
     shard_size: int = 1024,
     seed: int = 0,
     verbose: int = 1,
+    cluster: Cluster | str | None = None,
 ) -> tf.data.Dataset:
     """Crafts adversarial examples of a frozen classifier once, and trains from disk.
 
     The classifier does not change while a restorer is trained, and neither do its
     adversarial examples. They can be crafted before, and used in every epoch. They are kept
     in the folder in shards, of which few are in memory at a time. An interrupted run
-    continues with the first missing shard, and ends with the same examples.
+    continues with the missing shards, and ends with the same examples. The name of each
+    shard holds a digest of its content, and a damaged one is crafted again.
 
     In each round, the images are given to the attacks in turn. An attack whose epsilon is a
     range draws one for each image. All attacks start from the predicted labels.
@@ -66,7 +72,8 @@ def cache_adversarial_examples(
         classifier: A Keras model from images in [0, 1] to logits.
         dataset: Images and labels as in `keras_trn.evaluate`, in the same order each time.
         attack: One or several attacks.
-        folder: Folder of the examples; it is made if it does not exist.
+        folder: Folder of the examples; it is made if it does not exist. It can be on any
+            file system that TensorFlow can write to, such as `"gs://bucket/folder"`.
         batch_size: Number of images in a batch of the returned pipeline.
         drop_remainder: Whether to leave out a smaller last batch.
         rounds: Number of adversarial examples of each image. They differ in attack, epsilon
@@ -74,6 +81,9 @@ def cache_adversarial_examples(
         shard_size: Number of images in a file.
         seed: Seed of the attacks and of the order of the pipeline.
         verbose: 1 for a progress bar, 0 for none.
+        cluster: `None` to craft in this process. `"auto"`, or a `keras_trn.Cluster`, for the
+            workers of a Ray cluster, which craft a shard at a time, with the same examples.
+            All its machines must reach the folder.
 
     Returns:
         A `tf.data.Dataset` for `ProtectedClassifier.fit`, shuffled anew in every epoch. Its
@@ -92,6 +102,7 @@ def cache_adversarial_examples(
             other settings; if the data are malformed or do not keep their order; or if an
             argument is malformed.
         TypeError: If the config of an attack lacks some of its settings.
+        OSError: If the folder cannot be written to, or the workers write to another one.
 
     Example:
         ```python
@@ -107,12 +118,13 @@ def cache_adversarial_examples(
     rounds = check_count("rounds", rounds)
     shard_size = check_count("shard_size", shard_size)
     seed = check_whole_number("seed", seed, 0, np.iinfo(np.int32).max)
+    workers = as_cluster(cluster)
     attacks = _single_attacks(as_attack(attack))
     for single in attacks:
         # Raises `TypeError` if `get_config` lacks settings that the examples depend on.
         single.with_seed(single.seed)
-    cache = _Cache(classifier, attacks, Path(folder), rounds, shard_size, seed)
-    cache.craft_missing(dataset, verbose)
+    cache = _Cache(classifier, attacks, os.fspath(folder), rounds, shard_size, seed)
+    cache.craft_missing(dataset, workers, verbose)
     if cache.is_random:
         warnings.warn(
             "The classifier answers one image at random. The folder identifies it by its weights "
@@ -131,66 +143,102 @@ def _single_attacks(attack: Attack) -> list[Attack]:
 
 @dataclasses.dataclass
 class _Cache:
-    """Crafts the files of a folder, and reads them."""
+    """Sees to it that a folder holds all shards, and reads them."""
 
     classifier: keras.Model
     attacks: list[Attack]
-    folder: Path
+    folder: str
     rounds: int
     shard_size: int
     seed: int
     is_random: bool = False
     examples: int = 0
-    paths: list[str] = dataclasses.field(default_factory=list)
+    # By the number of the shard and the round.
+    paths: dict[tuple[int, int], str] = dataclasses.field(default_factory=dict)
 
     # --- Crafting --------------------------------------------------------------
 
-    def craft_missing(self, dataset: LabelledImages, verbose: int) -> None:
+    def craft_missing(self, dataset: LabelledImages, cluster: Cluster | None, verbose: int) -> None:
         """Crafts the shards that the folder does not hold yet."""
         data = CheckedData(dataset, *describe_classifier(self.classifier))
         # All images of a file have one size, even if the classifier takes any.
         self.image_shape = data.image_shape
-        self.folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(self.folder)
+        craft = _Crafting(self.classifier, self.attacks, self.folder, self.seed)
         with tqdm(unit="example", disable=not verbose) as progress:
-            for shard, (images, labels) in enumerate(data.in_groups(self.shard_size)):
-                if shard == 0:
-                    # Data that do not keep their order have been refused by now.
-                    self._check_settings()
-                for round_ in range(self.rounds):
-                    self._craft_if_missing(shard, round_, images, labels)
+            jobs = self._missing(data, progress)
+            for (shard, round_, number), path in map_jobs(craft, jobs, cluster):
+                self._add_crafted(shard, round_, path)
+                progress.update(number)
+
+    def _missing(self, data: CheckedData, progress: tqdm) -> Iterator[Job]:
+        """Yields the shards that are to be crafted, and takes the others as they are found."""
+        for shard, (images, labels) in enumerate(data.in_groups(self.shard_size)):
+            if shard == 0:
+                # Data that do not keep their order have been refused by now.
+                settings = self._check_settings()
+                self.found = ShardFolder(self.folder)
+            origin = _short(digest_of_json([settings, digest_of_arrays(images, labels)]))
+            for round_ in range(self.rounds):
+                self.examples += len(images)
+                path = self.found.find(_place(shard, round_), origin)
+                if path is None:
+                    arguments = (shard, round_, origin, images, labels)
+                    yield Job((shard, round_, len(images)), arguments)
+                else:
+                    self.paths[shard, round_] = path
                     progress.update(len(images))
 
-    def _check_settings(self) -> None:
-        """Compares the settings with those in the folder, or writes them into a new folder."""
+    def _add_crafted(self, shard: int, round_: int, path: str) -> None:
+        if not tf.io.gfile.exists(path):
+            raise OSError(
+                f"A worker of the cluster has written {path!r}, which is not there for this "
+                "process. Take a folder that all machines share, on a network drive or as "
+                "'gs://bucket/folder'."
+            )
+        if damaged := self.found.remove_damaged(_place(shard, round_)):
+            warnings.warn(
+                f"{', '.join(damaged)} did not hold what was written, and was crafted again.",
+                UserWarning,
+                stacklevel=4,
+            )
+        self.paths[shard, round_] = path
+
+    def _check_settings(self) -> dict[str, Any]:
+        """Compares the settings with those in the folder, or writes them into a new folder.
+
+        Returns the settings that are the same on each machine.
+        """
         settings = self._settings()
-        path = self.folder / "settings.json"
-        if not path.exists():
+        path = tf.io.gfile.join(self.folder, "settings.json")
+        if not tf.io.gfile.exists(path):
             write_text(path, json.dumps(settings, indent=1))
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if any(isinstance(attack, str) for attack in before.get("attacks", [])):
+        before = _read_settings(path)
+        if before.get("format") != _FORMAT:
             raise ValueError(
-                f"{str(self.folder)!r} holds adversarial examples of an older version of "
-                "keras_trn, whose settings cannot be compared with these. Take another folder, "
-                "or delete this one."
+                f"{self.folder!r} holds adversarial examples of another version of keras_trn, "
+                "which this one cannot continue. Take another folder, or delete this one."
             )
         for name, value in settings.items():
             if not _is_same(name, was := before.get(name), value):
                 raise ValueError(
-                    f"{str(self.folder)!r} holds adversarial examples of other settings: "
+                    f"{self.folder!r} holds adversarial examples of other settings: "
                     f"{name} was {was!r} and is now {value!r}. Take another folder, or delete "
                     "this one."
                 )
+        return {name: value for name, value in settings.items() if name != "answers"}
 
     def _settings(self) -> dict[str, Any]:
         """Returns all that the examples depend on, except for the data, as JSON holds it."""
         settings = {
-            "classifier": _short_digest(*self.classifier.get_weights()),
+            "format": _FORMAT,
+            "classifier": _short(digest_of_arrays(*self.classifier.get_weights())),
             "answers": self._logits_of_grey(),
             "attacks": [keras.saving.serialize_keras_object(attack) for attack in self.attacks],
             "rounds": self.rounds,
             "shard_size": self.shard_size,
             "seed": self.seed,
-            "features": sorted(_FEATURES),
+            "features": sorted(FEATURES),
         }
         return json.loads(to_json(settings))
 
@@ -201,29 +249,39 @@ class _Cache:
         self.is_random = largest_distance([first, second]) > ROUNDING_OF_LOGITS
         return None if self.is_random else first.ravel().tolist()
 
-    def _craft_if_missing(
-        self, shard: int, round_: int, images: np.ndarray, labels: np.ndarray
-    ) -> None:
-        name = f"round-{round_}-shard-{shard:05d}"
-        path = self.folder / f"{name}-{_short_digest(images, labels)}.tfrecord"
-        others = set(self.folder.glob(f"{name}-*.tfrecord")) - {path}
-        if others:
-            raise ValueError(
-                f"{str(self.folder)!r} holds adversarial examples of other images: "
-                f"{min(others).name} is not of the images {shard * self.shard_size} to "
-                f"{shard * self.shard_size + len(images) - 1} of this dataset. Take another "
-                "folder, or delete this one."
-            )
-        if not path.exists():
-            crafted = self._craft(shard, round_, images)
-            with atomic_write(path) as temporary:
-                _write_examples(temporary, {"image": images, "label": labels, **crafted})
-        self.paths.append(str(path))
-        self.examples += len(images)
+    # --- Reading ---------------------------------------------------------------
 
-    def _craft(self, shard: int, round_: int, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the adversarial examples of a shard, and how they were crafted."""
-        # Each shard has a seed, so an interrupted run gives the same examples.
+    def make_pipeline(self, batch_size: int, drop_remainder: bool) -> tf.data.Dataset:
+        """Returns the pipeline of all examples, shuffled anew whenever it is run through."""
+        # In one order, whichever shard was finished first.
+        paths = [self.paths[place] for place in sorted(self.paths)]
+        files = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths), seed=self.seed)
+        examples = files.interleave(
+            tf.data.TFRecordDataset, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE
+        )
+        shuffled = examples.shuffle(2 * self.shard_size, seed=self.seed)
+        batches = shuffled.batch(batch_size, drop_remainder)
+        number = self.examples // batch_size
+        number += self.examples % batch_size > 0 and not drop_remainder
+        known = tf.data.experimental.assert_cardinality(number)
+        parse = functools.partial(parse_examples, image_shape=self.image_shape)
+        return batches.map(parse, tf.data.AUTOTUNE).apply(known).prefetch(2)
+
+
+@dataclasses.dataclass
+class _Crafting:
+    """Crafts a shard and writes it; on a cluster, each worker has a copy."""
+
+    classifier: keras.Model
+    attacks: list[Attack]
+    folder: str
+    seed: int
+
+    def __call__(
+        self, shard: int, round_: int, origin: str, images: np.ndarray, labels: np.ndarray
+    ) -> str:
+        """Returns the path of the shard."""
+        # Each shard has a seed, so it holds the same examples whoever crafts it, and when.
         generator = np.random.default_rng([self.seed, round_, shard])
         turns = (np.arange(len(images)) + round_) % len(self.attacks)
         adversarial, epsilons = np.copy(images), np.zeros(len(images), "float32")
@@ -242,53 +300,31 @@ class _Cache:
                     epsilon=epsilons[part],
                     seed=seed,
                 )
-        # Perturbations are small: float16 keeps them to a thousandth of their size.
-        perturbations = (adversarial - images).astype(_PERTURBATION_TYPE)
-        crafted = {"perturbation": perturbations, "epsilon": epsilons}
-        return {**crafted, "attack": turns, "predicted": predicted}
-
-    # --- Reading ---------------------------------------------------------------
-
-    def make_pipeline(self, batch_size: int, drop_remainder: bool) -> tf.data.Dataset:
-        """Returns the pipeline of all examples, shuffled anew whenever it is run through."""
-        files = tf.data.Dataset.from_tensor_slices(self.paths)
-        files = files.shuffle(len(self.paths), seed=self.seed)
-        examples = files.interleave(
-            tf.data.TFRecordDataset, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE
-        )
-        shuffled = examples.shuffle(2 * self.shard_size, seed=self.seed)
-        batches = shuffled.batch(batch_size, drop_remainder)
-        number = self.examples // batch_size
-        number += self.examples % batch_size > 0 and not drop_remainder
-        known = tf.data.experimental.assert_cardinality(number)
-        return batches.map(self._parse, tf.data.AUTOTUNE).apply(known).prefetch(2)
-
-    def _parse(self, examples: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        parsed = tf.io.parse_example(examples, _FEATURES)
-        shape = [-1, *self.image_shape]
-        images = tf.reshape(tf.io.decode_raw(parsed["image"], tf.float32), shape)
-        perturbation = tf.reshape(
-            tf.io.decode_raw(parsed["perturbation"], _PERTURBATION_TYPE), shape
-        )
-        adversarial = tf.clip_by_value(images + tf.cast(perturbation, tf.float32), 0.0, 1.0)
-        crafting = {name: parsed[name] for name in ("epsilon", "attack", "predicted")}
-        return {"images": images, "adversarial": adversarial, **crafting}, parsed["label"]
+        columns = {"image": images, "label": labels, "epsilon": epsilons}
+        columns = {**columns, "attack": turns, "predicted": predicted}
+        return write_shard(self.folder, _place(shard, round_), origin, adversarial, columns)
 
 
-def _write_examples(path: Path, columns: dict[str, np.ndarray]) -> None:
-    """Writes a file of TFRecords, an example for each row of the columns."""
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for row in range(len(columns["label"])):
-            example = tf.train.Example()
-            for name, column in columns.items():
-                feature, value = example.features.feature[name], column[row]
-                if column.ndim > 1:
-                    feature.bytes_list.value.append(value.tobytes())
-                elif column.dtype == np.float32:
-                    feature.float_list.value.append(value)
-                else:
-                    feature.int64_list.value.append(int(value))
-            writer.write(example.SerializeToString(deterministic=True))
+def _make_folder(folder: str) -> None:
+    try:
+        tf.io.gfile.makedirs(folder)
+    except tf.errors.OpError as error:
+        raise OSError(f"The folder {folder!r} cannot be made: {error.message}") from error
+
+
+def _read_settings(path: str) -> dict[str, Any]:
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            return dict(json.load(file))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path!r} does not hold the settings of a cache: {error}. Take another folder, or "
+            "delete this one."
+        ) from error
+
+
+def _place(shard: int, round_: int) -> str:
+    return f"round-{round_}-shard-{shard:05d}"
 
 
 def _is_same(name: str, before: Any, now: Any) -> bool:
@@ -300,5 +336,5 @@ def _is_same(name: str, before: Any, now: Any) -> bool:
     return before == now
 
 
-def _short_digest(*arrays: np.ndarray) -> str:
-    return digest_of_arrays(*arrays)[:12]
+def _short(digest: str) -> str:
+    return digest[:12]

@@ -1,25 +1,37 @@
-"""Writes files that are there completely or not at all."""
+"""Writes files that are there completely or not at all, to any path that TensorFlow can write."""
 
 import contextlib
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import tensorflow as tf
+
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path to write to, and renames it to `path` afterwards."""
-    path = Path(path)
-    # Two processes may write the same file. The ending stays, as Keras' `save` depends on it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
+def unfinished_file(path: str | Path) -> Iterator[str]:
+    """Yields a path next to `path`, to be written and then renamed; removes what is left of it.
+
+    Raises:
+        OSError: If TensorFlow cannot write there.
+    """
+    folder, name = os.path.split(os.fspath(path))
+    stem, ending = os.path.splitext(name)
+    # Two processes, even on two machines, may write the same file.
+    temporary = os.path.join(folder, f".{stem}.{uuid.uuid4().hex[:12]}.unfinished{ending}")
     try:
         yield temporary
-        os.replace(temporary, path)
+    except tf.errors.OpError as error:
+        raise OSError(f"{os.fspath(path)!r} cannot be written: {error.message}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if tf.io.gfile.exists(temporary):
+            tf.io.gfile.remove(temporary)
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file in UTF-8."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with unfinished_file(path) as temporary:
+        with tf.io.gfile.GFile(temporary, "w") as file:
+            file.write(text)
+        tf.io.gfile.rename(temporary, os.fspath(path), overwrite=True)

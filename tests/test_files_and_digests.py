@@ -1,21 +1,23 @@
 """Files are there completely or not at all, and digests tell values apart."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from keras_trn.digests import digest_of_arrays
 from keras_trn.digests import digest_of_json
 from keras_trn.digests import to_json
-from keras_trn.files import atomic_write
+from keras_trn.files import unfinished_file
 from keras_trn.files import write_text
 
 
 def test_file_is_replaced_completely_or_not_at_all(tmp_path):
     path = tmp_path / "report.json"
     write_text(path, "before")
-    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
-        assert temporary.suffix == ".json"
-        temporary.write_text("half")
+    with pytest.raises(KeyboardInterrupt), unfinished_file(path) as temporary:
+        assert temporary.endswith(".json")
+        Path(temporary).write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "before"
     write_text(path, "after")

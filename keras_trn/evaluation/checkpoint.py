@@ -42,15 +42,23 @@ class Checkpoint:
         """Tells whether there is a result for a description."""
         return digest_of_json(description) in self.results
 
+    def get(self, description: Any) -> Any:
+        """Returns the result for a description, which must be there."""
+        return self.results[digest_of_json(description)]
+
+    def keep(self, description: Any, result: Any) -> None:
+        """Keeps the result for a description."""
+        key = digest_of_json(description)
+        self.results[key] = result
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(to_json({"key": key, "result": result}) + "\n")
+
     def get_or_compute(self, description: Any, compute: Callable[[], Any]) -> Any:
         """Returns the result for a description; computes and keeps it if there is none."""
-        key = digest_of_json(description)
-        if key not in self.results:
-            self.results[key] = compute()
-            if self.path is not None:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(to_json({"key": key, "result": self.results[key]}) + "\n")
-        return self.results[key]
+        if not self.holds(description):
+            self.keep(description, compute())
+        return self.get(description)
 
     def forget(self, descriptions: Iterable[Any]) -> None:
         """Removes results that a later one contains."""

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_trn.attacks import Attack
+from keras_trn.cluster import Cluster
 from keras_trn.digests import digest_of_arrays
 from keras_trn.evaluation.arguments import attacks_or_default
 from keras_trn.evaluation.arguments import checked_epsilons
@@ -56,6 +57,7 @@ def evaluate(
     verbose: int = 1,
     epsilon: float | None = None,
     norm: str = "linf",
+    cluster: Cluster | str | None = None,
 ) -> Report:
     """Evaluates a defence, and checks the evaluation.
 
@@ -96,6 +98,9 @@ def evaluate(
         verbose: 1 for a progress bar, 0 for none.
         epsilon: Largest distance of the default attacks, in units of the image range [0, 1].
         norm: `"linf"` or `"l2"`, the norm of the default attacks.
+        cluster: `None` to attack in this process. `"auto"`, or a `keras_trn.Cluster`, for the
+            workers of a Ray cluster, which attack a batch at a time, with the same results. The
+            sanity checks run in this process.
 
     Returns:
         A `keras_trn.evaluation.Report`. A threat model that cannot be run in full, such as
@@ -125,7 +130,9 @@ def evaluate(
     epsilons = checked_epsilons(epsilons, attacks)
     defences, evaluated = _name_defences(defence, baselines or {})
     kept = Checkpoint(checkpoint)
-    measured = measure_all(defences, dataset, attacks, threat_models, epsilons, kept, verbose)
+    measured = measure_all(
+        defences, dataset, attacks, threat_models, epsilons, kept, cluster, verbose
+    )
     measured.warn_of_randomness(stacklevel=3)
     images, labels = measured.data.first(check_examples)
     checked_attack = main_attack(attacks, seed)

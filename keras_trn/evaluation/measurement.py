@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from tqdm import tqdm
 
 from keras_trn.attacks import Attack
 from keras_trn.attacks.norms import order_of
+from keras_trn.cluster import Cluster
+from keras_trn.cluster import Job
+from keras_trn.cluster import as_cluster
+from keras_trn.cluster import map_jobs
 from keras_trn.evaluation.arguments import check_image_shape
 from keras_trn.evaluation.arguments import checked_attacks
 from keras_trn.evaluation.arguments import checked_epsilons
@@ -62,6 +67,7 @@ def measure(
     threat_models: ThreatModel | str | Iterable[ThreatModel | str] = ("oblivious",),
     epsilons: ArrayLike | float = (),
     checkpoint: str | Path | None = None,
+    cluster: Cluster | str | None = None,
     verbose: int = 1,
 ) -> list[Cell]:
     """Measures defences under attacks, without sanity checks and without a report.
@@ -78,7 +84,8 @@ def measure(
         attacks: One or several attacks, or none.
         threat_models: One or several threat models, or their names.
         epsilons: Further epsilons at which the first attack is run.
-        checkpoint: Path of a file that keeps finished cells.
+        checkpoint: Path of a file that keeps finished batches and cells.
+        cluster: `None` for this process, or the workers as in `keras_trn.evaluate`.
         verbose: 1 for a progress bar, 0 for none.
 
     Returns:
@@ -99,7 +106,14 @@ def measure(
         ```
     """
     measured = measure_all(
-        defences, dataset, attacks, threat_models, epsilons, Checkpoint(checkpoint), verbose
+        defences,
+        dataset,
+        attacks,
+        threat_models,
+        epsilons,
+        Checkpoint(checkpoint),
+        cluster,
+        verbose,
     )
     for missing in measured.not_run:
         warnings.warn(f"Not run: {missing_run_text(missing)}", UserWarning, stacklevel=2)
@@ -138,12 +152,14 @@ def measure_all(
     threat_models: ThreatModel | str | Iterable[ThreatModel | str] | None,
     epsilons: ArrayLike | float,
     checkpoint: Checkpoint,
+    cluster: Cluster | str | None,
     verbose: int,
 ) -> Measurements:
     """Measures as `measure` does, and also returns what could not be measured.
 
     Without threat models, each defence gets its default ones.
     """
+    workers = as_cluster(cluster)
     attacks = checked_attacks(attacks)
     epsilons = checked_epsilons(epsilons, attacks)
     image_shape, num_classes = describe_all(defences)
@@ -155,7 +171,7 @@ def measure_all(
     not_run = _find_missing_runs(runs, data, checkpoint, fingerprints)
     left_out = {(missing["defence"], missing["threat_model"]) for missing in not_run}
     runs = [run for run in runs if run.first_defence_and_threat_model not in left_out]
-    cells = _measure_runs(runs, defences, data, checkpoint, fingerprints, verbose)
+    cells = _measure_runs(runs, defences, data, checkpoint, fingerprints, workers, verbose)
     random_defences = [
         name
         for name, defence in defences.items()
@@ -193,61 +209,113 @@ def _measure_runs(
     data: CheckedData,
     checkpoint: Checkpoint,
     fingerprints: Fingerprints,
+    cluster: Cluster | None,
     verbose: int,
 ) -> list[Cell]:
     """Returns the cells of all runs; measures those that the checkpoint does not hold."""
     common = {"versions": describe_environment()["versions"], "data": data.digest}
-    meters = {
-        fixes: {name: _Meter(model, data.image_shape, fixes) for name, model in defences.items()}
-        for fixes in (False, True)
-    }
-    cells = []
+    plans = [
+        _Plan(run, {**run.dependencies(defences, fingerprints), **common}, data.batches, checkpoint)
+        for run in runs
+    ]
+    measure = _BatchMeasurement(runs, defences, data.image_shape)
     with tqdm(total=len(runs) * data.batches, disable=not verbose, unit="batch") as progress:
-        for run in runs:
-            progress.set_description(run.title)
-            dependencies = {**run.dependencies(defences, fingerprints), **common}
-            parts = [{**dependencies, "batch": number} for number in range(data.batches)]
-            compute = functools.partial(
-                _measure_run, run, meters[run.fixes_randomness], data, checkpoint, parts, progress
-            )
-            if checkpoint.holds(dependencies):
-                progress.update(data.batches)
-            cells += checkpoint.get_or_compute(dependencies, compute)
-            checkpoint.forget(parts)
-    return cells
+        progress.update(sum(data.batches - len(plan.missing) for plan in plans))
+        for plan in plans:
+            plan.finish_if_complete()
+        for (index, number), measured in map_jobs(measure, _jobs(plans, data), cluster):
+            plans[index].keep(number, measured)
+            progress.set_description(runs[index].title)
+            progress.update()
+    return [cell for plan in plans for cell in checkpoint.get(plan.dependencies)]
 
 
-def _measure_run(
-    run: Run,
-    meters: dict[str, "_Meter"],
-    data: CheckedData,
-    checkpoint: Checkpoint,
-    parts: list[Config],
-    progress: tqdm,
-) -> list[Cell]:
-    """Returns the cells of one run: one for each defence.
+class _Plan:
+    """Collects the measured batches of one run, so that a killed run continues with the rest."""
 
-    `parts` describes each batch, so that a killed run continues with the next one.
+    def __init__(
+        self, run: Run, dependencies: Config, batches: int, checkpoint: Checkpoint
+    ) -> None:
+        self.run = run
+        self.dependencies = dependencies
+        self._parts = [{**dependencies, "batch": number} for number in range(batches)]
+        self._checkpoint = checkpoint
+        is_finished = checkpoint.holds(dependencies)
+        self.missing = {
+            number
+            for number, part in enumerate(self._parts)
+            if not is_finished and not checkpoint.holds(part)
+        }
+
+    def keep(self, number: int, measured: dict[str, Any]) -> None:
+        """Keeps what was measured of a batch."""
+        self._checkpoint.keep(self._parts[number], measured)
+        self.missing.remove(number)
+        self.finish_if_complete()
+
+    def finish_if_complete(self) -> None:
+        """Puts the cells together, one for each defence, once all batches are measured."""
+        if self.missing:
+            return
+        self._checkpoint.get_or_compute(self.dependencies, self._make_cells)
+        self._checkpoint.forget(self._parts)
+
+    def _make_cells(self) -> list[Cell]:
+        batches = [self._checkpoint.get(part) for part in self._parts]
+        run, cells = self.run, []
+        for name in run.defences:
+            columns = [
+                {key: unpack(text) for key, text in batch["defences"][name].items()}
+                for batch in batches
+            ]
+            cell = {"defence": name, **run.cell_settings(), **_summarize(columns)}
+            if run.threat_model is not None and run.threat_model.is_adaptive:
+                for kind in ("forward_passes", "backward_passes"):
+                    total = sum(batch[kind] for batch in batches)
+                    cell[kind] = round(total / cell["examples"], 2)
+            cell["seconds"] = round(sum(batch["seconds"] for batch in batches), 2)
+            cells.append(cell)
+        return cells
+
+
+def _jobs(plans: list[_Plan], data: CheckedData) -> Iterator[Job]:
+    """Yields the batches that are still to be measured, run by run."""
+    for index, plan in enumerate(plans):
+        missing = frozenset(plan.missing)
+        if missing:
+            for number, (images, labels) in enumerate(data):
+                if number in missing:
+                    yield Job((index, number), (index, images, labels))
+
+
+class _BatchMeasurement:
+    """Crafts the adversarial images of a batch, and measures the defences on them.
+
+    It is copied to the workers of a cluster before it is called.
     """
-    batches = []
-    for part, (images, labels) in zip(parts, data, strict=True):
-        measure = functools.partial(_measure_batch, run, meters, images, labels)
-        batches.append(checkpoint.get_or_compute(part, measure))
-        progress.update()
-    cells = []
-    for name in run.defences:
-        columns = [
-            {key: unpack(text) for key, text in batch["defences"][name].items()}
-            for batch in batches
-        ]
-        cell = {"defence": name, **run.cell_settings(), **_summarize(columns)}
-        if run.threat_model is not None and run.threat_model.is_adaptive:
-            for kind in ("forward_passes", "backward_passes"):
-                total = sum(batch[kind] for batch in batches)
-                cell[kind] = round(total / cell["examples"], 2)
-        cell["seconds"] = round(sum(batch["seconds"] for batch in batches), 2)
-        cells.append(cell)
-    return cells
+
+    def __init__(
+        self, runs: list[Run], defences: Mapping[str, keras.Model], image_shape: ImageShape
+    ) -> None:
+        self._runs = runs
+        self._defences = dict(defences)
+        self._image_shape = image_shape
+
+    @functools.cached_property
+    def _meters(self) -> dict[bool, dict[str, "_Meter"]]:
+        """The meters by whether they fix the randomness, and by the defence."""
+        return {
+            fixes: {
+                name: _Meter(model, self._image_shape, fixes)
+                for name, model in self._defences.items()
+            }
+            for fixes in (False, True)
+        }
+
+    def __call__(self, index: int, images: tf.Tensor, labels: tf.Tensor) -> dict[str, Any]:
+        """Returns what was measured of one batch by one of the runs, as JSON can hold it."""
+        run = self._runs[index]
+        return _measure_batch(run, self._meters[run.fixes_randomness], images, labels)
 
 
 def _measure_batch(

@@ -49,6 +49,10 @@ class Run:
         """The target, with a count of the passes through it."""
         return counted(self.target)
 
+    def __getstate__(self) -> Config:
+        # A copy, such as a worker's, makes its own targets.
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     def craft(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Crafts adversarial images, and counts the passes if they are crafted for one defence."""
         if self.attack is None or self.threat_model is None:

@@ -1,0 +1,118 @@
+"""The files of cached adversarial examples: TFRecords whose names hold digests of their content."""
+
+import functools
+import hashlib
+from collections import defaultdict
+
+import numpy as np
+import tensorflow as tf
+
+from keras_trn.files import unfinished_file
+from keras_trn.types import ImageShape
+
+# Perturbations are small: this type keeps them to a thousandth of their size.
+_PERTURBATION_TYPE = np.float16
+FEATURES = {
+    "image": tf.io.FixedLenFeature([], tf.string),
+    "perturbation": tf.io.FixedLenFeature([], tf.string),
+    "label": tf.io.FixedLenFeature([], tf.int64),
+    "epsilon": tf.io.FixedLenFeature([], tf.float32),
+    "attack": tf.io.FixedLenFeature([], tf.int64),
+    "predicted": tf.io.FixedLenFeature([], tf.int64),
+}
+_ENDING = ".tfrecord"
+_DIGITS = 12
+_READ_TOGETHER = 1 << 20
+
+
+class ShardFolder:
+    """Finds shards that an earlier run wrote.
+
+    A shard is known by its place, such as `round-0-shard-00003`, and by a digest of all that it
+    was crafted from, its origin.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._names = defaultdict(list)
+        for name in sorted(tf.io.gfile.listdir(folder)):
+            if name.endswith(_ENDING) and not name.startswith("."):
+                place, _, _ = name.rpartition("-")[0].rpartition("-")
+                self._names[place].append(name)
+
+    def find(self, place: str, origin: str) -> str | None:
+        """Returns the path of an undamaged shard; `None` if there is none.
+
+        Raises:
+            ValueError: If there is a shard of another origin at this place.
+        """
+        for name in self._names[place]:
+            if not name.startswith(f"{place}-{origin}-"):
+                raise ValueError(
+                    f"{self.folder!r} holds adversarial examples of other images or settings: "
+                    f"{name}. Take another folder, or delete this one."
+                )
+        paths = [tf.io.gfile.join(self.folder, name) for name in self._names[place]]
+        return next((path for path in paths if is_intact(path)), None)
+
+    def remove_damaged(self, place: str) -> list[str]:
+        """Removes the damaged shards of a place, which was crafted again; returns their names."""
+        paths = {name: tf.io.gfile.join(self.folder, name) for name in self._names[place]}
+        damaged = [name for name, path in paths.items() if not is_intact(path)]
+        for name in damaged:
+            tf.io.gfile.remove(paths[name])
+        return damaged
+
+
+def is_intact(path: str) -> bool:
+    """Tells whether a shard holds what was written into it."""
+    return path.endswith(f"-{_digest_of_file(path)}{_ENDING}")
+
+
+def _digest_of_file(path: str) -> str:
+    digest = hashlib.sha256()
+    with tf.io.gfile.GFile(path, "rb") as file:
+        for part in iter(functools.partial(file.read, _READ_TOGETHER), b""):
+            digest.update(part)
+    return digest.hexdigest()[:_DIGITS]
+
+
+def write_shard(
+    folder: str, place: str, origin: str, adversarial: np.ndarray, columns: dict[str, np.ndarray]
+) -> str:
+    """Writes a shard, an example for each row of the columns; returns its path."""
+    start = tf.io.gfile.join(folder, f"{place}-{origin}")
+    perturbations = (adversarial - columns["image"]).astype(_PERTURBATION_TYPE)
+    with unfinished_file(start + _ENDING) as temporary:
+        _write_examples(temporary, {"perturbation": perturbations, **columns})
+        path = f"{start}-{_digest_of_file(temporary)}{_ENDING}"
+        tf.io.gfile.rename(temporary, path, overwrite=True)
+    return path
+
+
+def _write_examples(path: str, columns: dict[str, np.ndarray]) -> None:
+    with tf.io.TFRecordWriter(path) as writer:
+        for row in range(len(columns["label"])):
+            example = tf.train.Example()
+            for name, column in columns.items():
+                feature, value = example.features.feature[name], column[row]
+                if column.ndim > 1:
+                    feature.bytes_list.value.append(value.tobytes())
+                elif column.dtype == np.float32:
+                    feature.float_list.value.append(value)
+                else:
+                    feature.int64_list.value.append(int(value))
+            writer.write(example.SerializeToString(deterministic=True))
+
+
+def parse_examples(
+    examples: tf.Tensor, image_shape: ImageShape
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """Parses a batch of examples to the elements of `cache_adversarial_examples`."""
+    parsed = tf.io.parse_example(examples, FEATURES)
+    shape = [-1, *image_shape]
+    images = tf.reshape(tf.io.decode_raw(parsed["image"], tf.float32), shape)
+    perturbation = tf.reshape(tf.io.decode_raw(parsed["perturbation"], _PERTURBATION_TYPE), shape)
+    adversarial = tf.clip_by_value(images + tf.cast(perturbation, tf.float32), 0.0, 1.0)
+    crafting = {name: parsed[name] for name in ("epsilon", "attack", "predicted")}
+    return {"images": images, "adversarial": adversarial, **crafting}, parsed["label"]
