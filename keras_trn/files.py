@@ -1,4 +1,4 @@
-"""Writes files that are there completely or not at all."""
+"""Writes files atomically: either the whole file or nothing."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path to write to, and renames it to `path` afterwards."""
     path = Path(path)
-    # Two processes may write the same file. The ending stays, as Keras' `save` depends on it.
+    # Two processes may write the same file. Keras' `save` depends on the suffix.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
     try:
         yield temporary
