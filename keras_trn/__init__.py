@@ -33,8 +33,8 @@ from keras_trn.version import __version__ as __version__
 
 __all__ = [
     "Calibration",
-    "GuardedClassifier",
     "Cluster",
+    "GuardedClassifier",
     "ProtectedClassifier",
     "RestorationAutoencoder",
     "RestoredClassifier",

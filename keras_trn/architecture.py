@@ -21,7 +21,7 @@ def nested_layers(model: keras.Layer) -> list[keras.Layer]:
 def architecture_config(classifier: keras.Model) -> Config:
     """Returns the configuration of a classifier without any `compile_config`.
 
-    Otherwise a custom loss of a nested model would be needed to read the configuration.
+    With it, reading the configuration would need the custom losses of nested models.
     """
     return _edited(keras.saving.serialize_keras_object(classifier), leave_out="compile_config")
 
@@ -29,10 +29,10 @@ def architecture_config(classifier: keras.Model) -> Config:
 def clone_with_new_weights(classifier: keras.Model) -> keras.Model:
     """Makes an independent classifier of the same architecture with new, trainable weights.
 
-    Unlike `keras.models.clone_model` it also copies subclassed models, and keeps weights that no
-    training changes, such as the mean of an adapted `keras.layers.Normalization`. It resets the
-    statistics of batch normalization. It raises a `ValueError` if the configuration of the
-    classifier is incomplete.
+    Unlike `keras.models.clone_model`, it also copies subclassed models. It keeps weights that
+    training never changes, such as the mean of an adapted `keras.layers.Normalization`, but
+    resets the statistics of batch normalization. It raises a `ValueError` if the configuration
+    of the classifier is incomplete.
     """
     # Some layers stay frozen for good if they are built frozen.
     config = _edited(architecture_config(classifier), trainable=True)
@@ -41,7 +41,7 @@ def clone_with_new_weights(classifier: keras.Model) -> keras.Model:
     if _shapes(states) != _shapes(clone_states):
         raise ValueError(
             f"The classifier '{classifier.name}' cannot be made anew from its configuration: its "
-            f"weights have the shapes {_shapes(states)}, and the weights of the new classifier "
+            f"weights have the shapes {_shapes(states)}, but the weights of the copy have "
             f"{_shapes(clone_states)}. Keras forgets that two nested models share a layer: build "
             "them as one functional model. In a subclassed model, `__init__` and `build` must "
             "make all layers from what `get_config` returns."
@@ -69,7 +69,7 @@ def _shapes(states: _States) -> list[list[tuple[int, ...]]]:
 
 
 def _load_untrained_state(layer: keras.Layer, state: dict[str, Any]) -> None:
-    """Loads a state into a layer, and keeps the layer's trainable weights."""
+    """Loads a state into a layer, but keeps the layer's trainable weights."""
     new_weights = [weight.numpy() for weight in layer.trainable_weights]
     layer.load_own_variables(state)
     for weight, new in zip(layer.trainable_weights, new_weights, strict=True):

@@ -1,4 +1,4 @@
-"""Chooses how readily a restorer changes images, from the benign accuracy it may cost."""
+"""Sets a restorer's gates to limit its cost in benign accuracy."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from keras_trn.graphs import compile_function
 from keras_trn.input_validation import check_range
 from keras_trn.logits import logits_function
 
-# Candidate thresholds of the gates' logits; the last one keeps the gates closed for all images.
+# Candidate thresholds of the gates' logits; the last one closes the gates for all images.
 _THRESHOLDS = (*np.arange(0.0, 8.0, 0.25), *np.arange(8.0, 20.0, 1.0), 100.0)
 _BATCH_SIZE = 128
 
@@ -24,18 +24,18 @@ _BATCH_SIZE = 128
 class Calibration:
     """Holds the result of `ProtectedClassifier.calibrate`, to print and to save.
 
-    Agreement is the share of images for which the protected classifier predicts the class that
-    the bare classifier predicts for the clean image.
+    Agreement is the share of images for which the protected classifier predicts the same class
+    as the bare classifier does for the clean image.
 
     Args:
         benign_agreement: Share of benign images that must keep their class.
         gate_threshold: Smallest threshold of the gates that achieves it.
-        images: Number of images that were used.
+        images: Number of images used.
         benign_before: Agreement on benign images with a threshold of 0.
-        benign_after: Agreement on benign images with the threshold.
+        benign_after: Agreement on benign images with the new threshold.
         attacked_before: Agreement under the attack with a threshold of 0; `None` without an
             attack.
-        attacked_after: Agreement under the attack with the threshold.
+        attacked_after: Agreement under the attack with the new threshold.
         attack: Name of the attack; `None` without one.
 
     Example:
@@ -80,7 +80,7 @@ def calibrate_gates(
 ) -> Calibration:
     """Raises the gate thresholds of a protected classifier until enough images keep their class.
 
-    `attack`, an attack on the bare classifier or `None`, measures what that costs.
+    `attack`, an attack on the bare classifier or `None`, measures the cost.
     """
     benign_agreement = check_range("benign_agreement", benign_agreement, 0, 1)
     parts = [part for part in protected.trained_parts if _has_gate(part)]

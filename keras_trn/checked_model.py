@@ -35,14 +35,14 @@ class CheckedModel(keras.Model):
             x: Images in [0, 1]: an array, a list, a tensor or a `tf.data.Dataset`.
             batch_size: Number of images in a batch, if `x` is an array.
             verbose: As for `keras.Model.predict`.
-            steps: Number of batches to use of a pipeline; all by default.
+            steps: Number of batches to take from a pipeline; all by default.
             callbacks: As for `keras.Model.predict`.
 
         Returns:
             An array of shape `(number of images, num_classes)`.
 
         Raises:
-            ValueError: If the images are malformed, or the pipeline has no end.
+            ValueError: If the images are malformed, or the pipeline is endless.
         """
         x, _ = self._checked(x, needs_labels=False, steps=steps)
         return super().predict(x, batch_size, verbose, steps, callbacks)
@@ -66,7 +66,7 @@ class CheckedModel(keras.Model):
     def _checked(
         self, x: Any, y: Any = None, needs_labels: bool = True, steps: int | None = None
     ) -> tuple[Any, Any]:
-        """Checks data, and returns what to use in their place."""
+        """Checks the data and returns them in the form that Keras gets."""
         self._forget_stale_graphs()
         return check_data(x, y, self.image_shape, self.num_classes, needs_labels, steps)
 

@@ -1,4 +1,4 @@
-"""Finds out what the package needs to know about a classifier, and refuses unsuitable ones."""
+"""Describes a classifier to the rest of the package, and refuses unsuitable ones."""
 
 import warnings
 from typing import Any
@@ -36,7 +36,7 @@ def describe_classifier(classifier: keras.Model) -> tuple[ImageShape, int]:
     if squashing or looks_like_probabilities(scores):
         raise ValueError(
             f"The classifier returns probabilities{f' of a {squashing}' if squashing else ''}, and "
-            "gradients vanish where a probability is near 0 or 1; it must return logits. If its "
+            "gradients vanish when a probability is near 0 or 1; it must return logits. If its "
             "last layer is `Dense(..., activation='softmax')` or `'sigmoid'`, remove it with "
             "`classifier.layers[-1].activation = keras.activations.linear`; the predicted classes "
             "stay the same. Otherwise rebuild the classifier without its last activation."
@@ -55,7 +55,7 @@ def _check_layers(classifier: keras.Model) -> None:
     """Refuses channels-first layers, and finalizes `Normalization` layers."""
     for layer in nested_layers(classifier):
         if isinstance(layer, keras.layers.Normalization):
-            # Built inside a subclassed model, it holds tensors of a graph that no longer exists.
+            # Inside a subclassed model, it may hold tensors of a graph that no longer exists.
             layer.finalize_state()
         is_first = getattr(layer, "data_format", None) == "channels_first"
         if is_first and not isinstance(layer, keras.layers.Flatten):
@@ -69,7 +69,7 @@ def _check_layers(classifier: keras.Model) -> None:
 
 
 def squashing_head(classifier: Any) -> str | None:
-    """Returns the name of a last operation that maps logits to [0, 1]; `None` if not found."""
+    """Returns the name of a last operation that maps logits to [0, 1]; `None` without one."""
     last = _last_operation(classifier)
     names = [type(last).__name__, getattr(getattr(last, "activation", None), "__name__", "")]
     found = {name.lower().replace("_", "") for name in names} & _SQUASHING

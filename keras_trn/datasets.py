@@ -24,12 +24,12 @@ def load(
 ) -> tuple[tf.data.Dataset, ...]:
     """Loads a data set as pipelines for training, validation and test.
 
-    `"digits"` are the 1,797 grey images of 8 x 8 pixels that come with scikit-learn. TensorFlow
+    `"digits"` is the set of 1,797 grey images of 8 x 8 pixels in scikit-learn. TensorFlow
     Datasets downloads the other sets once; their validation part is the last tenth of the
     training split.
 
     Args:
-        name: `"digits"`, or a set of TensorFlow Datasets with images, labels and the splits
+        name: `"digits"`, or a data set of TensorFlow Datasets with images, labels and the splits
             `train` and `test`, such as `"fashion_mnist"`, `"cifar10"` or `"svhn_cropped"`.
         batch_size: Number of images in a batch.
         data_dir: Data directory of TensorFlow Datasets; by default the environment variable
@@ -44,7 +44,7 @@ def load(
 
     Raises:
         ValueError: If the name is unknown, or `batch_size` or `seed` is invalid.
-        FileNotFoundError: If the data directory does not exist, or the data are not in it and
+        FileNotFoundError: If the data directory does not exist, or lacks the data and they
             cannot be downloaded.
 
     Example:
@@ -70,14 +70,14 @@ def to_arrays(dataset: LabelledImages) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         dataset: A `tf.data.Dataset` or a `keras.utils.PyDataset` of batches of images and labels.
-            Sample weights are dropped.
+            The function ignores sample weights.
 
     Returns:
         All images and all labels.
 
     Raises:
-        ValueError: If the pipeline holds anything else, is empty or endless, or its images differ
-            in size.
+        ValueError: If the pipeline yields anything else, is empty or endless, or its images
+            differ in size.
 
     Example:
         ```python
@@ -108,7 +108,7 @@ def _load_digits(seed: int) -> list[tf.data.Dataset]:
 
 
 def _split(arrays: tuple[Any, Any], size: int, seed: int) -> tuple[tuple[Any, Any], ...]:
-    """Splits off `size` images with all classes in proportion."""
+    """Splits off `size` images, with all classes in proportion."""
     images, held_images, labels, held_labels = sklearn.model_selection.train_test_split(
         *arrays, test_size=size, stratify=arrays[1], random_state=seed
     )

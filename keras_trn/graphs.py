@@ -18,17 +18,17 @@ from keras_trn.digests import digest_of_arrays
 
 # Functions of these packages do not change while a program runs.
 _LIBRARIES = {"keras", "tensorflow", "numpy", "builtins"}
-# The answers of `tf.is_tensor` by type. It looks for a protocol, which takes long for a layer.
+# Caches `tf.is_tensor` by type, because its protocol check is slow for layers.
 _IS_TENSOR: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 
 
 def compile_function(
     function: Callable[..., Any], signature: Sequence[tf.TensorSpec] | None = None
 ) -> tf.types.experimental.PolymorphicFunction:
-    """Compiles a function without AutoGraph; retraces it for new types if it has no signature."""
+    """Compiles a function without AutoGraph; without a signature, retraces it for new types."""
     return tf.function(
-        # TensorFlow treats the methods of two objects as one function, retraces it again and
-        # again, and warns. A partial function is distinct for each object.
+        # TensorFlow treats the methods of two objects as one function, so it would retrace it
+        # repeatedly and warn. A partial function is distinct for each object.
         functools.partial(function),
         input_signature=signature,
         autograph=False,
@@ -37,12 +37,12 @@ def compile_function(
 
 
 class GraphCache:
-    """Caches compiled functions by name, and makes each again when its model has changed.
+    """Caches compiled functions by name, and recompiles them when their model changes.
 
     A compiled function follows new weights, but not a new activation, another dropout rate or an
     added layer. So each entry keeps the state of its subject: the model, the function that calls
-    models, or a tuple of these. Copies and pickles of a cache are empty, so that its owner can be
-    copied.
+    models, or a tuple of these. Copies and pickles of a cache are empty, which makes its owner
+    copyable.
     """
 
     def __init__(self) -> None:
@@ -55,13 +55,13 @@ class GraphCache:
         make_function: Callable[[], Callable[..., Any]],
         signature: Sequence[tf.TensorSpec] | None = None,
     ) -> Callable[..., Any]:
-        """Returns the compiled function that `make_function` makes for the current subject."""
+        """Returns the compiled result of `make_function` for the current subject."""
         return self.remember(key, subject, lambda: compile_function(make_function(), signature))
 
     def remember(self, key: Hashable, subject: Any, make: Callable[[], Any]) -> Any:
-        """Returns what `make` returned for the current state of the subject."""
+        """Returns the result of `make` for the current state of the subject."""
         state = state_of(subject)
-        # The state keeps its subject alive, so no other object can get the same id.
+        # The state keeps its subject alive, so another object cannot get the same id.
         identity = tuple(map(id, subject)) if isinstance(subject, tuple) else id(subject)
         known_state, result = self._entries.get((key, identity), (None, None))
         if known_state != state:
@@ -74,7 +74,7 @@ class GraphCache:
 
 
 class SharedGraph:
-    """Traces a function once for all graphs that call it; called eagerly, it stays eager."""
+    """Traces a function once for all graphs that call it; eager calls stay eager."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -87,7 +87,7 @@ class SharedGraph:
 
 
 def state_of(subject: Any) -> object:
-    """Describes all that a compiled function keeps of a model or function, except weights.
+    """Describes everything but weights that a compiled function keeps of a model or function.
 
     Two descriptions are equal if and only if nothing has changed.
     """
@@ -111,22 +111,22 @@ def _describe(value: Any, seen: dict[int, Any]) -> object:
         # NaN differs from itself, but its text does not.
         return type(value).__name__, repr(value)
     parts = None if id(value) in seen else _parts(value)
-    # Kept alive: Keras makes some lists anew, and another object could get the id of a freed one.
+    # Keeps the value alive: Keras recreates some lists, and ids of freed objects are reused.
     seen[id(value)] = value
     if parts is None:
         return _Identity(value)
-    # Collections and bound methods are created anew on every access.
+    # Every access creates new collections and bound methods.
     is_fleeting = isinstance(value, (list, tuple, dict, np.ndarray, types.MethodType))
     identity = type(value).__name__ if is_fleeting else _Identity(value)
     return [identity, *((name, _describe(part, seen)) for name, part in parts)]
 
 
 def _parts(value: Any) -> Iterable[tuple[object, Any]] | None:
-    """Returns what a compiled function keeps of an object; `None` where nothing can change."""
+    """Returns the parts of an object that can change; `None` if there are none."""
     if isinstance(value, np.ndarray):
         return [("digest", digest_of_arrays(value))]
     if isinstance(value, (list, tuple)):
-        # A list may collect tensors while it is traced, which must not cause another tracing.
+        # A list may collect tensors during tracing, which must not cause another tracing.
         return [(place, part) for place, part in enumerate(value) if not _is_tensor(part)]
     if isinstance(value, dict):
         return [(str(key), part) for key, part in value.items()]
@@ -183,7 +183,7 @@ def _package(thing: object) -> str:
 
 @functools.cache
 def _bookkeeping() -> set[str]:
-    """Names the attributes that Keras keeps for itself and changes without any effect."""
+    """Lists Keras' internal attributes, whose changes have no effect on a graph."""
     running = {"history", "stop_training", "stop_evaluating", "stop_predicting"}
     running |= {"_eval_epoch_iterator", "_compiled_trainable_state", "_compiled_state"}
     return running | set(vars(keras.Layer())) | set(vars(keras.Model()))

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_trn.types import ArrayLike
 from keras_trn.types import ImageShape
 
-# Converting images to another range and back leaves [0, 1] by no more than this.
+# Converting images to another range and back may exceed [0, 1] by this much.
 _ROUNDING = 1e-6
 
 
@@ -106,7 +106,7 @@ def _range_advice(low: float, high: float) -> str:
 
 
 def check_labels(labels: ArrayLike, num_classes: int, batch_size: int | None = None) -> None:
-    """Checks that labels are class indices, and as many as there are images."""
+    """Checks that labels are class indices, one for each image."""
     values = np.asarray(labels)
     if not np.issubdtype(values.dtype, np.integer):
         raise ValueError(
@@ -131,7 +131,7 @@ def check_labels(labels: ArrayLike, num_classes: int, batch_size: int | None = N
 
 
 def check_range(name: str, value: Any, low: float, high: float) -> float:
-    """Returns a number in `[low, high]` as Python's own; refuses anything else."""
+    """Returns a number in `[low, high]` as a Python number; refuses anything else."""
     number = _python_number(value)
     if not low <= number <= high or math.isinf(number):
         raise ValueError(f"{name} must be a number from {low:g} to {high:g}, received {value!r}.")
@@ -153,7 +153,7 @@ def check_count(name: str, value: Any) -> int:
 
 
 def check_seed(seed: Any) -> int | None:
-    """Returns a seed from 0 to 2147483647 as a Python `int`, or `None` for none."""
+    """Returns a seed from 0 to 2147483647 as a Python `int`; `None` stays `None`."""
     return None if seed is None else check_whole_number("seed", seed, 0, np.iinfo(np.int32).max)
 
 

@@ -1,6 +1,6 @@
-"""Checks and adapts the Keras settings of the user.
+"""Checks and adapts the user's Keras settings.
 
-This module must not import Keras at the top: if the backend that is set is not installed, that
+This module must not import Keras at the top. If the configured backend is not installed, that
 import fails with an error that does not name the setting.
 """
 
@@ -15,7 +15,7 @@ _NEEDED = "tensorflow"
 
 
 def check_backend() -> None:
-    """Raises an `ImportError` if Keras uses, or is set to use, another backend than TensorFlow."""
+    """Raises an `ImportError` if Keras does not use the TensorFlow backend."""
     imported = _imported_backend()
     backend, source = _configured_backend()
     if imported is None and backend != _NEEDED:
@@ -41,7 +41,7 @@ def _imported_backend() -> str | None:
 
 
 def _configured_backend() -> tuple[str, str]:
-    """Returns the backend that Keras is set to use, and where it is set; as Keras finds it."""
+    """Returns the configured backend and the place of the setting, as Keras finds them."""
     if backend := os.environ.get("KERAS_BACKEND"):
         return backend, "the environment variable KERAS_BACKEND"
     home = os.path.expanduser("~")
@@ -62,15 +62,15 @@ def _read_settings(path: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def float32_numbers() -> Iterator[None]:
-    """Sets Keras' `floatx` to float32 for a while.
+    """Sets Keras' `floatx` to float32 temporarily.
 
-    `fit`, `evaluate` and `predict` convert arrays to `floatx`: float16 would round every image,
-    and count images only up to 2,048.
+    `fit`, `evaluate` and `predict` convert arrays to `floatx`. With float16 they would round
+    every image, and count images only up to 2,048.
     """
     import keras
 
     floatx = keras.config.floatx()
-    # The first call fixes the policy of new layers, which Keras derives from `floatx`.
+    # Keras derives the policy of new layers from `floatx` at the first call, and then keeps it.
     keras.config.dtype_policy()
     keras.config.set_floatx("float32")
     try:

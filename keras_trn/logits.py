@@ -20,10 +20,10 @@ register_second_derivatives()
 class LogitsFunction:
     """Maps images to the float32 logits of a frozen classifier in inference mode.
 
-    Only the images are differentiated. In a graph, TensorFlow prunes the gradients of the
-    weights, as nothing uses them. Eager TensorFlow would compute them, which is slow, and which
-    with TensorFlow 2.21 and oneDNN corrupts the memory for a 1 x 1 convolution of stride 2.
-    So eager gradients run in compiled functions.
+    It differentiates only the images. In a graph, TensorFlow prunes the unused gradients of the
+    weights. Eager TensorFlow would compute them, which is slow, and with TensorFlow 2.21 and
+    oneDNN it corrupts the memory for a 1 x 1 convolution of stride 2. So eager gradients run in
+    compiled functions.
     """
 
     def __init__(self, classifier: Classifier) -> None:
@@ -31,7 +31,7 @@ class LogitsFunction:
         self._is_layer = isinstance(classifier, keras.layers.Layer)
         self._graphs = GraphCache()
 
-    # Without this, CleverHans makes AutoGraph rewrite the whole classifier, which takes seconds.
+    # Otherwise CleverHans' AutoGraph rewrites the whole classifier, which takes seconds.
     @tf.autograph.experimental.do_not_convert
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         if self._is_layer and tf.executing_eagerly():
@@ -95,7 +95,7 @@ class LogitsFunction:
 
 
 def _without_weights(gradients: list[tf.Tensor], variables: Sequence[tf.Variable]) -> Any:
-    """Returns what a custom gradient returns if its variables have no gradient."""
+    """Adds missing gradients for the variables of a custom gradient, if it has any."""
     return (gradients, [None] * len(variables)) if variables else gradients
 
 
@@ -105,9 +105,9 @@ def logits_function(classifier: Classifier) -> LogitsFunction:
 
 
 def differentiable_logits_function(classifier: Classifier) -> Logits:
-    """Works as `logits_function`, with a gradient of zero where TensorFlow returns `None`.
+    """Works like `logits_function`, but has a gradient of zero if TensorFlow returns `None`.
 
-    No gradient passes through rounding, for example, and an attack cannot add `None` to an image.
+    For example, gradients do not pass through rounding, and an attack cannot add `None`.
     """
     logits = logits_function(classifier)
 
@@ -124,7 +124,7 @@ def predicted_labels(classifier: Classifier, images: tf.Tensor) -> tf.Tensor:
 
 
 def single_output(outputs: Any) -> tf.Tensor:
-    """Takes the only output of a model out of its list or dictionary; refuses several."""
+    """Unpacks the only output of a model from its list or dictionary; refuses several."""
     if not isinstance(outputs, (list, tuple, dict)):
         return outputs
     flat = keras.tree.flatten(outputs)
@@ -168,7 +168,7 @@ def cross_entropy_direction(logits: tf.Tensor, label_distribution: tf.Tensor) ->
     logits = logits - tf.stop_gradient(tf.reduce_max(logits, axis=-1, keepdims=True))
     exponentials = tf.exp(logits)
     # The softmax without class c divides by the sum of the other exponentials. That sum can
-    # underflow for the top class only, which is therefore computed separately.
+    # underflow only for the top class, so the top class is computed separately.
     without_top = tf.nn.softmax(tf.where(top > 0, -1e9, logits))
     sums_without = tf.reduce_sum(exponentials, axis=-1, keepdims=True) - exponentials
     shares = (1 - top) * label_distribution / tf.where(top > 0, 1.0, sums_without)

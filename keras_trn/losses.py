@@ -15,7 +15,7 @@ from keras_trn.types import Config
 
 
 class RestoredBatch(NamedTuple):
-    """A batch of restored images, as a loss sees it.
+    """Holds a batch of restored images for a loss.
 
     Args:
         clean: The clean images, of shape `(batch, height, width, channels)`.
@@ -72,7 +72,7 @@ class RestorerLoss:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """The weights of the loss, all trainable."""
+        """Returns the weights of the loss, all trainable."""
         return []
 
     def call(self, batch: RestoredBatch) -> tf.Tensor:
@@ -158,9 +158,9 @@ class AdversarialLoss(RestorerLoss):
     """Compares pixels, and trains a discriminator of clean and restored images.
 
     The loss of the restorer is `pixel` times the mean squared error of the pixels, plus
-    `adversarial` times its cross-entropy of passing for clean images. The discriminator
-    learns in the same step, and its own loss is added. A single-stream restorer with this
-    loss is APE-GAN. The source weighs pixels and discriminator 0.7 to 0.3.
+    `adversarial` times the discriminator's cross-entropy for taking restored images as clean.
+    The discriminator learns in the same step, with its own loss. A single-stream restorer with
+    this loss is APE-GAN. The paper weighs pixels and discriminator 0.7 to 0.3.
 
     Source: Shen et al., "APE-GAN: Adversarial Perturbation Elimination with GAN",
     arXiv 1707.05474.
@@ -192,12 +192,12 @@ class AdversarialLoss(RestorerLoss):
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """The weights of the discriminator."""
+        """Returns the weights of the discriminator."""
         return [] if self.discriminator is None else self.discriminator.trainable_variables
 
     def call(self, batch: RestoredBatch) -> tf.Tensor:
         pixel_losses = tf.reduce_mean(tf.square(batch.restored - batch.clean), axis=[1, 2, 3])
-        # The restorer must not change the discriminator, nor the discriminator the restorer.
+        # The restorer's loss must not train the discriminator, or the other way round.
         frozen = [tf.stop_gradient(variable.value) for variable in self.variables]
         discriminator_losses = self._cross_entropy(batch.clean, 1.0)
         discriminator_losses += self._cross_entropy(tf.stop_gradient(batch.restored), 0.0)
@@ -210,7 +210,7 @@ class AdversarialLoss(RestorerLoss):
     def _cross_entropy(
         self, images: tf.Tensor, is_clean: float, weights: list[tf.Tensor] | None = None
     ) -> tf.Tensor:
-        """Computes the cross-entropy of the discriminator, if need be with other weights."""
+        """Computes the cross-entropy of the discriminator, by default with its own weights."""
         discriminator = self.discriminator
         if discriminator is None:
             raise ValueError("Call `build(image_shape)` before the loss.")
@@ -226,7 +226,7 @@ class AdversarialLoss(RestorerLoss):
 
 
 def _make_discriminator(channels: int) -> keras.Model:
-    """Makes a small network from images of any size to the logit that they are clean."""
+    """Makes a small network from images of any size to the logit of being clean."""
     common = {"data_format": "channels_last", "dtype": "float32"}
     convolution = {"padding": "same", "activation": "relu", **common}
     return keras.Sequential(
@@ -246,7 +246,7 @@ def _make_discriminator(channels: int) -> keras.Model:
 class PixelLoss(RestorerLoss):
     """Applies a Keras loss to the clean and the restored images.
 
-    `compile` makes it from a Keras loss or its name.
+    `compile` wraps a Keras loss, or its name, in it.
 
     Args:
         loss: A `keras.losses.Loss`, a function of two batches of images, or a name.

@@ -23,12 +23,12 @@ _NEEDS_NO_DERIVATIVE = {
     "StatefulPartitionedCall",
     "TensorListReserve",
 }
-# Replaces a height or width that the classifier leaves open.
+# Replaces an unknown height or width.
 _ANY_SIDE = 32
 
 
 class MapDerivative:
-    """The gradient map of a defence, and its derivative, each compiled once.
+    """Computes the gradient map of a defence and its derivative, each compiled once.
 
     Args:
         defence: A `RestoredClassifier` with a `gradient_map` that needs no labels.
@@ -38,14 +38,14 @@ class MapDerivative:
         self._defence = defence
         self.maps = compile_function(self._maps)
         self.vjp = compile_function(self._vjp)
-        # The completeness of the derivative; `keras_trn.evaluation.map_gradient` measures it once.
+        # Its completeness, which `keras_trn.evaluation.map_gradient` measures once.
         self.measured: Any = None
 
     def unsupported_reason(self) -> str | None:
-        """Says, without a full stop, why TensorFlow cannot differentiate the map.
+        """Tells why TensorFlow cannot differentiate the map, without a full stop.
 
-        Returns `None` where TensorFlow can. The derivative is traced only where the map has an
-        operation without a registered gradient, and is never computed.
+        Returns `None` if it can. It traces the derivative, without computing it, only if the map
+        has an operation without a registered gradient.
         """
         shape = [None, *(_ANY_SIDE if side is None else side for side in self._defence.image_shape)]
         images = tf.TensorSpec(shape, tf.float32)
@@ -66,7 +66,7 @@ class MapDerivative:
         return self._defence.gradient_map(images, classifier=self._defence.classifier)
 
     def _vjp(self, images: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        """The gradient, in the images, of the weighted sum of the map."""
+        """Returns the gradient of the map's weighted sum with respect to the images."""
         with tf.GradientTape() as tape:
             tape.watch(images)
             total = tf.reduce_sum(self._maps(images) * weights)
@@ -83,13 +83,13 @@ def short_message(error: Exception) -> str:
 
 
 def _operations(graph: Any) -> set[str]:
-    """The types of all operations on tensors in a graph, called functions included."""
+    """Returns the types of all operations on tensors in a graph and in called functions."""
     nodes = [*graph.node, *(node for body in graph.library.function for node in body.node_def)]
     return {node.op for node in nodes if node.input}
 
 
 def _missing_derivative(error: Exception) -> str:
-    """Names the operation that TensorFlow could not differentiate, where the error does."""
+    """Names the operation that TensorFlow could not differentiate, if the error does."""
     named = re.search(r"no entry for: (\w+)|op type: (\w+)", str(error))
     if named:
         operation = named[1] or named[2]

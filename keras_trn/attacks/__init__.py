@@ -1,4 +1,4 @@
-"""Attacks with one contract."""
+"""Crafts adversarial images: attacks that all share one interface."""
 
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.attack_ensemble import AttackEnsemble

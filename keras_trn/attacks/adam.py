@@ -1,4 +1,4 @@
-"""Adam for the loops of attacks, where there is no variable to optimize."""
+"""Adam for the loops of attacks, which optimize tensors instead of variables."""
 
 import tensorflow as tf
 from tensorflow import Tensor
@@ -18,7 +18,7 @@ def adam_start(tensor: Tensor) -> AdamState:
 def adam_step(
     gradient: Tensor, steps_taken: Tensor, mean: Tensor, square: Tensor
 ) -> tuple[Tensor, AdamState]:
-    """Returns a step of Adam (arXiv 1412.6980) for a learning rate of 1, and the new state."""
+    """Returns a step of Adam (arXiv 1412.6980) at a learning rate of 1, and the new state."""
     steps_taken += 1.0
     mean = _MEAN_DECAY * mean + (1.0 - _MEAN_DECAY) * gradient
     square = _SQUARE_DECAY * square + (1.0 - _SQUARE_DECAY) * tf.square(gradient)

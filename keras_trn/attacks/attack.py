@@ -1,4 +1,4 @@
-"""The contract of all attacks."""
+"""The base class of all attacks."""
 
 import functools
 import inspect
@@ -31,47 +31,47 @@ from keras_trn.types import Logits
 # A number, or a pair (low, high).
 Epsilon = Any
 
-# The largest perturbation that can make a difference to images in [0, 1]. The other
-# distances have no such bound, as they grow with the number of pixels.
+# The largest perturbation that images in [0, 1] allow. The other norms grow with the number
+# of pixels, so they have no fixed bound.
 _LARGEST_EPSILON = {"linf": 1.0, "l2": math.inf, "l1": math.inf}
 
 
 class Attack:
     """Crafts adversarial images within a distance of the clean ones.
 
-    The base of all attacks. A subclass writes `craft`. The base class settles labels and
-    epsilon, checks the input, and compiles `craft` once for a classifier and an image shape. It
-    projects the result into the ball of radius epsilon and into [0, 1].
+    A subclass writes `craft`. The base class checks the input and fills in labels and epsilon.
+    It compiles `craft` once for each classifier and image shape. It projects the result into
+    the ball of radius epsilon and into [0, 1].
 
-    A subclass declares what it can do by these attributes:
+    A subclass declares its capabilities with these attributes:
 
     - `gradient_free` (False): it queries logits and takes no gradient.
-    - `runs_in_graph` (True): `craft` consists of TensorFlow operations. Otherwise it is given
-      eager tensors. It can then use NumPy, and cannot be trained against.
+    - `runs_in_graph` (True): `craft` consists of TensorFlow operations. Otherwise it receives
+      eager tensors and can use NumPy, but cannot be used in training.
     - `is_iterative` (False): it has an attribute and an argument `steps`, and a method
       `step_size(epsilon)`. An argument `relative_step_size` fixes the step size for any `steps`.
     - `is_random` (True): it uses `random_seed`.
-    - `stays_in_ball` (True): its images lie within epsilon. Otherwise it serves training alone.
+    - `stays_in_ball` (True): its images lie within epsilon. Otherwise use it only in training.
     - `minimal_norm` (False): it searches for the smallest perturbation, whatever epsilon is.
-    - `norms` (`("linf", "l2", "l1")`): the norms that it can take.
+    - `norms` (`("linf", "l2", "l1")`): the norms that it supports.
 
     Args:
         epsilon: Largest distance between a clean and an adversarial image, in units of the
-            image range [0, 1]; or a pair `(low, high)`, from which an epsilon is drawn
+            image range [0, 1]; or a pair `(low, high)`, from which the attack draws an epsilon
             uniformly for each image. 0 leaves images unchanged.
-        norm: What epsilon measures: `"linf"`, the largest change of a pixel; `"l2"`, the
+        norm: How to measure the distance: `"linf"`, the largest change of a pixel; `"l2"`, the
             Euclidean length of the change of the whole image; or `"l1"`, the sum of the changes
-            of all pixels, which some attacks do not take.
-        seed: Whole number that fixes what is random in the attack, the drawn epsilons
-            included. By default each call differs; `keras.utils.set_random_seed` governs them.
+            of all pixels, which some attacks do not support.
+        seed: Whole number that fixes all randomness, including the drawn epsilons. By default
+            calls differ, and `keras.utils.set_random_seed` controls them.
 
     Call arguments:
         classifier: A Keras model that returns logits, or any callable from images to logits.
         images: Clean images of shape `(batch, height, width, channels)` in [0, 1].
-        labels: Class indices of shape `(batch,)`, which the adversarial images should not be
-            given. By default the predicted ones, which leak nothing of the true labels.
-        epsilon: Overrides the attack's own: a number, or one number per image.
-        seed: Overrides the attack's own, for this call; not inside a graph.
+        labels: Class indices of shape `(batch,)` that the attack steers away from. By default
+            the predicted ones, which do not leak the true labels.
+        epsilon: Overrides the attack's own epsilon: a number, or one number per image.
+        seed: Overrides the attack's own seed for this call; not inside a graph.
 
     Returns:
         A float32 tensor of adversarial images of the shape of `images`, in [0, 1].
@@ -116,7 +116,7 @@ class Attack:
     def craft(
         self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
     ) -> Tensor:
-        """Crafts adversarial images, which `perturb` projects: what a subclass must write.
+        """Crafts adversarial images; a subclass must define it, and `perturb` projects them.
 
         Args:
             logits: Function from images to logits.
@@ -130,7 +130,7 @@ class Attack:
     def perturb(
         self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
     ) -> Tensor:
-        """Crafts adversarial images as `craft` does, and projects them into the ball and [0, 1]."""
+        """Calls `craft` and projects its images into the ball and [0, 1]."""
         if not (self.runs_in_graph or tf.executing_eagerly()):
             raise RuntimeError(
                 f"{self.name} runs in NumPy, and not inside a graph such as a training step. "
@@ -164,12 +164,12 @@ class Attack:
             epsilon = self.check_epsilon(np.ravel(epsilon))
             if len(epsilon) not in (1, len(images)):
                 raise ValueError(f"Received {len(images)} images but {len(epsilon)} epsilons.")
-        # Drawn outside the graph, which would keep the global seed it was traced with.
+        # Drawn outside the graph, which would freeze the global seed at tracing.
         epsilon, random_seed = self._draw(images, epsilon, seed)
         return self._run(classifier, images, epsilon, random_seed, labels)
 
     def _num_classes(self, classifier: Classifier, images: Tensor) -> int:
-        """Counts the classes of a classifier, which is queried once."""
+        """Counts the classes of a classifier; queries it only once."""
 
         def count() -> int:
             return logits_function(classifier)(images[:1]).shape[-1]
@@ -184,7 +184,7 @@ class Attack:
         random_seed: Tensor,
         labels: Tensor | None,
     ) -> Tensor:
-        """Runs the attack on checked input, compiled as far as it can be."""
+        """Runs the attack on checked input, in a compiled graph if the attack allows it."""
         image_shape = tuple(images.shape[1:])
         signature = self.signature(image_shape)
         if not self.runs_in_graph:
@@ -203,7 +203,7 @@ class Attack:
 
     @staticmethod
     def signature(image_shape: ImageShape) -> list[tf.TensorSpec]:
-        """Describes what a graph takes: images, epsilons, a random seed and labels."""
+        """Describes the inputs of a graph: images, epsilons, a random seed and labels."""
         return [
             tf.TensorSpec((None, *image_shape), tf.float32),
             tf.TensorSpec((None, 1, 1, 1), tf.float32),
@@ -228,13 +228,13 @@ class Attack:
     def _draw(
         self, images: Tensor, epsilon: ArrayLike | None, seed: int | None
     ) -> tuple[Tensor, Tensor]:
-        """Draws what is random: an epsilon for each image, and the seed of the attack."""
+        """Draws an epsilon for each image, and the seed of the attack."""
         return self._epsilon_per_image(images, epsilon, seed), self._random_seed(seed)
 
     def _epsilon_per_image(
         self, images: Tensor, epsilon: ArrayLike | None, seed: int | None
     ) -> Tensor:
-        """Returns an epsilon for each image: the given, the drawn, or the attack's own one."""
+        """Returns an epsilon for each image: given, drawn, or the attack's own."""
         batch_size = tf.shape(images)[0]
         if epsilon is None and isinstance(self.epsilon, tuple):
             epsilon = self.draw_epsilon(batch_size, self._random_seed(seed, stream=1))
@@ -251,12 +251,12 @@ class Attack:
         return tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
 
     def draw_epsilon(self, number: int, random_seed: ArrayLike) -> Tensor:
-        """Draws epsilons for a number of images, from the range if there is one."""
+        """Draws epsilons for a number of images, from the range if epsilon is one."""
         low, high = self.epsilon if isinstance(self.epsilon, tuple) else (self.epsilon,) * 2
         return tf.random.stateless_uniform([number], random_seed, low, high, alg="philox")
 
     def check_epsilon(self, epsilon: ArrayLike | float) -> Any:
-        """Returns an epsilon, or several, as Python numbers, or raises a `ValueError`."""
+        """Returns one or more epsilons as Python numbers, or raises a `ValueError`."""
         if isinstance(epsilon, (list, tuple, np.ndarray)) and np.shape(epsilon) != ():
             return tuple(map(self.check_epsilon, epsilon))
         return check_range(
@@ -264,7 +264,7 @@ class Attack:
         )
 
     def check_image_shape(self, image_shape: ImageShape) -> None:
-        """Raises a `ValueError` if the attack cannot attack images of that shape; override it."""
+        """Raises a `ValueError` if the attack does not support this image shape; override it."""
 
     def with_largest_epsilon(self) -> Self:
         """Returns the same attack with the upper end of its range as epsilon."""
@@ -277,7 +277,7 @@ class Attack:
 
     def with_seed(self, seed: int | None) -> Self:
         """Returns the same attack with a seed, unless it already has one."""
-        # Always a new attack: one keeps the graphs of all that it attacks as long as it lives.
+        # Always a new attack, because an attack keeps the graphs of every target it has met.
         return self.variant(seed=seed if self.seed is None else self.seed)
 
     def variant(self, **changes: Any) -> Self:
@@ -299,7 +299,7 @@ class Attack:
 
     @property
     def name(self) -> str:
-        """The attack's name in tables."""
+        """Returns the attack's name in tables."""
         return type(self).__name__
 
     def get_config(self) -> Config:
@@ -318,7 +318,7 @@ class Attack:
 
 
 def _arguments(cls: type) -> list[str]:
-    """Lists the arguments of a constructor, and its base classes' where it passes on others."""
+    """Lists a constructor's arguments, and its base classes' if it passes arguments on."""
     names: list[str] = []
     for base in cls.__mro__:
         constructor = vars(base).get("__init__", _passes_on)
@@ -331,15 +331,15 @@ def _arguments(cls: type) -> list[str]:
 
 
 def _passes_on(self: Any, *args: Any, **kwargs: Any) -> None:
-    """Has the signature of a constructor that a class does not write."""
+    """Has the signature of a constructor that passes everything on."""
 
 
 def attackable(classifier: Classifier) -> Logits:
-    """Returns the logits to attack, with a warning where they are probabilities."""
+    """Returns the logits to attack, and warns if they are probabilities."""
     if squashing := squashing_head(classifier):
         warnings.warn(
-            f"The attacked classifier ends in a {squashing}: its gradient vanishes where a "
-            "probability is near 0 or 1, and the attack finds too little. Attack its logits: "
+            f"The attacked classifier ends in a {squashing}: its gradient vanishes when a "
+            "probability is near 0 or 1, and the attack becomes too weak. Attack its logits: "
             "`classifier.layers[-1].activation = keras.activations.linear`.",
             stacklevel=5,
         )

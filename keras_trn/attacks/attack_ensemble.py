@@ -1,4 +1,4 @@
-"""Several attacks, one after the other, each on the images that withstood the ones before."""
+"""Several attacks in turn, each on the images that withstood the previous ones."""
 
 import functools
 from collections.abc import Sequence
@@ -19,19 +19,19 @@ from keras_trn.types import Logits
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class AttackEnsemble(CombinedAttack):
-    """Runs several attacks in turn, each on the images that withstood the ones before.
+    """Runs several attacks in turn, each on the images that withstood the previous ones.
 
-    An image that one attack fooled is not attacked again. An image that withstands all attacks
-    is returned with the smallest margin that any of them reached. An image costs what its attacks
-    cost, one forward pass, and one more for each attack that it meets.
+    It does not attack an image again once one attack has succeeded. For an image that withstands
+    all attacks, it returns the perturbation with the smallest margin. On top of the attacks
+    themselves, an image costs one forward pass, and one more for each attack on it.
 
-    It has the capabilities of its attacks, and is called like any
+    It has the capabilities of its attacks. Call it like any
     [`Attack`][keras_trn.attacks.Attack].
 
     Args:
         attacks: Attacks with the same epsilon and norm, the cheapest first.
         name: The name in tables; by default the names of the attacks.
-        seed: Whole number that fixes what is random.
+        seed: Whole number that fixes all randomness.
 
     Raises:
         ValueError: If there are no attacks, or they differ in epsilon or norm.
@@ -73,7 +73,7 @@ class AttackEnsemble(CombinedAttack):
         return best
 
     def variant(self, **changes: Any) -> Self:
-        """Returns the ensemble with another `name` or `seed`, or attacks with other arguments."""
+        """Returns the ensemble with another `name` or `seed`, or with changed attacks."""
         own = {key: changes.pop(key, getattr(self, key)) for key in ("name", "seed")}
         return type(self)([attack.variant(**changes) for attack in self.attacks], **own)
 
@@ -83,7 +83,7 @@ class AttackEnsemble(CombinedAttack):
 
 
 def _margins(logits: Logits, images: Tensor, labels: Tensor) -> Tensor:
-    """Returns the margin of the label; minus infinity where the classifier is fooled."""
+    """Returns the margin of the label; minus infinity for fooling images."""
     scores = logits(images)
     reached = margins(scores, labels)
     is_correct = tf.math.is_finite(reached) & (tf.argmax(scores, axis=-1) == labels)

@@ -1,4 +1,4 @@
-"""AutoAttack, the ensemble by which robust accuracies are compared."""
+"""AutoAttack, the standard ensemble for measuring robust accuracy."""
 
 from collections.abc import Callable
 
@@ -63,14 +63,14 @@ def auto_attack(
     norm: str = "linf",
     seed: int | None = None,
 ) -> AttackEnsemble:
-    """Makes AutoAttack, the ensemble that published robust accuracies are measured with.
+    """Makes AutoAttack, the standard ensemble for published robust accuracies.
 
-    Each attack meets only the images that withstood the ones before. The steps, targets, restarts
-    and queries are the same as in the authors' code. Call an accuracy an AutoAttack accuracy only
-    if `"standard"` measured it. `"fast"` costs a fraction of that, for daily use.
+    The numbers of steps, targets, restarts and queries match the authors' code. Report an
+    accuracy as an AutoAttack accuracy only if you measured it with `"standard"`. Use `"fast"`,
+    which costs a fraction, for daily work.
 
     Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of
-    Diverse Parameter-Free Attacks", arXiv 2003.01690. The fast form is this project's.
+    Diverse Parameter-Free Attacks", arXiv 2003.01690. The fast version is this project's own.
 
     Args:
         version: `"standard"`: APGD-CE, APGD-T and FAB-T with nine targets each, and Square with
@@ -79,13 +79,13 @@ def auto_attack(
             `"fast"`: fewer steps, targets and queries, and no FAB.
         epsilon: Largest distance, in units of the image range [0, 1].
         norm: `"linf"` or `"l2"`.
-        seed: Whole number that fixes what is random.
+        seed: Whole number that fixes all randomness.
 
     Returns:
         An [`AttackEnsemble`][keras_trn.attacks.AttackEnsemble].
 
     Raises:
-        ValueError: If there is no such version, or not in this norm.
+        ValueError: If the version is unknown or does not support the norm.
 
     Example:
         ```python
@@ -99,7 +99,7 @@ def auto_attack(
         raise ValueError(f"version must be one of {names}, received {version!r}.")
     if norm not in FastAdaptiveBoundary.norms:
         raise ValueError(
-            f"AutoAttack has the norms 'linf' and 'l2', received {norm!r}. For 'l1' take "
+            f"AutoAttack supports the norms 'linf' and 'l2', received {norm!r}. For 'l1' use "
             "`keras_trn.attacks.AutoProjectedGradientDescent(epsilon, norm='l1')`."
         )
     name, make_attacks = _VERSIONS[version]

@@ -22,7 +22,7 @@ from keras_trn.attacks.survivors import update_survivors
 from keras_trn.input_validation import check_count
 from keras_trn.types import Logits
 
-# The loss and the name of an attack without targets, and with them.
+# The loss and the name of each attack.
 _VARIANTS = {
     "cross_entropy": {
         "untargeted": (cross_entropy, "APGD-CE"),
@@ -37,36 +37,35 @@ _VARIANTS = {
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class AutoProjectedGradientDescent(Attack):
-    """Steps with momentum, and halves the step size where the loss no longer grows (APGD).
+    """Takes steps with momentum, and halves the step size when the loss stops rising (APGD).
 
-    There is no step size to choose. The first step crosses the whole ball. From time to time, an
-    image whose loss has risen too seldom returns to its best point, and goes on with half the
-    step. The result is the last point that fools the classifier, or else the one with the
-    highest loss.
+    You choose no step size: the first step crosses the whole ball. At checks between the steps,
+    an image whose loss has risen too rarely returns to its best point and halves its step. The
+    result is the last point that fools the classifier, or else the one with the highest loss.
 
     An image costs `steps + 2` forward passes and `steps + 1` backward passes. With `targets`, it
     costs one forward pass, and `steps + 1` passes of both kinds for each target until it fools
-    the classifier. Images that are already misclassified are unchanged, and cost one forward
-    pass. With the L1 norm, steps move ever fewer pixels, and the attack begins in larger balls,
+    the classifier. An image that is already misclassified stays unchanged and costs one forward
+    pass. With the L1 norm, steps move ever fewer pixels. The attack then begins in larger balls,
     which costs two more passes of both kinds.
 
     Call it like any [`Attack`][keras_trn.attacks.Attack].
 
     Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of
     Diverse Parameter-Free Attacks", arXiv 2003.01690, and the authors' code, which returns the
-    clean image where nothing fools the classifier. For L1: the same authors' "Mind the Box",
+    clean image if nothing fools the classifier. For L1: the same authors' "Mind the Box",
     arXiv 2103.01208.
 
     Args:
         epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"`, `"l2"` or `"l1"`.
-        loss: `"cross_entropy"`; or `"difference_of_logits_ratio"`, which compares differences of
-            logits with the spread of the highest ones. Classifiers of two classes, or of three
-            with `targets`, have too few logits for the ratio: the difference then counts alone.
+        loss: `"cross_entropy"`; or `"difference_of_logits_ratio"`, which divides differences of
+            logits by the spread of the highest ones. Classifiers with two classes, or three
+            with `targets`, have too few logits for the ratio: it becomes the plain difference.
         steps: Number of steps, each one backward pass through the classifier.
-        targets: Number of wrong classes to aim at, one after the other, starting with the most
-            likely one of the clean image; at most all wrong classes. 9 with the difference of
-            logits ratio is the APGD-T of AutoAttack. By default the attack has no target.
+        targets: Number of wrong classes to aim at in turn, the most likely one of the clean
+            image first; at most all wrong classes. 9 with the difference of logits ratio is
+            AutoAttack's APGD-T. By default the attack is untargeted.
         seed: Whole number that fixes the random starts, and the epsilons drawn from a range.
 
     Raises:
@@ -131,7 +130,7 @@ class AutoProjectedGradientDescent(Attack):
         def run(
             index: Tensor, adversarial: Tensor, highest: Tensor, survives: Tensor
         ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            # Drawn for the whole batch: which images survive does not change a start.
+            # Drawn for the whole batch, so an image's start does not depend on the survivors.
             start = self._random_start(images, epsilon, seeds[index])
             adversarial, highest, survives = update_survivors(
                 survives,
@@ -158,7 +157,7 @@ class AutoProjectedGradientDescent(Attack):
         return random_on_sphere(images, epsilon, self.norm, seed)
 
     def _measure(self, logits: Logits, points: Tensor, labels: Tensor, target: Tensor) -> Measured:
-        """Takes one forward and one backward pass; numbers that are not finite do no harm."""
+        """Takes one forward and one backward pass; replaces numbers that are not finite."""
         with tf.GradientTape() as tape:
             tape.watch(points)
             scores = logits(points)

@@ -1,9 +1,8 @@
-"""A climb that halves its step where the loss no longer grows: one run of Auto-PGD.
+"""A climb that halves its step when the loss stops rising: one run of Auto-PGD.
 
 Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
-Parameter-Free Attacks", arXiv 2003.01690. The schedule follows the authors' code. One comparison
-differs: they compare the loss after the first step with 0, and here it is compared with the loss
-at the start, as in the paper.
+Parameter-Free Attacks", arXiv 2003.01690. The schedule follows the authors' code, except that the
+loss after the first step is compared with the loss at the start, as in the paper, and not with 0.
 """
 
 from collections.abc import Callable
@@ -17,12 +16,12 @@ from keras_trn.attacks.norms import keep_inside
 
 # The share of a step that follows the gradient; the rest repeats the step before.
 _OWN_SHARE = 0.75
-# A step stays as long as the loss rises more often than this.
+# The step size stays the same while the loss rises in more than this share of the steps.
 _ENOUGH_RISES = 0.75
-# The first step crosses the whole ball.
+# In units of epsilon: the first step crosses the whole ball.
 _FIRST_STEP = 2.0
-# Steps from the start to the first check, by which they fall from check to check, and their
-# smallest number: as shares of all steps.
+# Steps up to the first check, the decrease from check to check, and the smallest number of
+# steps between checks, all as shares of the number of steps.
 _FIRST_WINDOW, _SHRINKAGE, _SMALLEST_WINDOW = 0.22, 0.03, 0.06
 
 
@@ -30,9 +29,9 @@ class Measured(NamedTuple):
     """Holds the result of one forward and one backward pass.
 
     Attributes:
-        loss: The loss of each point; -infinity where it is not finite.
-        gradient: The gradient of the loss; 0 where it is not finite.
-        fooled: Whether the classifier is fooled.
+        loss: The loss of each point; -infinity if it is not finite.
+        gradient: The gradient of the loss; 0 if it is not finite.
+        fooled: Whether the point fools the classifier.
     """
 
     loss: Tensor
@@ -44,7 +43,7 @@ class Found(NamedTuple):
     """Holds the result of a climb.
 
     Attributes:
-        points: The last point that fooled the classifier, or else that of the highest loss.
+        points: The last point that fooled the classifier, or else the one with the highest loss.
         loss: The highest loss.
         fooled: Whether a point fooled the classifier.
     """
@@ -69,7 +68,7 @@ class Track(NamedTuple):
 
 
 class _Steps(NamedTuple):
-    """Holds the length of the next step of each image, and what decides on it."""
+    """Holds the size of each image's next step, and the measurements that decide it."""
 
     size: Tensor
     # The number of rises since the last check, and the result of that check.
@@ -120,7 +119,7 @@ def climb(
 
 
 def windows_ending_at_each_step(steps: int) -> list[int]:
-    """Returns, for each step, the number of steps that its check covers; 0 without a check."""
+    """Returns for each step the number of steps that its check covers; 0 without a check."""
     shrinkage, smallest = (max(int(share * steps), 1) for share in (_SHRINKAGE, _SMALLEST_WINDOW))
     window = max(int(_FIRST_WINDOW * steps), 1)
     windows: list[int] = []
@@ -131,7 +130,7 @@ def windows_ending_at_each_step(steps: int) -> list[int]:
 
 
 def first_track(start: Tensor, measured: Measured) -> Track:
-    """Begins a track where the climb starts."""
+    """Begins a track at the start of the climb."""
     loss, gradient, fooled = measured
     return Track(
         point=start,
@@ -147,7 +146,7 @@ def first_track(start: Tensor, measured: Measured) -> Track:
 
 
 def record(track: Track, point: Tensor, measured: Measured) -> Track:
-    """Moves to a point, and keeps it if it is the best, or fools the classifier."""
+    """Moves to a point, and keeps it if it is the best or fools the classifier."""
     loss, gradient, fooled = measured
     is_best = loss > track.best_loss
     return Track(
@@ -179,14 +178,14 @@ def found_on(track: Track) -> Found:
 
 
 def as_pixels(per_image: Tensor) -> Tensor:
-    """Gives a tensor of one entry per image the shape of images."""
+    """Reshapes a tensor of one entry per image to broadcast over images."""
     return per_image[:, None, None, None]
 
 
 def _next_point(
     track: Track, size: Tensor, own_share: Tensor, images: Tensor, epsilon: Tensor, norm: str
 ) -> Tensor:
-    """Steps along the gradient, and in part as in the step before."""
+    """Steps along the gradient, with momentum from the previous step."""
     ahead = track.point + size * _steepest(track.gradient, norm)
     own_step = keep_inside(ahead, images, epsilon, norm) - track.point
     last_step = track.point - track.previous
@@ -205,9 +204,9 @@ def _steepest(gradient: Tensor, norm: str) -> Tensor:
 
 
 def _check(track: Track, chosen: _Steps, window: Tensor) -> tuple[Track, _Steps]:
-    """Halves the step of those that no longer climb, and sends them back to their best point.
+    """Halves the step of images that stopped climbing, and returns them to their best point.
 
-    Nothing happens between two checks, where the window is 0.
+    A window of 0 means that this step has no check.
     """
     is_due = window > 0
     oscillates = chosen.rises <= _ENOUGH_RISES * window

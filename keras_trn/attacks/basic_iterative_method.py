@@ -16,9 +16,8 @@ class BasicIterativeMethod(IterativeAttack):
     """Takes small steps along the gradient, from the clean image (BIM).
 
     Each step is CleverHans' `fast_gradient_method`, followed by a projection onto the ball. The
-    loop is part of the graph, which compiles as fast for a hundred steps as for one. CleverHans'
-    own loop is unrolled, and takes one epsilon for a whole batch. With the L1 norm, each step
-    moves one percent of the pixels, where CleverHans' would move a single one: this is SLIDE.
+    loop is part of the graph, so compilation takes as long for a hundred steps as for one. With
+    the L1 norm, each step moves one percent of the pixels (SLIDE), not one as in CleverHans.
 
     Call it like any [`Attack`][keras_trn.attacks.Attack].
     Source: Kurakin et al., "Adversarial Examples in the Physical World", arXiv 1607.02533; for L1

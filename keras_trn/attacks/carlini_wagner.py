@@ -1,4 +1,4 @@
-"""The attack of Carlini and Wagner: the smallest perturbation, by optimization."""
+"""The attack of Carlini and Wagner: finds the smallest perturbation by optimization."""
 
 import math
 
@@ -16,7 +16,7 @@ from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
 from keras_trn.types import Logits
 
-# Keeps black and white pixels, which lie at infinity in the space of the attack, finite.
+# Keeps black and white pixels finite, whose `atanh` is infinite.
 _SMOOTHING = 0.999999
 _FIRST_CONSTANT = 0.1
 
@@ -26,25 +26,25 @@ class CarliniWagner(Attack):
     """Searches for the smallest perturbation that fools the classifier (CW).
 
     Adam minimizes the squared length of the perturbation plus a constant times the margin by
-    which the classifier still prefers the label. The constant is searched for each image: ten
-    times larger until the classifier is fooled, then halfway between the largest that failed
-    and the smallest that succeeded. The shortest adversarial perturbation is kept, and shortened
-    to epsilon if it is longer; it then no longer fools the classifier.
+    which the classifier still prefers the label. The attack searches a constant for each image:
+    it multiplies it by ten until the classifier is fooled, and then bisects. It returns the
+    shortest adversarial perturbation, shortened to epsilon if it is longer. A shortened
+    perturbation no longer fools the classifier.
 
-    An image costs `steps * search_steps` forward and backward passes. Images that are already
-    misclassified, or for which nothing is found, are left unchanged.
+    An image costs `steps * search_steps` forward and backward passes. An image stays unchanged
+    if it is already misclassified or the attack finds nothing.
 
     Call it like any [`Attack`][keras_trn.attacks.Attack].
     Source: Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", arXiv
-    1608.04644. CleverHans' own fails on Keras 3. The tests compare its success rate with
-    Foolbox's.
+    1608.04644. CleverHans' implementation fails on Keras 3. The tests compare the success rate
+    with Foolbox's.
 
     Args:
         epsilon: Largest L2 distance, or a pair `(low, high)` to draw from for each image.
         steps: Number of steps of Adam for each constant.
-        search_steps: Number of constants tried for each image.
-        learning_rate: Learning rate of Adam, above 0 and at most 1. A black or white pixel only
-            moves after a distance of about 8: `steps * learning_rate` should exceed that.
+        search_steps: Number of constants to try for each image.
+        learning_rate: Learning rate of Adam, from 0 to 1. Choose it such that
+            `steps * learning_rate` exceeds 8; otherwise black and white pixels do not move.
         confidence: Margin that another class must have over the label, in logits.
         seed: Whole number that fixes the epsilons drawn from a range.
 

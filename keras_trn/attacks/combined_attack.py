@@ -1,4 +1,4 @@
-"""The base of attacks that consist of several others."""
+"""The base class of attacks that consist of several others."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from keras_trn.types import ImageShape
 
 
 class CombinedAttack(Attack):
-    """Holds several attacks, and has the capabilities that all of them have.
+    """Holds several attacks, and has only the capabilities that all of them share.
 
-    A subclass calls `_hold` in its constructor, and writes `craft` or `perturb`.
+    A subclass calls `_hold` in its constructor and writes `craft` or `perturb`.
     """
 
     attacks: list[Attack]

@@ -1,4 +1,4 @@
-"""DeepFool: the smallest perturbation, by steps to the nearest boundary."""
+"""DeepFool: finds the smallest perturbation by steps to the nearest boundary."""
 
 import keras
 import tensorflow as tf
@@ -17,31 +17,31 @@ from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
 from keras_trn.types import Logits
 
-# Added to each step, so that it crosses the boundary in spite of rounding; that of the paper's
-# code.
+# Added to each step to cross the boundary despite rounding; the value of the authors' code.
 _SMALLEST_STEP = 1e-4
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class DeepFool(Attack):
-    """Steps to the nearest boundary between classes, as if boundaries were planes.
+    """Steps to the nearest boundary between classes, treating boundaries as planes.
 
-    It searches for the smallest perturbation, and shortens it to epsilon if it is longer; it
-    then no longer fools the classifier. An image costs up to `2 * steps` forward passes, and
-    `steps` backward passes for each class but its label, or for each of nine if there are more.
-    It costs nothing more once it is misclassified.
+    It searches for the smallest perturbation, and shortens it to epsilon if it is longer. A
+    shortened perturbation no longer fools the classifier.
+
+    An image costs up to `2 * steps` forward passes, and up to `steps` backward passes for each
+    wrong class, but at most nine classes. The attack stops as soon as the image is
+    misclassified, and leaves images unchanged that already are.
 
     Call it like any [`Attack`][keras_trn.attacks.Attack].
     Source: Moosavi-Dezfooli et al., "DeepFool: A Simple and Accurate Method to Fool Deep Neural
-    Networks", arXiv 1511.04599. The tests compare it with Foolbox.
-    As in the authors' code, each step includes the overshoot, so a few more steps are needed
-    than with one overshoot at the end. Misclassified images are left unchanged.
+    Networks", arXiv 1511.04599. As in the authors' code, each step includes the overshoot. The
+    tests compare it with Foolbox.
 
     Args:
         epsilon: Largest L2 distance, or a pair `(low, high)` to draw from for each image.
         steps: Largest number of steps.
-        overshoot: Fraction of its length by which the perturbation is lengthened to cross the
-            boundary; 0.02 in the paper.
+        overshoot: Fraction by which to lengthen the perturbation to cross the boundary; 0.02 in
+            the paper.
         seed: Whole number that fixes the epsilons drawn from a range.
 
     Example:
@@ -90,7 +90,7 @@ class DeepFool(Attack):
 def _way_to_nearest_boundary(
     logits: Logits, images: Tensor, labels: Tensor, rivals: Tensor
 ) -> Tensor:
-    """Returns the step to the boundary of the nearest rival; zero if no gradient shows one."""
+    """Returns the step to the boundary of the nearest rival; zero if all gradients vanish."""
     _, gradient, distance = nearest_boundary(logits, images, labels, rivals, "l2")
     slope = lengths_of(gradient, "l2")[:, None, None, None]
     length = tf.where(tf.math.is_finite(distance), distance + _SMALLEST_STEP, 0.0)

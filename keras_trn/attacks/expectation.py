@@ -16,9 +16,8 @@ from keras_trn.types import Logits
 class ExpectationOverTransformation(WrappedAttack):
     """Runs an attack on the mean logits of several runs of a random defence (EoT).
 
-    Each pass of the attack becomes `samples` passes, which are wasted on a defence that is not
-    random. It has the capabilities of its attack, and is called like any
-    [`Attack`][keras_trn.attacks.Attack].
+    Each pass of the attack becomes `samples` passes, so use it for random defences only. It has
+    the capabilities of its attack. Call it like any [`Attack`][keras_trn.attacks.Attack].
 
     Source: Athalye et al., "Obfuscated Gradients Give a False Sense of Security", arXiv
     1802.00420.
@@ -41,7 +40,7 @@ class ExpectationOverTransformation(WrappedAttack):
         self.samples = check_count("samples", samples)
 
     def without_restarts(self) -> Attack:
-        """Returns the same with an attack that runs once."""
+        """Returns the same wrapper around an attack that runs once."""
         return type(self)(self.attack.without_restarts(), self.samples)
 
     def craft(

@@ -1,4 +1,4 @@
-"""FAB and FAB-T: the smallest perturbation, by projections onto boundaries between two classes."""
+"""FAB and FAB-T: find the smallest perturbation by projections onto class boundaries."""
 
 import math
 
@@ -31,7 +31,7 @@ _FINAL_STEPS = 3
 # Two distances of zero pull equally.
 _SMALLEST_DISTANCE = 1e-8
 # The smallest lead of a wrong class, relative to the largest logit, that the final search
-# accepts. With a smaller one, the rounding of another graph or batch can give the label back.
+# accepts. With a smaller lead, rounding in another graph or batch can undo the attack.
 _CLEAR_LEAD = 1e-5
 
 
@@ -39,20 +39,20 @@ _CLEAR_LEAD = 1e-5
 class FastAdaptiveBoundary(Attack):
     """Projects images onto the boundaries between the label and other classes (FAB, FAB-T).
 
-    It searches for the smallest perturbation, and shortens it to epsilon if it is longer; it
-    then no longer fools the classifier. Each step goes to a boundary as if it were a plane, and
-    is drawn towards the clean image. After a success it continues nearer to the clean image.
+    It searches for the smallest perturbation, and shortens it to epsilon if it is longer. A
+    shortened perturbation no longer fools the classifier. Each step treats a boundary as a
+    plane, goes to it, and leans towards the clean image. After a success the attack continues
+    nearer to the clean image.
 
-    With `targets`, it tries the most likely wrong classes one after the other (FAB-T). Without,
-    each step goes to the nearest boundary (FAB); with more than ten classes, to that of one of
-    the nine most likely wrong ones. An image that is fooled within epsilon is not attacked again
-    with another target or from another start.
+    With `targets`, it tries the most likely wrong classes in turn (FAB-T). Without, each step
+    goes to the nearest boundary of the nine most likely wrong classes (FAB). It stops attacking
+    an image once it has fooled the classifier within epsilon.
 
     An image costs up to `2 * steps * targets * restarts` forward passes and half as many
-    backward passes, and six forward passes more. Without `targets` it costs up to
+    backward passes, and six more forward passes. Without `targets` it costs up to
     `2 * steps * restarts` forward passes, and for every second one a backward pass for each
-    class but its label. Images that are already misclassified, or for which nothing is found,
-    are left unchanged.
+    of those classes. An image stays unchanged if it is already misclassified or the attack
+    finds nothing.
 
     Call it like any [`Attack`][keras_trn.attacks.Attack].
     Source: Croce and Hein, "Minimally Distorted Adversarial Examples with a Fast Adaptive
@@ -63,10 +63,10 @@ class FastAdaptiveBoundary(Attack):
         epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
         steps: Number of steps for each target and start.
-        targets: Largest number of wrong classes that are tried, or `None` for the nearest one at
+        targets: Largest number of wrong classes to try, or `None` for the nearest boundary at
             each step.
-        restarts: Number of starts for each target: the clean image, and then random points at
-            half of epsilon from it.
+        restarts: Number of starts for each target: first the clean image, then random points at
+            a distance of half of epsilon.
         seed: Whole number that fixes the random starts, and the epsilons drawn from a range.
 
     Example:
@@ -124,15 +124,15 @@ class FastAdaptiveBoundary(Attack):
         return update_survivors(found, best, search, images, best, labels)
 
     def _rivals_of_targets(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Lists which classes each target consists of: `(batch, targets, classes)`."""
+        """Lists the classes of each target: a tensor of shape `(batch, targets, classes)`."""
         if self.targets is None:
             return most_likely_rivals(scores, labels, LARGEST_NUMBER_OF_RIVALS)[:, None]
         return most_likely_rivals(scores, labels, self.targets)[:, :, None]
 
     def _start(self, images: Tensor, epsilon: Tensor, run: Tensor, random_seed: Tensor) -> Tensor:
-        """Returns the clean images for the first run of a target, else points near to them."""
+        """Returns the clean images for the first run of a target, else random points nearby."""
         seed = tf.random.fold_in(random_seed, run, alg=ALGORITHM)
-        # Drawn for the whole batch: which images survive does not change a start.
+        # Drawn for the whole batch, so an image's start does not depend on the survivors.
         points = random_on_sphere(images, 0.5 * epsilon, self.norm, seed)
         return tf.where(run % self.restarts > 0, points, images)
 
@@ -146,7 +146,7 @@ class FastAdaptiveBoundary(Attack):
         best: Tensor,
         shortest: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Approaches the boundary to one of the rivals, and keeps what is nearest."""
+        """Approaches the boundary of a rival, and keeps the nearest fooling image."""
 
         def step(current: Tensor, best: Tensor, shortest: Tensor) -> tuple[Tensor, ...]:
             current = self._step(logits, current, images, labels, rivals)
@@ -166,7 +166,7 @@ class FastAdaptiveBoundary(Attack):
     def _step(
         self, logits: Logits, current: Tensor, images: Tensor, labels: Tensor, rivals: Tensor
     ) -> Tensor:
-        """Goes to the boundary from the current image and from the clean one, and mixes both."""
+        """Projects the current and the clean image onto the boundary, and mixes both."""
         lead, gradient, _ = nearest_boundary(logits, current, labels, rivals, self.norm)
         on_the_way = tf.reduce_sum(gradient * (current - images), axis=[1, 2, 3])
         change, from_clean = self._project(
@@ -182,7 +182,7 @@ class FastAdaptiveBoundary(Attack):
         return tf.clip_by_value(moved, 0.0, 1.0)
 
     def _project(self, points: Tensor, normals: Tensor, rises: Tensor) -> list[Tensor]:
-        """Projects two batches at once."""
+        """Projects two batches in one call."""
         shape = tf.shape(points)
         rows = shape[0] * shape[1]
         change = shortest_change(
@@ -207,10 +207,10 @@ def _lead(scores: Tensor, labels: Tensor, rivals: Tensor) -> Tensor:
 
 
 def _search_segment(logits: Logits, images: Tensor, fooling: Tensor, labels: Tensor) -> Tensor:
-    """Moves fooling images back towards the clean ones, as far as they fool.
+    """Moves fooling images as far back towards the clean ones as they still fool.
 
-    Each step places a point where the other class would have a small lead if the logits were
-    linear on the segment.
+    Each step assumes linear logits on the segment, and picks the point at which the wrong class
+    has a small lead.
     """
 
     def step(
@@ -220,7 +220,7 @@ def _search_segment(logits: Logits, images: Tensor, fooling: Tensor, labels: Ten
         above = _lead(inner_scores, labels, rivals)
         below = -_lead(outer_scores, labels, rivals)
         smallest_lead = _CLEAR_LEAD * tf.reduce_max(tf.abs(outer_scores), axis=-1)
-        # Twice the lead, as rounding can take some of it.
+        # Twice the lead, because rounding can reduce it.
         share = (above + 2.0 * smallest_lead) / (above + below + 1e-10)
         share = tf.where((share >= 0.0) & (share <= 1.0), share, 1.0)[:, None, None, None]
         middle = inner + share * (outer - inner)

@@ -40,7 +40,7 @@ class FastGradientMethod(Attack):
 
 
 def ascend(logits: Logits, images: Tensor, labels: Tensor, length: Tensor, norm: str) -> Tensor:
-    """Takes one step of a length along the gradient, by CleverHans."""
+    """Takes one step of the given length along the gradient, with CleverHans."""
     return fast_gradient_method(
         logits,
         images,

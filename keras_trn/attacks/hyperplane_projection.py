@@ -1,18 +1,18 @@
-"""The shortest way from an image to a hyperplane that stays in [0, 1]."""
+"""The shortest way from an image to a hyperplane without leaving [0, 1]."""
 
 import tensorflow as tf
 from tensorflow import Tensor
 
-# Pixels with a slope below this fraction of the largest slope do not move, as rounding errors
-# would decide.
+# Pixels with a slope below this fraction of the largest one do not move: the slope is mostly
+# rounding error.
 _SMALLEST_SLOPE = 1e-8
 
 
 def shortest_change(points: Tensor, normals: Tensor, rises: Tensor, norm: str) -> Tensor:
     """Finds the smallest change that raises a linear function, without leaving [0, 1].
 
-    Sorting the pixels by the change at which they reach an end of [0, 1] gives the exact
-    solution, as in arXiv 1907.02044.
+    The solution is exact: it sorts the pixels by the change that takes them to an end of
+    [0, 1], as in arXiv 1907.02044.
 
     Args:
         points: Tensor of shape `(batch, pixels)` in [0, 1].
@@ -22,7 +22,7 @@ def shortest_change(points: Tensor, normals: Tensor, rises: Tensor, norm: str) -
 
     Returns:
         A change of the shape of `points`. If [0, 1] does not permit the whole rise, it is the
-        largest possible one. It is zero where slopes are zero or not finite.
+        change with the largest possible rise. It is zero for slopes that are not finite.
     """
     steepest = tf.reduce_max(tf.abs(normals), axis=-1)
     slopes = tf.math.divide_no_nan(normals, steepest[:, None])
@@ -33,7 +33,7 @@ def shortest_change(points: Tensor, normals: Tensor, rises: Tensor, norm: str) -
 
     directions = tf.sign(slopes) * tf.sign(rises)[:, None]
     room = tf.where(directions > 0, 1.0 - points, points)
-    # A pixel moves so far for each unit of the level, which is the same for all pixels.
+    # How far a pixel moves per unit of the level, which is the same for all pixels.
     speeds = tf.ones_like(slopes) if norm == "linf" else tf.abs(slopes)
     limits = tf.math.divide_no_nan(room, speeds)
     level = _level(speeds * tf.abs(slopes), limits, tf.abs(rises))
@@ -47,7 +47,7 @@ def _level(gains: Tensor, limits: Tensor, demand: Tensor) -> Tensor:
     limits, gains = -negated, tf.gather(gains, order, batch_dims=1)
     of_full = tf.cumsum(gains * limits, axis=-1, exclusive=True)
     gain_of_others = tf.cumsum(gains, axis=-1, reverse=True)
-    # The distance reached when this pixel is full, and all before it.
+    # The rise reached when this pixel and all before it are at their limits.
     reached = of_full + gain_of_others * limits
     is_too_low = tf.cast(reached < demand[:, None], tf.int32)
     full = tf.minimum(tf.reduce_sum(is_too_low, axis=-1), number - 1)

@@ -1,4 +1,4 @@
-"""The base of attacks that take several steps of one size."""
+"""The base class of attacks that take several steps of one size."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from keras_trn.types import Classifier
 
 
 class IterativeAttack(Attack):
-    """Holds the number of steps and their size; the base of BIM, PGD, MIM and SPSA."""
+    """Holds the number of steps and their size for BIM, PGD, MIM and SPSA."""
 
     is_iterative = True
 
@@ -41,7 +41,7 @@ class IterativeAttack(Attack):
         return epsilon * (min(1.0, 2.5 / self.steps) if fraction is None else fraction)
 
     def repeat(self, step: Callable[..., Any], *state: Any) -> Any:
-        """Applies `step` to the state in a loop that is one operation of the graph."""
+        """Applies `step` to the state repeatedly; the loop is one operation of the graph."""
         return tf.while_loop(lambda *_: True, step, state, maximum_iterations=self.steps)
 
     def _run(

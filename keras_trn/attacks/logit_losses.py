@@ -1,7 +1,7 @@
 """The losses that Auto-PGD climbs, from logits, labels and target classes.
 
-Auto-PGD compares the losses of one image, and follows the direction of their gradient. So a loss
-can be replaced by one that grows with it.
+Auto-PGD only compares the losses of one image and follows the direction of their gradient. So any
+increasing function of a loss serves as well.
 """
 
 import tensorflow as tf
@@ -11,28 +11,28 @@ from keras_trn.attacks.margin import logit_of
 from keras_trn.attacks.margin import margins
 from keras_trn.attacks.margin import without
 
-# Keeps a ratio finite where the highest logits are equal.
+# Keeps a ratio finite when the highest logits are equal.
 _TINY = 1e-12
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Returns the logarithm of the odds against the label.
 
-    It grows with the cross-entropy, its softplus. The cross-entropy itself rounds to 0, and its
-    gradient too, where the classifier is sure of the label.
+    The cross-entropy is its softplus, which rounds to 0, like its gradient, when the classifier
+    is certain of the label.
     """
     return tf.reduce_logsumexp(without(logits, labels), axis=-1) - logit_of(logits, labels)
 
 
 def targeted_cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Returns the logarithm of the odds for the target, which falls with its cross-entropy."""
+    """Returns the logarithm of the odds for the target."""
     return -cross_entropy(logits, targets, labels)
 
 
 def difference_of_logits_ratio(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Returns how far the label is below the best other class, in units of the highest logits.
 
-    Two classes have no third logit to divide by: the difference is then returned undivided.
+    With two classes there is no third logit to divide by, and the difference stays undivided.
     """
     difference = -margins(logits, labels)
     if logits.shape[-1] < 3:
@@ -44,7 +44,7 @@ def difference_of_logits_ratio(logits: Tensor, labels: Tensor, targets: Tensor) 
 def targeted_difference_of_logits_ratio(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Returns how far the label is below the target, in units of the highest logits.
 
-    Three classes have no fourth logit to divide by: the difference is then returned undivided.
+    With three classes there is no fourth logit to divide by, and the difference stays undivided.
     """
     difference = logit_of(logits, targets) - logit_of(logits, labels)
     if logits.shape[-1] < 4:
@@ -54,7 +54,7 @@ def targeted_difference_of_logits_ratio(logits: Tensor, labels: Tensor, targets:
 
 
 def _highest(logits: Tensor, number: int) -> list[Tensor]:
-    """Returns the highest logits of each image; XLA cannot differentiate `tf.math.top_k` here."""
+    """Returns each image's highest logits, because XLA cannot differentiate `tf.math.top_k`."""
     found = []
     for _ in range(number):
         found.append(tf.reduce_max(logits, axis=-1))

@@ -5,18 +5,18 @@ from tensorflow import Tensor
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """Subtracts the largest logit of the other classes from that of the label, per image."""
+    """Returns the label's logit minus the largest other logit, for each image."""
     return logit_of(logits, labels) - tf.reduce_max(without(logits, labels), axis=-1)
 
 
 def logit_of(logits: Tensor, classes: Tensor) -> Tensor:
     """Returns the logit of one class for each image."""
-    # XLA cannot differentiate a gather from a batch whose size it does not know.
+    # XLA cannot differentiate a gather from a batch of unknown size.
     return tf.reduce_max(tf.where(_is_class(logits, classes), logits, logits.dtype.min), axis=-1)
 
 
 def without(logits: Tensor, classes: Tensor) -> Tensor:
-    """Replaces the logit of one class for each image by the smallest number there is."""
+    """Replaces the logit of one class for each image with the smallest possible number."""
     return tf.where(_is_class(logits, classes), logits.dtype.min, logits)
 
 

@@ -20,18 +20,18 @@ from keras_trn.types import Logits
 class Mixture(CombinedAttack):
     """Gives each of several attacks an equal share of every batch.
 
-    A restorer that is trained on a mixture meets all attacks in each step. An image's place in
-    the batch decides which attack it meets, so shuffle the training data, as `fit` does with
-    arrays. If a batch has fewer images than there are attacks, the attacks take turns at random.
+    Train on a mixture to show the restorer all attacks in each step. Shuffle the training data,
+    as `fit` does with arrays, because an image's place in the batch decides its attack. If a
+    batch has fewer images than there are attacks, the attacks take turns at random.
 
-    It runs in a graph if all its attacks do, and is called like any
-    [`Attack`][keras_trn.attacks.Attack]; `epsilon` overrides that of every attack.
+    It runs in a graph if all its attacks do. Call it like any
+    [`Attack`][keras_trn.attacks.Attack]; `epsilon` overrides the epsilon of every attack.
 
     Args:
         attacks: Attacks, each with its own epsilon, norm and seed.
 
     Raises:
-        ValueError: If `attacks` is empty or holds something else.
+        ValueError: If `attacks` is empty or contains anything else.
 
     Example:
         ```python
@@ -43,18 +43,17 @@ class Mixture(CombinedAttack):
 
     def __init__(self, attacks: Sequence[Attack]) -> None:
         self._hold(attacks)
-        # Each attack has its own.
+        # Each attack has its own values.
         self.epsilon = self.norm = self.seed = None
         self._graphs = GraphCache()
 
     def perturb(
         self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
     ) -> Tensor:
-        """Crafts adversarial images, which each attack projects into its own ball."""
+        """Crafts adversarial images; each attack projects them into its own ball."""
         crafted = []
         for index, (attack, start, stop) in enumerate(self._shares(images, random_seed)):
-            # A batch may have fewer images than there are attacks, and convolutions
-            # need at least one image.
+            # Convolutions need at least one image, even if the share is empty.
             share = slice(start, tf.maximum(stop, start + 1))
             adversarial = attack.perturb(
                 logits,
@@ -71,7 +70,7 @@ class Mixture(CombinedAttack):
     ) -> Iterator[tuple[Attack, Tensor, Tensor]]:
         """Yields each attack with the bounds of its part of the batch."""
         batch_size, number = tf.shape(images)[0], len(self.attacks)
-        # Rounded up or down at random, so that a single image also meets every attack in turn.
+        # Rounds up or down at random, so every attack also gets its turn on single images.
         rounding = tf.random.stateless_uniform([], random_seed, alg=ALGORITHM)
         shares = tf.cast(batch_size * tf.range(number + 1), tf.float32) / number
         bounds = tf.cast(tf.floor(shares + rounding), tf.int32)

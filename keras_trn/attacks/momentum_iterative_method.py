@@ -21,15 +21,15 @@ class MomentumIterativeMethod(IterativeAttack):
     """Takes small steps along a decaying sum of gradients (MIM).
 
     Call it like any [`Attack`][keras_trn.attacks.Attack].
-    Source: Dong et al., "Boosting Adversarial Attacks with Momentum", arXiv 1710.06081;
-    CleverHans' gradient and step, with the loop in the graph.
+    Source: Dong et al., "Boosting Adversarial Attacks with Momentum", arXiv 1710.06081. CleverHans
+    computes the gradient and the step; the loop is part of the graph.
 
     Args:
         epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
         steps: Number of steps, each one backward pass through the classifier.
         relative_step_size: Step size as a fraction of epsilon; `2.5 / steps`, at most 1, if None.
-        decay: Share of the accumulated gradient that is kept from step to step, from 0, which
+        decay: Share of the accumulated gradient to keep from step to step, from 0, which
             keeps nothing, to 1, which sums all gradients.
         seed: Whole number that fixes the epsilons drawn from a range.
 

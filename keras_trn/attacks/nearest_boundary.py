@@ -1,4 +1,4 @@
-"""The nearest boundary between the label and another class, for a linear approximation."""
+"""The nearest boundary between the label and another class, in a linear approximation."""
 
 import math
 
@@ -9,28 +9,28 @@ from keras_trn.attacks.margin import logit_of
 from keras_trn.attacks.norms import lengths_of
 from keras_trn.types import Logits
 
-# With more classes than ten, attacks that compare the boundaries to all of them only consider
-# the label and the nine most likely others, as the code of DeepFool does.
+# Attacks that compare the boundaries of several classes consider the label and the nine most
+# likely other classes, as the code of DeepFool does.
 LARGEST_NUMBER_OF_RIVALS = 9
 
 
 def nearest_boundary(
     logits: Logits, images: Tensor, labels: Tensor, rivals: Tensor, norm: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Finds the nearest of the boundaries to several classes, as if logits were linear.
+    """Finds the nearest boundary of several classes, treating logits as linear.
 
-    It takes one forward pass, and one backward pass for each class.
+    It costs one forward pass, and one backward pass for each class.
 
     Args:
         logits: Function from images to logits.
         images: Float32 tensor of images.
         labels: Int64 tensor of shape `(batch,)`.
-        rivals: Int64 tensor of shape `(batch, classes)`: the classes other than the label.
+        rivals: Int64 tensor of shape `(batch, classes)`: classes other than the label.
         norm: The norm of distances: `"linf"` or `"l2"`.
 
     Returns:
-        The logit of the nearest class minus that of the label; its gradient; and the distance.
-        They are zero, zero and infinity if no gradient shows a boundary.
+        The logit of the nearest class minus the label's logit, its gradient, and the distance.
+        They are zero, zero and infinity if all gradients vanish.
     """
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(images)
@@ -61,14 +61,14 @@ def nearest_boundary(
         lambda rank, *_: rank < tf.shape(rivals)[1],
         compare,
         (tf.constant(0), zeros, tf.zeros_like(images), tf.fill(tf.shape(zeros), math.inf)),
-        # One after the other: each holds the gradients of a whole batch.
+        # Saves memory: each iteration holds the gradients of a whole batch.
         parallel_iterations=1,
     )
     return lead, gradient, distance
 
 
 def _slopes_of(gradient: Tensor, norm: str) -> Tensor:
-    """Returns the largest rise for each unit of length: the gradient's length in the dual norm."""
+    """Returns the largest rise per unit of length: the gradient's length in the dual norm."""
     if norm == "linf":
         return tf.reduce_sum(tf.abs(gradient), axis=[1, 2, 3])
     return lengths_of(gradient, "l2")

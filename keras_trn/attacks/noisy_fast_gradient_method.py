@@ -15,9 +15,10 @@ from keras_trn.types import Logits
 class NoisyFastGradientMethod(FastGradientMethod):
     """Adds noise, then takes one step along the gradient; for adversarial training.
 
-    Training against it costs two passes per step, and withstands attacks of many steps. By
-    default it is N-FGSM, which leaves the ball of radius epsilon on purpose: train with it, and
-    evaluate with another attack. FGSM-RS is the older method, which stays in the ball:
+    It crafts an image in one forward and one backward pass, and training against it also defends
+    against attacks of many steps. The default is N-FGSM, which leaves the ball of radius epsilon
+    on purpose: train with it, but evaluate with another attack. For FGSM-RS, an older method that
+    stays in the ball, use
     `NoisyFastGradientMethod(epsilon, noise=1.0, step_size=1.25, projected=True)`.
 
     Sources: de Jorge et al., "Make Some Noise: Reliable and Efficient Single-Step Adversarial
@@ -25,11 +26,11 @@ class NoisyFastGradientMethod(FastGradientMethod):
     Adversarial Training", arXiv 2001.03994 (FGSM-RS).
 
     Args:
-        epsilon: Length of the ball's radius, or a pair `(low, high)` to draw from for each image.
+        epsilon: Radius of the ball, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
-        noise: Radius of the ball that the noise is drawn from, relative to epsilon; at least 0.
-        step_size: Length of the step, relative to epsilon; at least 0.
-        projected: Whether the result is projected into the ball of radius epsilon.
+        noise: Radius of the ball to draw the noise from, relative to epsilon; from 0 to 10.
+        step_size: Length of the step, relative to epsilon; from 0 to 10.
+        projected: Whether to project the result into the ball of radius epsilon.
         seed: Whole number that fixes the noise, and the epsilons drawn from a range.
 
     Example:

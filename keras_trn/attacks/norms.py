@@ -13,12 +13,12 @@ from keras_trn.attacks.random_numbers import random_laplace
 ROUNDING = 1e-6
 
 _ORDERS = {"linf": np.inf, "l2": 2, "l1": 1}
-# Bisections of the interval in which the projection onto an L1 ball lies.
+# Bisections in the search for the projection onto an L1 ball.
 _BISECTIONS = 30
 
 
 def order_of(norm: str) -> float:
-    """Translates a name into the order of the norm, as NumPy and CleverHans take it."""
+    """Translates a name into the order of the norm for NumPy and CleverHans."""
     return _ORDERS[norm]
 
 
@@ -40,7 +40,7 @@ def project(adversarial: Tensor, images: Tensor, epsilon: Tensor, norm: str) -> 
 
 
 def keep_inside(adversarial: Tensor, images: Tensor, epsilon: Tensor, norm: str) -> Tensor:
-    """Brings back what has left the ball or [0, 1]; what is inside is unchanged, bit for bit."""
+    """Projects images into the ball and [0, 1]; images inside stay identical, bit for bit."""
     if norm == "linf":
         lowest, highest = tf.maximum(images - epsilon, 0.0), tf.minimum(images + epsilon, 1.0)
         return tf.clip_by_value(adversarial, lowest, highest)
@@ -56,12 +56,12 @@ def keep_inside(adversarial: Tensor, images: Tensor, epsilon: Tensor, norm: str)
 def _project_l1(adversarial: Tensor, images: Tensor, epsilon: Tensor) -> Tensor:
     """Projects onto the intersection of the L1 ball and [0, 1].
 
-    The projection shortens all changes by the same amount, down to 0, and cuts off what leaves
+    The projection shortens all changes by the same amount, down to 0, and clips them to
     [0, 1]. Source: Croce and Hein, "Mind the Box", arXiv 2103.01208.
     """
     perturbation = adversarial - images
     sizes, room = tf.abs(perturbation), tf.where(perturbation > 0, 1.0 - images, images)
-    # Each of many small changes is rounded; their sum must not leave the ball.
+    # The rounding errors of many small changes must not add up to leave the ball.
     inner = epsilon * (1 - ROUNDING)
 
     def halve(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,9 +82,9 @@ def _total(changes: Tensor) -> Tensor:
 
 
 def random_in_ball(images: Tensor, epsilon: Tensor, norm: str, seed: Tensor) -> Tensor:
-    """Draws, for each image, a point uniformly from the ball of radius epsilon.
+    """Draws a point uniformly from the ball of radius epsilon for each image.
 
-    CleverHans' `random_lp_vector` takes one radius for a whole batch, and no stateless seed.
+    Unlike CleverHans' `random_lp_vector`, it takes a radius per image and a stateless seed.
     """
     shape = tf.shape(images)
     if norm == "linf":
@@ -96,12 +96,12 @@ def random_in_ball(images: Tensor, epsilon: Tensor, norm: str, seed: Tensor) -> 
 
 
 def random_on_sphere(images: Tensor, epsilon: Tensor, norm: str, seed: Tensor) -> Tensor:
-    """Draws, for each image, a point at a distance of epsilon, which [0, 1] can shorten."""
+    """Draws a point at a distance of epsilon for each image, clipped to [0, 1]."""
     return tf.clip_by_value(images + epsilon * _random_unit(images, norm, seed), 0.0, 1.0)
 
 
 def _random_unit(images: Tensor, norm: str, seed: Tensor) -> Tensor:
-    """Draws, for each image, a perturbation of length 1."""
+    """Draws a perturbation of length 1 for each image."""
     if norm == "linf":
         uniform = tf.random.stateless_uniform(tf.shape(images), seed, -1.0, 1.0, alg=ALGORITHM)
         return divided_by_largest(uniform)
@@ -112,6 +112,6 @@ def _random_unit(images: Tensor, norm: str, seed: Tensor) -> Tensor:
 
 
 def divided_by_largest(tensor: Tensor) -> Tensor:
-    """Scales each image so that its largest absolute entry is 1; zeros stay zeros."""
+    """Scales each image to a largest absolute entry of 1; zeros stay zeros."""
     largest = tf.reduce_max(tf.abs(tensor), axis=[1, 2, 3], keepdims=True)
     return tf.math.divide_no_nan(tensor, largest)

@@ -25,7 +25,7 @@ def takes_any_steps(craft: _Craft) -> _Craft:
 
 
 def can_take_any_steps(attack: Attack) -> bool:
-    """Tells whether an attack is declared to; a subclass may override `craft` with its own loop."""
+    """Tells whether `craft` is declared so; a subclass may override it with its own loop."""
     return getattr(type(attack).craft, _DECLARED, False)
 
 
@@ -37,16 +37,13 @@ def craft_after_steps(
     steps: int,
     relative_step_size: float,
 ) -> Tensor:
-    """Crafts the images of an iterative attack with another number of steps.
-
-    Takes checked float32 images and int64 labels.
-    """
+    """Runs an iterative attack with another number of steps, on checked images and labels."""
     try:
         epsilon, random_seed = attack._draw(images, None, attack.seed)
         given = images, epsilon, random_seed, labels
         return run_steps(attack, classifier, *given, steps, relative_step_size)
     except TypeError:
-        # The attack needs Python's own numbers: one graph for each.
+        # The attack needs Python numbers, so each number of steps gets its own graph.
         other = attack.variant(steps=steps, relative_step_size=relative_step_size)
         return other(classifier, images, labels)
 

@@ -20,7 +20,7 @@ class ProjectedGradientDescent(BasicIterativeMethod):
 
     Args:
         epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
-        norm: `"linf"`, `"l2"` or `"l1"`, with which this is SLIDE (see
+        norm: `"linf"`, `"l2"` or `"l1"`; with `"l1"`, the attack is SLIDE (see
             [`BasicIterativeMethod`][keras_trn.attacks.BasicIterativeMethod]).
         steps: Number of steps, each one backward pass through the classifier.
         relative_step_size: Step size as a fraction of epsilon; `2.5 / steps`, at most 1, if None.

@@ -1,4 +1,4 @@
-"""Noise that ignores the classifier, to compare attacks with."""
+"""Noise that ignores the classifier, as a baseline for attacks."""
 
 import keras
 import tensorflow as tf
@@ -12,12 +12,12 @@ from keras_trn.types import Logits
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class RandomNoise(Attack):
-    """Adds a random perturbation as long as epsilon allows, without querying the classifier.
+    """Adds a random perturbation of length epsilon, without querying the classifier.
 
-    For L-infinity each pixel moves by epsilon, up or down at random; for L2 and L1 the image moves
-    by epsilon in a random direction. It threatens few classifiers. A restorer trained with it
-    learns that not every perturbation follows a gradient, and an evaluation with it shows
-    whether it did. It ignores labels; see [`Attack`][keras_trn.attacks.Attack].
+    For L-infinity each pixel moves by epsilon, up or down at random. For L2 and L1 the image
+    moves by epsilon in a random direction. Few classifiers lose accuracy to it. Train with it to
+    teach the restorer that not every perturbation follows a gradient, and evaluate with it to
+    check. It ignores labels; see [`Attack`][keras_trn.attacks.Attack].
 
     Args:
         epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.

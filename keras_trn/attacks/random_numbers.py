@@ -1,9 +1,9 @@
-"""Random numbers that follow from a seed alone, inside of graphs and outside."""
+"""Random numbers that depend on a seed alone, inside and outside of graphs."""
 
 import tensorflow as tf
 from tensorflow import Tensor
 
-# By default XLA uses another one, and a seed then gives another result.
+# XLA's default is another algorithm, with other results for the same seed.
 ALGORITHM = "philox"
 
 
@@ -16,15 +16,15 @@ def random_signs(images: Tensor, seed: Tensor) -> Tensor:
 
 
 def random_direction(images: Tensor, seed: Tensor) -> Tensor:
-    """Draws, for each image, a direction uniformly: a tensor of Euclidean length 1."""
+    """Draws a uniformly random direction of Euclidean length 1 for each image."""
     normal = tf.random.stateless_normal(tf.shape(images), seed, alg=ALGORITHM)
     return tf.math.l2_normalize(normal, axis=[1, 2, 3])
 
 
 def random_laplace(images: Tensor, seed: Tensor) -> Tensor:
-    """Draws a number of the Laplace distribution for each pixel."""
+    """Draws a number from the Laplace distribution for each pixel."""
     shape = tf.shape(images)
-    # Above 0, where the logarithm is finite.
+    # Above 0, to keep the logarithm finite.
     uniform = 1.0 - tf.random.stateless_uniform(shape, seed, alg=ALGORITHM)
     return -tf.math.log(uniform) * random_signs(images, seed + 2)
 

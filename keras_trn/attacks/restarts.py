@@ -1,4 +1,4 @@
-"""Several runs of one attack, of which the best counts."""
+"""Several runs of one attack, keeping the best result."""
 
 from typing import Any
 
@@ -19,16 +19,16 @@ from keras_trn.types import Logits
 class Restarts(WrappedAttack):
     """Runs an attack several times, and keeps the best result for each image.
 
-    Each run draws other random numbers, but keeps the epsilons. The best result is the first
+    Each run draws new random numbers but keeps the epsilons. The best result is the first
     that fools the classifier, or else the one with the highest cross-entropy. An image that fools
-    it is not attacked again. Each run costs what the attack costs, and one forward pass more.
+    the classifier is not attacked again. Each run costs one forward pass on top of the attack.
 
-    It has the capabilities of its attack, and is called like any
+    It has the capabilities of its attack. Call it like any
     [`Attack`][keras_trn.attacks.Attack].
 
     Args:
-        attack: The attack, with its epsilon, norm and seed. An attack that is not random gains
-            nothing from restarts.
+        attack: A random attack, with its epsilon, norm and seed. Other attacks gain nothing
+            from restarts.
         restarts: Number of runs.
 
     Raises:
@@ -86,7 +86,7 @@ class Restarts(WrappedAttack):
 
     @property
     def steps(self) -> int:
-        """The number of steps of each run, if the attack is iterative."""
+        """Returns the number of steps of each run, if the attack is iterative."""
         return self.attack.steps
 
     def step_size(self, epsilon: Any) -> Any:
@@ -94,7 +94,7 @@ class Restarts(WrappedAttack):
         return self.attack.step_size(epsilon)
 
     def without_restarts(self) -> Attack:
-        """Returns the attack that is repeated."""
+        """Returns the attack without its restarts."""
         return self.attack.without_restarts()
 
     @property

@@ -7,12 +7,12 @@ from keras_trn.attacks.margin import without
 
 
 def most_likely_rivals(logits: Tensor, labels: Tensor, number: int) -> Tensor:
-    """Lists the most likely classes other than the label, fewer if there are no more.
+    """Lists the most likely classes other than the label.
 
     Args:
         logits: Tensor of shape `(batch, num_classes)`.
         labels: Int64 tensor of shape `(batch,)`.
-        number: Largest number of classes.
+        number: Number of classes; at most all of them.
 
     Returns:
         An int64 tensor of shape `(batch, classes)`, the most likely class first.

@@ -23,21 +23,21 @@ from keras_trn.attacks.norms import keep_inside
 from keras_trn.attacks.random_numbers import ALGORITHM
 from keras_trn.attacks.sparse_steps import sparse_direction
 
-# A larger ball is easier to climb in. The attack begins there, and ends in its own: multiples of
-# epsilon, and the shares of the steps.
+# Climbing is easier in a larger ball, so the attack begins there: multiples of epsilon, and
+# shares of the steps.
 _STAGES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
 # The share of the steps between two checks.
 _WINDOW = 0.04
 # A step moves this share of the pixels that the best point has moved.
 _MOVED_SHARE = 1 / 1.5
-# The best point has become sparser if it has moved less than this share of the pixels of before.
+# The best point counts as sparser if its number of moved pixels fell below this share.
 _SPARSER = 0.95
-# Where it has not, the step is divided by this, down to a tenth of epsilon.
+# Otherwise a check divides the step by this, down to a tenth of epsilon.
 _REDUCTION, _SHORTEST = 1.5, 0.1
 
 
 class _Steps(NamedTuple):
-    """Holds the next step of each image: its length, and how many pixels it moves."""
+    """Holds the size of each image's next step, and the share of pixels that it moves."""
 
     size: Tensor
     share: Tensor
@@ -52,14 +52,14 @@ def climb_in_stages(
     epsilon: Tensor,
     steps: int,
 ) -> Found:
-    """Climbs in balls of three sizes; only what is found in the last one counts.
+    """Climbs in balls of three sizes; the result comes from the last one alone.
 
     Args:
         measure: Function that measures points; it is called once for each step and each stage.
         start: The first points, such as `random_far_away`.
         images: Clean images.
         epsilon: Tensor of shape `(batch, 1, 1, 1)`.
-        steps: Number of steps of all stages together.
+        steps: Total number of steps in all stages.
     """
     for (multiple, _), number in zip(_STAGES, steps_of_stages(steps), strict=True):
         stage_start = keep_inside(start, images, multiple * epsilon, "l1")
@@ -69,12 +69,12 @@ def climb_in_stages(
 
 
 def random_far_away(images: Tensor, seed: Tensor) -> Tensor:
-    """Draws points far outside of the balls; their projection has moved few pixels."""
+    """Draws points far outside the balls; projecting them changes few pixels of the image."""
     return images + tf.random.stateless_normal(tf.shape(images), seed, alg=ALGORITHM)
 
 
 def steps_of_stages(steps: int) -> list[int]:
-    """Divides a number of steps among the stages; the last one gets what is left."""
+    """Divides a number of steps among the stages; the last one gets the rest."""
     *numbers, _ = (math.ceil(share * steps) for _, share in _STAGES)
     return [*numbers, max(steps - sum(numbers), 1)]
 
@@ -107,7 +107,7 @@ def _climb(
 def _check(
     track: Track, chosen: _Steps, images: Tensor, epsilon: Tensor, is_due: Tensor
 ) -> tuple[Track, _Steps]:
-    """Sends those that became sparser back to their best point; shortens the others' steps."""
+    """Returns images that became sparser to their best point; shortens the others' steps."""
     moved = _moved_pixels(track.best, images)
     is_sparser = moved < _SPARSER * chosen.moved
     shortened = tf.maximum(chosen.size / _REDUCTION, _SHORTEST * epsilon)

@@ -1,4 +1,4 @@
-"""Steps along few pixels, as the L1 norm asks for."""
+"""Steps along few pixels, which suit the L1 norm."""
 
 import tensorflow as tf
 from tensorflow import Tensor
@@ -11,7 +11,7 @@ _SLIDE_SHARE = 0.01
 
 
 def sparse_ascent_direction(logits: Logits, points: Tensor, labels: Tensor) -> Tensor:
-    """Returns the step of SLIDE, of length 1: along the pixels of the largest slopes.
+    """Returns SLIDE's step of length 1 along the pixels with the largest slopes.
 
     Source: Tramèr and Boneh, "Adversarial Training and Robustness for Multiple Perturbations",
     arXiv 1904.13000.
@@ -20,13 +20,13 @@ def sparse_ascent_direction(logits: Logits, points: Tensor, labels: Tensor) -> T
         tape.watch(points)
         losses = unsaturated_cross_entropy(labels, logits(points))
     gradient = tape.gradient(losses, points)
-    # Pixels that the step would push out of [0, 1] are left alone.
+    # The step must not push pixels out of [0, 1].
     leaves = ((points <= 0) & (gradient < 0)) | ((points >= 1) & (gradient > 0))
     return sparse_direction(tf.where(leaves, 0.0, gradient), _SLIDE_SHARE)
 
 
 def sparse_direction(gradient: Tensor, share: Tensor | float) -> Tensor:
-    """Returns signs of the largest entries of a gradient, scaled to an L1 length of 1.
+    """Returns the signs of a gradient's largest entries, scaled to an L1 length of 1.
 
     Args:
         gradient: Tensor of shape `(batch, height, width, channels)`.
@@ -35,7 +35,7 @@ def sparse_direction(gradient: Tensor, share: Tensor | float) -> Tensor:
     shape = tf.shape(gradient)
     entries = tf.abs(tf.reshape(gradient, [shape[0], -1]))
     number = tf.cast(tf.shape(entries)[1], tf.float32)
-    # The index of the smallest entry that counts.
+    # The index of the smallest entry to keep.
     last = tf.cast(tf.maximum(share * number, 1.0), tf.int32) - 1
     falling = tf.sort(entries, direction="DESCENDING")
     threshold = tf.gather(falling, tf.broadcast_to(last, shape[:1]), batch_dims=1)

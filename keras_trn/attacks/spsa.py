@@ -1,4 +1,4 @@
-"""SPSA: descent along measured slopes, without any gradient."""
+"""SPSA: descent along measured slopes, without gradients."""
 
 import keras
 import tensorflow as tf
@@ -22,23 +22,22 @@ class SPSA(IterativeAttack):
 
     Simultaneous perturbation stochastic approximation queries the margin of the label over the
     other classes on both sides of the image in a random direction. The mean of many such slopes
-    replaces the gradient. It only queries logits, so a defence whose gradient is useless does
-    not deceive it.
+    replaces the gradient. It only queries logits, so a useless gradient does not stop it.
 
-    An image costs `steps * (2 * samples + 1)` forward passes, in pairs of two batches, so memory
-    does not grow with `samples`. An image no longer changes once it is misclassified.
+    An image costs `steps * (2 * samples + 1)` forward passes. They run in pairs of batches, so
+    memory does not grow with `samples`. An image no longer changes once it is misclassified.
 
     Call it like any [`Attack`][keras_trn.attacks.Attack].
     Source: Uesato et al., "Adversarial Risk and the Dangers of Evaluating Against Weak
-    Attacks", arXiv 1802.05666. CleverHans' own fails on Keras 3.
+    Attacks", arXiv 1802.05666. CleverHans' implementation fails on Keras 3.
 
     Args:
         epsilon: Largest change of a pixel, or a pair `(low, high)` to draw from for each image.
         steps: Number of steps.
         relative_step_size: Step size as a fraction of epsilon; `2.5 / steps`, at most 1, if None.
-        samples: Number of random directions for each step; more for larger images.
-        delta: Distance from the image at which slopes are measured, in units of the image
-            range, above 0; more for a classifier that rounds its images.
+        samples: Number of random directions for each step. Increase it for larger images.
+        delta: Distance from the image at which to measure slopes, in units of the image range,
+            above 0. Increase it for a classifier that rounds its images.
         seed: Whole number that fixes the directions, and the epsilons drawn from a range.
 
     Example:
@@ -80,7 +79,7 @@ class SPSA(IterativeAttack):
         return adversarial
 
     def _slope(self, logits: Logits, images: Tensor, labels: Tensor, seed: Tensor) -> Tensor:
-        """Returns the mean, over random directions, of the direction times its slope."""
+        """Returns the mean over random directions of each direction times its slope."""
         both_labels = tf.concat([labels, labels], axis=0)
 
         def add_sample(total: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Square: random search with squares, without any gradient."""
+"""Square: random search with squares, without gradients."""
 
 import math
 
@@ -20,34 +20,33 @@ from keras_trn.types import Logits
 
 # Share of the image that the first squares cover, as in the paper.
 _FIRST_SHARE = 0.8
-# The share is halved after so many of 10,000 queries, as in the paper.
+# The share halves after these numbers of queries out of 10,000, as in the paper.
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _PLANNED_QUERIES = 10000
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class Square(Attack):
-    """Random search that changes one square of the image at a time.
+    """Searches at random, changing one square of the image at a time.
 
     It keeps a change that reduces the margin of the label over the other classes. It only
-    queries logits, so a defence whose gradient is useless does not deceive it. An image costs
-    up to `queries` forward passes and two more, and none once it is misclassified.
+    queries logits, so a useless gradient does not stop it. An image costs up to `queries + 2`
+    forward passes, and none once it is misclassified.
 
     In the L-infinity norm a square of one color replaces a part of the perturbation. In L2 the
-    perturbation moves from one square to another. Squares do not leave the image: they are no
-    larger than its shorter side.
+    perturbation moves from one square to another. Squares are at most as large as the image's
+    shorter side.
 
     Call it like any [`Attack`][keras_trn.attacks.Attack].
     Source: Andriushchenko et al., "Square Attack", arXiv 1912.00049, with the schedule of
-    AutoAttack, arXiv 2003.01690. Each image has squares at places of its own.
+    AutoAttack, arXiv 2003.01690. Each image gets its own random places for squares.
 
     Args:
         epsilon: Largest distance, or a pair `(low, high)` to draw from for each image.
         norm: `"linf"` or `"l2"`.
-        queries: Largest number of changes tried; 5000 in AutoAttack.
-        scaled_schedule: Whether the squares shrink from the first to the last query as they do in
-            the paper over 10,000 queries. Otherwise they shrink as fast as in the paper, whatever
-            the number of queries, as in AutoAttack.
+        queries: Largest number of changes to try; 5000 in AutoAttack.
+        scaled_schedule: Whether to scale the paper's schedule, in which squares shrink over
+            10,000 queries, to the number of queries. AutoAttack does not scale it.
         seed: Whole number that fixes the squares, and the epsilons drawn from a range.
 
     Example:
@@ -88,7 +87,7 @@ class Square(Attack):
             seed = tf.random.fold_in(random_seed, index, alg=ALGORITHM)
             queries = self.queries if self.scaled_schedule else _PLANNED_QUERIES
             side = proposals.side(_share(index, queries), images)
-            # Drawn for the whole batch: what an image gets does not depend on the others.
+            # Drawn for the whole batch, so an image's squares do not depend on the others.
             numbers = proposals.draw(images, seed)
 
             def update(

@@ -1,4 +1,4 @@
-"""The changes that Square tries: where a square is, and what it does to the image."""
+"""The changes that Square tries: the place of a square, and its effect on the image."""
 
 import tensorflow as tf
 from tensorflow import Tensor
@@ -10,7 +10,7 @@ _TINY = 1e-12
 
 
 class LinfProposals:
-    """Squares of one color in the L-infinity norm."""
+    """Proposes squares of one color for the L-infinity norm."""
 
     @staticmethod
     def side(share: Tensor, images: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ class LinfProposals:
 
     @staticmethod
     def draw(images: Tensor, seed: Tensor) -> Tensor:
-        """Draws what a change needs: two numbers for a place, and one for each channel."""
+        """Draws two numbers for a place, and one for each channel."""
         return _uniform([tf.shape(images)[0], 2 + images.shape[-1]], seed)
 
     @staticmethod
@@ -40,11 +40,11 @@ class LinfProposals:
 
 
 class L2Proposals:
-    """Squares between which the perturbation moves in the L2 norm."""
+    """Proposes two squares between which to move the perturbation, for the L2 norm."""
 
     @staticmethod
     def side(share: Tensor, images: Tensor) -> Tensor:
-        """Returns the side of a square that covers a share of the image, an odd number."""
+        """Returns the side, an odd number, of a square that covers a share of the image."""
         side = tf.maximum(_ideal_side(share, images), 3)
         return tf.minimum(side + 1 - side % 2, _shorter_side(images))
 
@@ -55,7 +55,7 @@ class L2Proposals:
 
     @staticmethod
     def start(images: Tensor, epsilon: Tensor, seed: Tensor) -> Tensor:
-        """Fills the image with five rows of tiles, with some more or less if it is oblong."""
+        """Fills the image with tiles, five along its shorter side."""
         batch, height, width, channels = tf.unstack(tf.shape(images))
         side = tf.maximum(_shorter_side(images) // 5, 1)
         rows, columns = height // side, width // side
@@ -72,7 +72,7 @@ class L2Proposals:
     def change(
         images: Tensor, best: Tensor, epsilon: Tensor, side: Tensor, numbers: Tensor
     ) -> Tensor:
-        """Takes the perturbation out of one square, and adds it to a pattern in another."""
+        """Moves the perturbation of one square to another, and adds a pattern there."""
         perturbation = best - images
         rows, columns = _rows_and_columns(numbers[:, :2], side, images)
         gains = _is_inside(rows, columns, side)
@@ -80,7 +80,7 @@ class L2Proposals:
         pattern = tf.where(gains, _pattern(rows, columns, numbers[:, 4], side), 0.0)
         old = tf.where(gains, perturbation, 0.0)
         new = pattern * _signs(numbers[:, None, None, 5:]) + old / (_lengths(old) + _TINY)
-        # The squares pass on what they hold, and what the perturbation lacks in length.
+        # The new length is what both squares held, plus what the perturbation lacks.
         held = tf.square(_lengths(tf.where(gains | loses, perturbation, 0.0)))
         lacking = tf.square(epsilon) - tf.reduce_sum(tf.square(perturbation), [1, 2, 3], True)
         length = tf.sqrt(held + tf.maximum(lacking, 0.0) / images.shape[-1])
@@ -100,7 +100,7 @@ def _uniform(shape: object, seed: Tensor) -> Tensor:
 
 
 def _signs(uniform: Tensor) -> Tensor:
-    """Makes -1 and 1 out of uniform numbers."""
+    """Turns uniform numbers into -1 and 1."""
     return tf.where(uniform < 0.5, -1.0, 1.0)
 
 
@@ -117,8 +117,8 @@ def _ideal_side(share: Tensor, images: Tensor) -> Tensor:
 def _rows_and_columns(numbers: Tensor, side: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     """Counts the rows and columns of each image from the corner of a square at a random place.
 
-    Unlike the paper's code, squares can touch the lower and the right edge. In small images
-    they would hardly move otherwise.
+    Unlike in the paper's code, squares can touch the lower and the right edge, because they
+    would hardly move in small images otherwise.
     """
     size = tf.shape(images)[1:3]
     places = tf.cast(size - side + 1, tf.float32)
@@ -128,12 +128,12 @@ def _rows_and_columns(numbers: Tensor, side: Tensor, images: Tensor) -> tuple[Te
 
 
 def _is_inside(rows: Tensor, columns: Tensor, side: Tensor) -> Tensor:
-    """Tells which pixels are in the square, in a tensor of shape `(batch, height, width, 1)`."""
+    """Marks the pixels in the square, in a tensor of shape `(batch, height, width, 1)`."""
     return (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
 
 
 def _pattern(rows: Tensor, columns: Tensor, number: Tensor, side: Tensor) -> Tensor:
-    """Lays two bumps over the square of each image, above each other or side by side."""
+    """Places two bumps in the square of each image, above each other or side by side."""
     rows, columns = tf.clip_by_value(rows, 0, side - 1), tf.clip_by_value(columns, 0, side - 1)
     is_turned = (number < 0.5)[:, None, None, None]
     places = tf.where(is_turned, columns * side + rows, rows * side + columns)
@@ -141,7 +141,7 @@ def _pattern(rows: Tensor, columns: Tensor, number: Tensor, side: Tensor) -> Ten
 
 
 def _two_bumps(side: Tensor) -> Tensor:
-    """Makes the paper's pattern: a bump in the upper half of a square, and a pit in the lower."""
+    """Makes the paper's pattern: a bump in the upper half of a square, a pit in the lower."""
     half = side // 2
     pattern = tf.concat([_bump(half, side), -_bump(side - half, side)], axis=0)
     return pattern / tf.norm(pattern)
@@ -165,6 +165,6 @@ def _lengths(perturbation: Tensor) -> Tensor:
 
 
 def _with_length(images: Tensor, perturbation: Tensor, length: Tensor) -> Tensor:
-    """Adds a perturbation of a length, of which [0, 1] may cut off something."""
+    """Adds a perturbation scaled to a length, and clips the result to [0, 1]."""
     own = tf.sqrt(tf.reduce_sum(tf.square(perturbation), axis=[1, 2, 3], keepdims=True))
     return tf.clip_by_value(images + perturbation * length / (own + _TINY), 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Attacks those images of a batch that are still classified correctly."""
+"""Updates only the images of a batch that are still classified correctly."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,12 +10,12 @@ from keras_trn.types import Logits
 
 
 def is_correct(logits: Logits, images: Tensor, labels: Tensor) -> Tensor:
-    """Tells which images are given their label; an answer that is not finite is wrong."""
+    """Tells which images are classified as their label; logits that are not finite are wrong."""
     return are_correct(logits(images), labels)
 
 
 def are_correct(scores: Tensor, labels: Tensor) -> Tensor:
-    """Tells which rows of logits are highest at their label; one that is not finite is wrong."""
+    """Tells which rows of logits are finite and highest at their label."""
     is_finite = tf.reduce_all(tf.math.is_finite(scores), axis=-1)
     return is_finite & (tf.argmax(scores, axis=-1) == labels)
 
@@ -23,7 +23,7 @@ def are_correct(scores: Tensor, labels: Tensor) -> Tensor:
 def update_survivors(
     survives: Tensor, current: Any, update: Callable[..., Any], *per_image: Tensor
 ) -> Any:
-    """Replaces the entries of the survivors, and computes nothing for the others.
+    """Replaces the survivors' entries without computing anything for the other images.
 
     Args:
         survives: Booleans of shape `(batch,)`.
@@ -33,7 +33,7 @@ def update_survivors(
         *per_image: Tensors with one entry for each image.
 
     Returns:
-        What `current` is, with the new entries.
+        `current` with the new entries.
     """
     places = tf.where(survives)
 

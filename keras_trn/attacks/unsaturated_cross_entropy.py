@@ -6,13 +6,13 @@ from tensorflow import Tensor
 from keras_trn.logits import cross_entropy_direction
 
 
-# CleverHans would have AutoGraph rewrite it.
+# Stops CleverHans' AutoGraph from rewriting it.
 @tf.autograph.experimental.do_not_convert
 def unsaturated_cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
-    """Returns losses whose gradient has the direction of the cross-entropy's, and a length near 1.
+    """Returns losses with the gradient direction of the cross-entropy, but a length near 1.
 
-    The cross-entropy's own gradient underflows where a classifier is sure of a label, and
-    CleverHans drops one that is shorter than 1e-6. Attacks normalize the gradient anyway.
+    The cross-entropy's own gradient underflows when the classifier is certain, and CleverHans
+    drops gradients shorter than 1e-6. Attacks normalize the gradient anyway.
     """
     one_hot = tf.one_hot(labels, tf.shape(logits)[-1], dtype=logits.dtype)
     direction = tf.stop_gradient(cross_entropy_direction(logits, one_hot))

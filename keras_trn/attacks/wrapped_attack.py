@@ -1,4 +1,4 @@
-"""The base of attacks that run another attack in some other way."""
+"""The base class of attacks that wrap another attack."""
 
 from typing import Any
 from typing import Self
@@ -14,16 +14,16 @@ from keras_trn.types import ImageShape
 class WrappedAttack(Attack):
     """Holds another attack, and has its epsilon, norm, seed and capabilities.
 
-    A subclass passes its attack to this constructor, and writes `craft` and `name`. It keeps the
-    further arguments of its own constructor as attributes.
+    A subclass passes its attack to this constructor and writes `craft` and `name`. It stores
+    its own constructor's other arguments as attributes.
     """
 
     def __init__(self, attack: Attack) -> None:
         # A mixture has no norm.
         if not isinstance(attack, Attack) or attack.norm is None:
             raise ValueError(
-                f"{type(self).__name__} needs one attack of `keras_trn.attacks`, that is no "
-                f"Mixture, received {attack!r}. A mixture takes such attacks: "
+                f"{type(self).__name__} needs one attack of `keras_trn.attacks` other than "
+                f"Mixture, received {attack!r}. Put the wrapped attacks into the mixture instead: "
                 f"`Mixture([{type(self).__name__}(attack), ...])`."
             )
         self.attack: Any = attack
@@ -38,7 +38,7 @@ class WrappedAttack(Attack):
         self.attack.check_image_shape(image_shape)
 
     def variant(self, **changes: Any) -> Self:
-        """Returns the same with other arguments, of its own or of the attack."""
+        """Returns a copy with other arguments of its own or of the attack."""
         own = {name: changes.pop(name, value) for name, value in self._own_arguments().items()}
         return type(self)(self.attack.variant(**changes), **own)
 

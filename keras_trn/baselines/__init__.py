@@ -1,4 +1,4 @@
-"""Defences to compare with; they have the same interface as a `ProtectedClassifier`."""
+"""Provides baseline defences with the interface of a `ProtectedClassifier`."""
 
 from keras_trn.baselines.adversarial_training import (
     AdversariallyTrainedClassifier as AdversariallyTrainedClassifier,

@@ -1,4 +1,4 @@
-"""A classifier that is trained on adversarial images, and restores none."""
+"""Adversarial training: a classifier trained on adversarial images, without a restorer."""
 
 from typing import Any
 from typing import Self
@@ -24,10 +24,10 @@ from keras_trn.types import Config
 class AdversariallyTrainedClassifier(AdversarialTrainer):
     """Trains a new classifier of the same architecture on attacks against itself.
 
-    Each step attacks the classifier in its present state and trains it on the adversarial
-    images. The new classifier starts from fresh, trainable weights, and the given one does
-    not change. State without training stays: the statistics of an adapted
-    `keras.layers.Normalization`, and weights that were made with `trainable=False`.
+    Each step attacks the classifier in its current state and trains it on the adversarial
+    images. The new classifier starts from fresh, trainable weights; the given one does not
+    change. The copy keeps state that training never changes: the statistics of an adapted
+    `keras.layers.Normalization`, and weights created with `trainable=False`.
 
     Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial
     Attacks", arXiv 1706.06083.
@@ -94,16 +94,17 @@ class AdversariallyTrainedClassifier(AdversarialTrainer):
         Args:
             optimizer: A Keras optimizer, or its name.
             attack: An attack of `keras_trn.attacks`, or a list of attacks, which share every
-                batch equally. Training draws epsilon from the range of the attack, if it has
-                one; validation uses the upper end.
+                batch equally. If the attack has a range of epsilons, training draws from it and
+                validation uses the upper end.
             metrics: Keras metrics of labels and logits, measured on adversarial images.
-            benign_share: Share of each batch that stays benign, from 0, as in the source, to 1.
+            benign_share: Share of each batch that stays benign, from 0, as in the paper, to 1.
             jit_compile: Whether to compile the steps with XLA; `"auto"` lets Keras decide.
             run_eagerly: Whether to run steps without a graph, to debug them.
             steps_per_execution: Number of batches for each call of the graph.
-            validation_attack: What validation and `evaluate` attack with, by default the attack of
-                training. Training with few steps can overfit to them; a stronger attack here shows
-                it, and `keras.callbacks.EarlyStopping` on `val_adversarial_accuracy` ends it.
+            validation_attack: The attack of validation and `evaluate`; by default the attack of
+                training. Training can overfit to attacks of few steps. A stronger attack here
+                reveals it, and `keras.callbacks.EarlyStopping` on `val_adversarial_accuracy`
+                stops it.
 
         Raises:
             ValueError: If there is no attack, or the share is out of range.
@@ -122,7 +123,7 @@ class AdversariallyTrainedClassifier(AdversarialTrainer):
 
     @property
     def trained_part(self) -> keras.Model:
-        """The classifier."""
+        """Returns the classifier."""
         return self.classifier
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:

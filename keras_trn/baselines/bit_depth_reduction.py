@@ -1,4 +1,4 @@
-"""Bit-depth reduction, which rounds small perturbations away."""
+"""Bit-depth reduction, which rounds off small perturbations."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ class BitDepthReduction(ImageFilter):
     """Rounds pixels to a few levels before a frozen classifier classifies them.
 
     With `bits` bits, each channel of a pixel keeps `2 ** bits` evenly spaced values from 0 to 1.
-    The gradient counts as zero: attack it with `keras_trn.threat_models.BPDA`, or without
-    gradients. Call it as any `keras_trn.RestoredClassifier`.
+    The gradient is zero: attack it with `keras_trn.threat_models.BPDA`, or without gradients.
+    Call it like any `keras_trn.RestoredClassifier`.
 
     Source: Xu et al., "Feature Squeezing: Detecting Adversarial Examples in Deep Neural
-    Networks", arXiv 1704.01155, who detect attacks with it. Here the classifier gets the rounded
-    images, as in arXiv 1711.00117.
+    Networks", arXiv 1704.01155, who use it to detect attacks. Here the classifier sees the
+    rounded images, as in arXiv 1711.00117.
 
     Args:
         classifier: A built Keras model from images in [0, 1] to logits. It is frozen.

@@ -1,4 +1,4 @@
-"""The base of the baselines that filter images without learning."""
+"""The base class of baselines that filter images without learning."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from keras_trn.restored_classifier import RestoredClassifier
 class ImageFilter(RestoredClassifier):
     """Filters images before a frozen classifier classifies them.
 
-    The gradient of a filter counts as zero, so gradient attacks on filter and classifier run, but
-    find nothing. That hides how easily a filter is broken: attack it with
-    `keras_trn.threat_models.BPDA`, or without gradients. A subclass defines `filter_array`, which
-    filters NumPy arrays, or overrides `filtered`, which filters tensors.
+    A filter has a gradient of zero, so gradient attacks through it find nothing and make it look
+    robust. Attack it with `keras_trn.threat_models.BPDA`, or without gradients. A subclass
+    defines `filter_array`, which filters NumPy arrays, or overrides `filtered`, which filters
+    tensors.
 
     Args:
         classifier: A built Keras model from images of shape `(batch, height, width, channels)` in
@@ -39,7 +39,7 @@ class ImageFilter(RestoredClassifier):
         if not self.is_exportable:
             raise ValueError(
                 f"{type(self).__name__} filters images with NumPy, which a SavedModel cannot hold. "
-                "Filter the images before, and export `classifier` alone."
+                "Export `classifier` alone, and filter the images before you pass them to it."
             )
         super().export(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""JPEG compression, which discards details that the eye does not see."""
+"""JPEG compression, which discards details that people do not see."""
 
 import io
 from typing import Any
@@ -20,9 +20,9 @@ class JpegCompression(ImageFilter):
 
     Compression discards fine detail, and with it a part of an adversarial perturbation. Pillow
     compresses 8-bit images with its default settings, which halve the resolution of the colours.
-    Images of 3 channels are compressed in colour; otherwise each channel is compressed as a grey
-    image. The gradient counts as zero: attack it with `keras_trn.threat_models.BPDA`, or without
-    gradients. Call it as any `keras_trn.RestoredClassifier`.
+    It compresses images of 3 channels in colour, and otherwise each channel as a grey image.
+    The gradient is zero: attack it with `keras_trn.threat_models.BPDA`, or without gradients.
+    Call it like any `keras_trn.RestoredClassifier`.
 
     Source: Guo et al., "Countering Adversarial Images using Input Transformations",
     arXiv 1711.00117, whose quality of 75 is the default.
@@ -63,8 +63,8 @@ class JpegCompression(ImageFilter):
 def _compress_grey(images: np.ndarray, quality: int) -> np.ndarray:
     """Compresses many grey images stacked into one picture, which is much faster.
 
-    JPEG compresses each block of a grey picture separately, and repeats the last row to fill a
-    block. So the result is identical to compressing the images one by one.
+    The result is identical to compressing the images one by one, because JPEG compresses each
+    block of a grey picture separately, and repeats the last row to fill a block.
     """
     padded = np.pad(images, ((0, 0), (0, -images.shape[1] % _BLOCK), (0, 0)), "edge")
     _, height, width = padded.shape

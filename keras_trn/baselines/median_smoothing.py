@@ -12,21 +12,20 @@ from keras_trn.input_validation import check_count
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class MedianSmoothing(ImageFilter):
-    """Smooths images by a median before a frozen classifier classifies them.
+    """Smooths images with a median filter before a frozen classifier classifies them.
 
     Each pixel becomes the median of a square window around it, for each channel separately; the
-    image is reflected at its edges. The gradient counts as zero, although a median has one nearly
-    everywhere: attack it with `keras_trn.threat_models.BPDA`, or without gradients. Call it as
-    any `keras_trn.RestoredClassifier`.
+    image is reflected at its edges. The gradient is set to zero: attack it with
+    `keras_trn.threat_models.BPDA`, or without gradients. Call it like any
+    `keras_trn.RestoredClassifier`.
 
     Source: Xu et al., "Feature Squeezing: Detecting Adversarial Examples in Deep Neural
-    Networks", arXiv 1704.01155, who detect attacks with it. Here the classifier gets the smoothed
-    images.
+    Networks", arXiv 1704.01155, who use it to detect attacks. Here the classifier sees the
+    smoothed images.
 
     Args:
         classifier: A built Keras model from images in [0, 1] to logits. It is frozen.
-        size: Side of the window in pixels: an odd number of at least 3, so that the window has a
-            centre.
+        size: Side of the window in pixels: an odd number of at least 3.
         **kwargs: The usual arguments of a Keras model (`name`).
 
     Raises:

@@ -16,10 +16,10 @@ _SMALLEST_WEIGHT = 1e-6
 class TotalVariationMinimization(ImageFilter):
     """Minimizes the total variation of images before a frozen classifier classifies them.
 
-    scikit-image's `denoise_tv_bregman` replaces each channel of an image by a similar one with
-    little variation between neighbouring pixels. Unlike Guo et al., who first drop random pixels
-    and fill them in, this is deterministic. The gradient counts as zero: attack it with
-    `keras_trn.threat_models.BPDA`, or without gradients. Call it as any
+    scikit-image's `denoise_tv_bregman` replaces each channel of an image with a similar one with
+    little variation between neighbouring pixels. It is deterministic, unlike the method of Guo et
+    al., which first drops random pixels and fills them in. The gradient is zero: attack it with
+    `keras_trn.threat_models.BPDA`, or without gradients. Call it like any
     `keras_trn.RestoredClassifier`.
 
     Source: Guo et al., "Countering Adversarial Images using Input Transformations",
@@ -48,11 +48,11 @@ class TotalVariationMinimization(ImageFilter):
         self.weight = check_range("weight", weight, _SMALLEST_WEIGHT, math.inf)
 
     def filter_array(self, images: np.ndarray) -> np.ndarray:
-        # This import takes more than half a second, and few need it.
+        # This import takes more than half a second, and few users need it.
         from skimage.restoration import denoise_tv_bregman
 
         height, width = images.shape[1:3]
-        # Channels are smoothed one by one, because scikit-image lets one disturb the next.
+        # One channel at a time, because scikit-image lets channels affect each other.
         planes = np.moveaxis(images, -1, 1).reshape(-1, height, width)
         smoothed = np.stack([denoise_tv_bregman(plane, weight=self.weight) for plane in planes])
         return np.moveaxis(smoothed.reshape(len(images), -1, height, width), 1, -1)

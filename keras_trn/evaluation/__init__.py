@@ -1,4 +1,4 @@
-"""The evaluation of a defence, and the checks of the evaluation."""
+"""Evaluates a defence and checks that the evaluation can be trusted."""
 
 from keras_trn.evaluation import checks as checks
 from keras_trn.evaluation.evaluator import evaluate as evaluate

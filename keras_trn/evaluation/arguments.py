@@ -1,4 +1,4 @@
-"""Checks the arguments of `measure` and `evaluate` before anything is computed."""
+"""Checks the arguments of `measure` and `evaluate` before any computation."""
 
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -29,18 +29,18 @@ def checked_attacks(attacks: Attack | Iterable[Attack]) -> list[Attack]:
             )
         if isinstance(attack, Mixture):
             raise ValueError(
-                "A mixture gives each image another attack, and its accuracy is that of none of "
-                f"them. List its attacks instead: `attacks={attack.attacks!r}`."
+                "A mixture attacks different images with different attacks, so its accuracy "
+                f"describes none of them. List its attacks instead: `attacks={attack.attacks!r}`."
             )
         if not attack.stays_in_ball:
             raise ValueError(
-                f"{attack.name} leaves the ball of its epsilon, and serves training alone. "
+                f"{attack.name} leaves the ball of its epsilon, so use it only for training. "
                 "Evaluate with another attack, such as `ProjectedGradientDescent`."
             )
         if isinstance(attack.epsilon, tuple):
             raise ValueError(
-                f"{attack.name} draws its epsilon from {attack.epsilon}, and a result needs one "
-                "epsilon that it is for. Use `attack.with_largest_epsilon()`."
+                f"{attack.name} draws its epsilon from {attack.epsilon}, but every result needs a "
+                "single epsilon. Use `attack.with_largest_epsilon()`."
             )
         # Raises `TypeError` if `get_config` lacks settings that results depend on.
         attack.with_seed(attack.seed)
@@ -50,7 +50,7 @@ def checked_attacks(attacks: Attack | Iterable[Attack]) -> list[Attack]:
 def attacks_or_default(
     attacks: Attack | Iterable[Attack] | None, epsilon: float | None, norm: str
 ) -> list[Attack]:
-    """Returns the attacks to evaluate with: the given ones, or the default ones of an epsilon."""
+    """Returns the attacks to evaluate with: the given ones, or the default ones for epsilon."""
     if attacks is None and epsilon is not None:
         attacks = [ProjectedGradientDescent(epsilon, norm), auto_attack("fast", epsilon, norm)]
         return checked_attacks(attacks)
@@ -69,7 +69,7 @@ def attacks_or_default(
 
 
 def checked_epsilons(epsilons: ArrayLike | float, attacks: list[Attack]) -> list[float]:
-    """Returns the further epsilons of the first attack as a list of Python numbers."""
+    """Returns the extra epsilons of the first attack as a list of Python numbers."""
     epsilons = np.ravel(np.asarray(epsilons)).tolist()
     if epsilons and not attacks:
         raise ValueError(
@@ -81,14 +81,14 @@ def checked_epsilons(epsilons: ArrayLike | float, attacks: list[Attack]) -> list
 def as_threat_models(
     threat_models: ThreatModel | str | Iterable[ThreatModel | str],
 ) -> list[ThreatModel]:
-    """Returns one or several threat models, which may be given by name, as a list."""
+    """Returns one or several threat models, or their names, as a list of threat models."""
     if isinstance(threat_models, (str, ThreatModel)):
         threat_models = [threat_models]
     return [known_threat_models.get(threat_model) for threat_model in threat_models]
 
 
 def check_image_shape(attacks: Iterable[Attack], image_shape: ImageShape) -> None:
-    """Raises `ValueError` if an attack cannot attack images of a shape."""
+    """Raises a `ValueError` if an attack does not support the image shape."""
     for attack in attacks:
         attack.check_image_shape(image_shape)
 
@@ -103,13 +103,13 @@ def describe_all(defences: Mapping[str, keras.Model]) -> tuple[ImageShape, int]:
         if description != first:
             raise ValueError(
                 f"The defence {name!r} takes other images or knows other classes: {description}, "
-                f"and the first defence {first}."
+                f"but the first defence has {first}."
             )
     return first
 
 
 def _describe(model: keras.Model) -> tuple[ImageShape, int]:
-    # Another class of model may mean something else by these attributes.
+    # In another class of model, these attributes may have another meaning.
     if isinstance(model, CheckedModel):
         return model.image_shape, model.num_classes
     return describe_classifier(model)

@@ -14,20 +14,20 @@ from keras_trn.types import ImageShape
 from keras_trn.types import LabelledImages
 
 _OTHER_ORDER = (
-    "The dataset does not keep its order: it comes in another order each time, so results of one "
-    "image cannot be put together. Shuffle it with `reshuffle_each_iteration=False`, or not at all."
+    "The dataset does not keep its order between iterations, so the results of each image cannot "
+    "be combined. Shuffle it with `reshuffle_each_iteration=False`, or not at all."
 )
 _ONE_SIZE = (
-    "One size at a time can be measured: resize the images to one size, or filter the data by "
-    "their shape and call this for each."
+    "One size at a time is supported: resize the images, or filter the data by shape and call "
+    "this once for each shape."
 )
 
 
 class CheckedData:
-    """Batches of images and labels, which come in the same order each time.
+    """Iterates over batches of images and labels in the same order each time.
 
-    The constructor runs through all data and checks them, before anything is computed.
-    Every further run raises `ValueError` if the data have changed.
+    The constructor checks all data before any computation. Later iterations raise a `ValueError`
+    if the data have changed.
     """
 
     def __init__(self, data: LabelledImages, image_shape: ImageShape, num_classes: int) -> None:
@@ -55,13 +55,13 @@ class CheckedData:
         return self._first_batches(self.batches)
 
     def _first_batches(self, number: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        # One batch more than the data had shows whether they have grown.
+        # One more batch than before shows whether the data have grown.
         batches = iter(self._dataset.take(number + (number == self.batches)))
         for expected in self._digests[:number]:
             images, labels = next(batches, (None, None))
             if images is None or digest_of_arrays(images, labels) != expected:
                 raise ValueError(_OTHER_ORDER)
-            # Rounding may leave [0, 1], which attacks do not expect.
+            # Attacks expect [0, 1], and rounding may exceed it.
             images = tf.clip_by_value(tf.cast(images, tf.float32), 0.0, 1.0)
             yield images, tf.cast(tf.reshape(labels, [-1]), tf.int64)
         if next(batches, None) is not None:
@@ -100,14 +100,14 @@ def _check_batch(
         raise ValueError(f"Its images differ in size. {_ONE_SIZE}")
     if not isinstance(images, tf.Tensor):
         raise ValueError(
-            f"The data must hold pairs of images and labels; received {type(images).__name__} "
-            "in place of the images."
+            f"The data must be pairs of images and labels; received {type(images).__name__} "
+            "instead of images."
         )
     check_images(images, image_shape)
     check_labels(labels, num_classes, batch_size=len(images))
     shape = tuple(images.shape[1:])
     if shape_before not in (None, shape):
         raise ValueError(
-            f"Its images have the shape {shape}, and in the batches before it they have the "
+            f"Its images have the shape {shape}, but the images of earlier batches have the "
             f"shape {shape_before}. {_ONE_SIZE}"
         )

@@ -11,7 +11,7 @@ from keras_trn.evaluation.arguments import as_threat_models
 from keras_trn.evaluation.fingerprints import Fingerprints
 from keras_trn.threat_models import ThreatModel
 
-# Runs of a random defence per gradient, for expectation over transformation.
+# Runs per gradient of a random defence, for expectation over transformation.
 SAMPLES_OF_RANDOM_DEFENCES = 20
 
 
@@ -23,8 +23,8 @@ def threat_models_of_each(
 ) -> dict[str, list[ThreatModel]]:
     """Returns the threat models of each defence, by its name.
 
-    All defences get what the user chose. By default, attackers average several runs of a defence
-    that answers at random, and one more attacker knows its random numbers.
+    All defences get the user's choice. By default, attackers average several runs of a random
+    defence, and another attacker knows its random numbers.
     """
     if threat_models is not None:
         return dict.fromkeys(defences, as_threat_models(threat_models))
@@ -45,7 +45,7 @@ def threat_models_of_each(
 
 
 def all_threat_models(of_each: Mapping[str, list[ThreatModel]]) -> list[ThreatModel]:
-    """Returns the threat models of all defences, each once."""
+    """Returns the threat models of all defences, without duplicates."""
     return list(dict.fromkeys(one for chosen in of_each.values() for one in chosen))
 
 

@@ -1,4 +1,4 @@
-"""The software and hardware that results may depend on."""
+"""Describes the software and hardware that results may depend on."""
 
 import os
 import platform

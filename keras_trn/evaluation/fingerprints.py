@@ -1,4 +1,4 @@
-"""Digests of models, by which a checkpoint tells them apart."""
+"""Computes digests of models, which tell models apart in a checkpoint."""
 
 import json
 from typing import Any
@@ -13,16 +13,16 @@ from keras_trn.evaluation.randomness import ROUNDING_OF_LOGITS
 from keras_trn.evaluation.randomness import largest_distance
 from keras_trn.evaluation.randomness import repeated_logits
 
-# A model is the same whether it is frozen and compiled or not.
+# A model stays the same when it is frozen or compiled.
 _IRRELEVANT_CONFIG = ("trainable", "compile_config")
 
 
 class Fingerprints:
-    """Computes digests of models, each once.
+    """Computes the digest of each model once.
 
-    A digest covers the weights and the logits of a few images. The logits tell models apart
-    that have the same weights, such as two settings of a filter. The logits of a random model
-    differ each time, so its digest covers its configuration instead.
+    A digest covers the weights and the logits of a few images. The logits distinguish models
+    with the same weights, such as two settings of a filter. The logits of a random model
+    change each time, so its digest covers its configuration instead.
     """
 
     def __init__(self, images: tf.Tensor) -> None:
@@ -33,7 +33,7 @@ class Fingerprints:
     def of(self, model: keras.Model) -> str:
         """Returns the digest of a Keras model from images to logits."""
         if id(model) not in self._known:
-            # Holding the model keeps Python from giving its `id` to another one.
+            # Keeping the model prevents Python from reusing its `id`.
             self._known[id(model)] = (model, self._digest(model))
         return self._known[id(model)][1]
 
@@ -59,14 +59,14 @@ def _describe_configuration(model: keras.Model) -> str:
     try:
         config = keras.saving.serialize_keras_object(model)["config"]
     except (NotImplementedError, TypeError, ValueError):
-        # A subclassed model may not have a configuration.
+        # A subclassed model may lack a configuration.
         config = [layer.name for layer in model.layers]
     relevant = _without_names(config, {})
     return json.dumps(relevant, sort_keys=True, default=lambda value: type(value).__name__)
 
 
 def _without_names(config: Any, names: dict[str, str]) -> Any:
-    """Numbers the layers of a configuration: Keras counts its names up for each new model."""
+    """Replaces the layer names, which Keras counts up for each new model, with numbers."""
     if isinstance(config, dict):
         if isinstance(config.get("name"), str):
             names.setdefault(config["name"], f"layer {len(names)}")

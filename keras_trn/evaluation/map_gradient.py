@@ -14,16 +14,16 @@ from keras_trn.map_derivative import MapDerivative
 from keras_trn.threat_models import ThreatModel
 from keras_trn.types import ArrayLike
 
-# A few images and directions suffice, as each pair gives its own slope.
+# A few images and directions are enough, because each pair gives its own slope.
 PROBED_IMAGES = 8
 _DIRECTIONS = 3
-# Long steps cross the kinks of ReLU, short ones drown in float32 rounding. The first length suits
-# most classifiers, and is usually the only one tried.
+# Long steps cross the kinks of ReLU, and rounding dominates short ones. The first length suits
+# most classifiers.
 _STEPS = (1e-4, 3e-5, 1e-5, 3e-4, 1e-3, 3e-3, 1e-2)
 # In a hundred measurements, correct derivatives missed at most 0.13 of a slope, and hidden ones
 # at least 0.35.
 _MAX_MISSED = 0.2
-# No further step lengths are tried once the derivative misses no more than this.
+# The search for a step length ends once the derivative misses no more than this.
 _AGREEMENT = 0.1
 # Errors from kinks and rounding change with the step length by more than this share of the slope.
 _SETTLED = 0.2
@@ -32,22 +32,22 @@ _ROUNDING = 1e-6
 # An attacker cannot use a map that changes more slowly than this.
 _SMALLEST_SLOPE = 1e-3
 
-# Runs a measurement, or returns a stored result of it.
+# Runs a measurement, or returns its stored result.
 Remember = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class MapSlopes:
-    """The median slope of a gradient map, by finite differences and by its derivative."""
+    """Holds the median slope of a gradient map, by finite differences and by its derivative."""
 
-    # The share that the derivative misses; `None` where finite differences do not converge.
+    # The share that the derivative misses; `None` if finite differences do not converge.
     missed: float | None
     numerical: float
     automatic: float
 
     @property
     def is_complete(self) -> bool:
-        """Whether the derivative is complete, as far as finite differences can tell."""
+        """Tells whether the derivative is complete, as far as finite differences show."""
         return self.missed is None or self.missed <= _MAX_MISSED
 
     def __str__(self) -> str:
@@ -63,10 +63,10 @@ def unsupported_reason(
     images: ArrayLike,
     remember: Remember | None = None,
 ) -> str | None:
-    """Says, without a full stop, why a threat model cannot be run in full; `None` if it can.
+    """Tells why a threat model cannot run in full, without a full stop; `None` if it can.
 
-    TensorFlow may be unable to differentiate a gradient map, or may miss most of its slope, which
-    only a measurement on a few of the images tells. `remember` may return a stored one.
+    TensorFlow may be unable to differentiate a gradient map, or may miss most of its slope. Only
+    a measurement on a few images reveals the latter; `remember` may return a stored one.
     """
     slopes = measure_once(threat_model, defence, images, remember)
     if slopes is None or slopes.is_complete:
@@ -80,7 +80,7 @@ def measure_once(
     images: ArrayLike,
     remember: Remember | None = None,
 ) -> MapSlopes | None:
-    """Returns the slopes of a map that the threat model can differentiate; `None` without one."""
+    """Returns the slopes of the map that a threat model differentiates; `None` without one."""
     derivative = getattr(threat_model, "map_derivative", lambda defence: None)(defence)
     if derivative is None or threat_model.unsupported_reason(defence) is not None:
         return None
@@ -98,10 +98,10 @@ def measure_slopes(
 ) -> MapSlopes:
     """Measures the slopes of a gradient map by finite differences and by its derivative.
 
-    Images are moved along gradients of random combinations of the logits, and the map is projected
-    on others, as attackers move images there, and maps change fastest. Short steps cross few kinks
-    of ReLU, so the step length counts at which both ways agree best. Where they never agree, the
-    derivative is at fault only if finite differences agree with each other.
+    It moves images along gradients of random combinations of the logits, and projects the map on
+    others, because attackers move images there and maps change fastest. It picks the step length
+    at which both methods agree best, because short steps cross few kinks of ReLU. If they never
+    agree, it blames the derivative only if finite differences agree with each other.
     """
     generator = np.random.default_rng(seed)
     probed = _without_equal_pixels(images[:PROBED_IMAGES], generator)
@@ -121,7 +121,7 @@ def measure_slopes(
 
 
 class _Probe:
-    """One direction per image, and the slopes of each part of the map along it."""
+    """Measures the slopes of each part of the map along one direction per image."""
 
     def __init__(
         self,
@@ -136,10 +136,10 @@ class _Probe:
         self._differences: dict[float, tuple[np.ndarray, np.ndarray]] = {}
 
     def compare(self, part: int, step: float) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the slope of a part for each image: numerical, and automatic."""
+        """Returns the numerical and the automatic slope of a part for each image."""
         if step not in self._differences:
             ahead, back = (self._images + sign * step * self._direction for sign in (1, -1))
-            # The step that is left after rounding; short ones lose much of their direction.
+            # The step after rounding, which changes the direction of short steps a lot.
             moved = ahead.astype("float64") - back
             change = self._maps(ahead).numpy().astype("float64") - self._maps(back).numpy()
             self._differences[step] = (moved, change)
@@ -150,7 +150,7 @@ class _Probe:
 
 
 def _slopes(probes: list[_Probe], part: int) -> MapSlopes:
-    """The slopes of a part of the map, at the step length at which both ways agree best."""
+    """Returns the slopes of a part at the step length at which both methods agree best."""
     found, differences = [], {}
     for step in _STEPS:
         pairs = [probe.compare(part, step) for probe in probes]
@@ -170,14 +170,14 @@ def _slopes(probes: list[_Probe], part: int) -> MapSlopes:
 
 
 def _have_settled(differences: dict[float, np.ndarray]) -> bool:
-    """Whether two neighbouring step lengths give the same result."""
+    """Tells whether two neighbouring step lengths give the same result."""
     neighbours = itertools.pairwise(sorted(differences))
     changes = [np.abs(differences[long] - differences[short]) for short, long in neighbours]
     return any(np.median(change) <= _SETTLED for change in changes)
 
 
 def _without_equal_pixels(images: ArrayLike, generator: np.random.Generator) -> np.ndarray:
-    """Adds noise, as maxima over the many equal pixels of real images have kinks."""
+    """Adds noise, because maxima over the many equal pixels of real images have kinks."""
     images = np.asarray(images, "float32")
     noise = generator.uniform(-0.05, 0.05, images.shape)
     return (0.1 + 0.8 * images + noise).astype("float32")
@@ -191,7 +191,7 @@ def _normalized(gradients: np.ndarray) -> np.ndarray:
 
 
 def _for_each_part(weights: np.ndarray, channels: int) -> list[np.ndarray]:
-    """Weights for each part of the map; a part has as many channels as the image."""
+    """Returns weights for each part of the map; a part has as many channels as the image."""
     size, parts = weights.shape[-1], []
     for start in range(0, channels, size):
         weights_of_part: Any = np.zeros((*weights.shape[:-1], channels), "float32")

@@ -1,4 +1,4 @@
-"""Packs what was measured of each image into short strings that JSON can hold."""
+"""Packs the measurements of each image into short strings for JSON."""
 
 import base64
 import io
@@ -14,17 +14,17 @@ def pack_bits(bits: ArrayLike) -> str:
 
 
 def unpack_bits(digits: str, number: int) -> np.ndarray:
-    """Unpacks the first `number` booleans of what `pack_bits` returned."""
+    """Unpacks the first `number` booleans that `pack_bits` packed."""
     return np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8), count=number).astype(bool)
 
 
 def pack(values: np.ndarray) -> str:
-    """Packs an array, with its type and all its digits."""
+    """Packs an array with its type, without loss."""
     file = io.BytesIO()
     np.save(file, values, allow_pickle=False)
     return base64.b64encode(file.getvalue()).decode()
 
 
 def unpack(text: str) -> np.ndarray:
-    """Unpacks what `pack` returned."""
+    """Unpacks an array that `pack` packed."""
     return np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Counts the passes through a defence that an attack takes."""
+"""Counts the passes of an attack through a defence."""
 
 import weakref
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _COUNTED: weakref.WeakValueDictionary[int, "CountedTarget"] = weakref.WeakValueD
 
 
 class CountedTarget:
-    """Computes the logits of a target, and counts how many images pass forward and backward."""
+    """Computes the logits of a target, and counts the images that pass forward and backward."""
 
     def __init__(self, target: Classifier) -> None:
         self._logits = logits_function(target)
@@ -21,7 +21,7 @@ class CountedTarget:
         self._backward = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        # Outside of its graph, an attack asks for the number of classes alone.
+        # Outside its graph, an attack only asks for the number of classes.
         if not tf.executing_eagerly():
             self._forward.assign_add(tf.shape(images, tf.int64)[0])
         return self._count_backward(self._logits(images))
@@ -39,12 +39,12 @@ class CountedTarget:
 
     @property
     def passes(self) -> tuple[int, int]:
-        """The forward and the backward passes so far, counted per image."""
+        """Returns the forward and the backward passes so far, counted per image."""
         return int(self._forward.numpy()), int(self._backward.numpy())
 
 
 def counted(target: Classifier) -> CountedTarget:
-    """Returns the counted target of a target, always the same one, so that it is traced once."""
+    """Wraps a target once and for all, so that TensorFlow traces it only once."""
     known = _COUNTED.get(id(target))
     if known is None:
         known = _COUNTED[id(target)] = CountedTarget(target)

@@ -15,7 +15,7 @@ ROUNDING_OF_LOGITS = 1e-4
 
 
 def normalized(logits: np.ndarray) -> np.ndarray:
-    """Scales the logits of each image to length 1, and sets those that are not finite to zero."""
+    """Scales the logits of each image to length 1; replaces NaN with zero."""
     logits = np.nan_to_num(logits)
     return logits / np.maximum(np.linalg.norm(logits, axis=-1, keepdims=True), 1e-12)
 
@@ -28,7 +28,7 @@ def repeated_logits(model: keras.Model, images: ArrayLike, runs: int = RUNS) -> 
 
 
 def largest_distance(runs: list[np.ndarray]) -> float:
-    """Returns the largest distance between normalized logits of the first and another run."""
+    """Returns the largest distance of normalized logits between the first and another run."""
     first, *others = map(normalized, runs)
     return float(max(np.linalg.norm(other - first, axis=-1).max() for other in others))
 
@@ -36,9 +36,9 @@ def largest_distance(runs: list[np.ndarray]) -> float:
 def unfixed_reason(
     threat_model: ThreatModel, defence: keras.Model, images: ArrayLike
 ) -> str | None:
-    """Says, without a full stop, why a threat model cannot fix the randomness of a defence.
+    """Tells why a threat model cannot fix a defence's randomness, without a full stop.
 
-    Returns `None` where it can, or does not need to.
+    Returns `None` if it can, or does not need to.
     """
     if not threat_model.fixes_randomness:
         return None

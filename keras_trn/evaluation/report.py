@@ -1,4 +1,4 @@
-"""The report of an evaluation: to look up, to print, to plot, to save and to read again."""
+"""The report of an evaluation, which you can query, print, plot, save and load."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ TABLES = {
     "quality": tables.quality_table,
     "checks": tables.checks_table,
 }
-# Attackers on the whole defence; others attack a part of it, or another classifier.
+# Attackers of the whole defence; others attack a part of it, or another classifier.
 _KNOW_THE_DEFENCE = {
     "bpda",
     "whitebox_stopgrad",
@@ -54,7 +54,7 @@ class PictureRow:
 class Report:
     """Holds the results of `keras_trn.evaluate`.
 
-    A report prints as tables, also in a notebook. Its JSON file holds all that is needed
+    A report prints as tables, also in a notebook. Its JSON file has everything you need
     to repeat the evaluation. Its plots need matplotlib.
 
     A **cell** is the result of one defence under one attack and threat model: a dictionary
@@ -62,26 +62,26 @@ class Report:
 
     - `defence`, `threat_model`, `labels`, `attack`, `norm`, `epsilon`, `settings` of the
       attack, and `samples` of a random defence per gradient; `in_epsilon_sweep` if it only
-      serves accuracy against epsilon;
-    - `examples`, `accuracy`, and `agreement`, the share of images classified as the bare
-      classifier classifies the clean image, from 0 to 1;
+      serves the plot of accuracy against epsilon;
+    - `examples`, `accuracy`, and `agreement`, the share of images that get the class that the
+      bare classifier predicts for the clean image, from 0 to 1;
     - `attacked_psnr`, `attacked_ssim`, `restored_psnr` and `restored_ssim`: how close
       adversarial and restored images are to the clean ones, PSNR in decibels;
-    - `correct`, one bit for each image, packed to hexadecimal digits;
-    - `forward_passes` and `backward_passes` per image through the defence, of an attack that was
-      crafted for it, and `seconds` that its run took.
+    - `correct`, one bit for each image, packed into hexadecimal digits;
+    - `forward_passes` and `backward_passes` per image through the defence, for an attack crafted
+      for it, and the `seconds` of its run.
 
     Args:
         defences: Names of the defences, the bare classifier first.
-        evaluated: Name of the evaluated defence; the tables of quality and of checks are
-            about it.
+        evaluated: Name of the evaluated defence, the subject of the tables of quality and of
+            checks.
         cells: List of cells.
         checks: Results of the sanity checks of each defence.
         settings: Arguments of `evaluate`.
         environment: Versions and hardware.
         seconds: Duration of the evaluation.
         pictures: Rows of adversarial and restored images; not part of the JSON file.
-        not_run: Threat models that could not be run in full and have no cells: dictionaries
+        not_run: Threat models that could not run in full and have no cells: dictionaries
             with `defence`, `threat_model` and `reason`.
 
     Example:
@@ -120,11 +120,10 @@ class Report:
 
         Args:
             attack: Name of the attack, as in the table; `"benign"` for none.
-            threat_model: Name of the threat model; by default the first in the report that
-                fits.
+            threat_model: Name of the threat model; by default the first match in the report.
             defence: Name of the defence; by default the evaluated one.
             labels: `"true"` if the attacker knew the labels, or `"predicted"`.
-            epsilon: Further epsilon of the sweep; by default the attack's own.
+            epsilon: An epsilon of the sweep; by default the attack's own.
 
         Raises:
             KeyError: If there is no such cell.
@@ -149,7 +148,7 @@ class Report:
 
     @property
     def budgets(self) -> list[tuple[str, float]]:
-        """The pairs of norm and epsilon of the attacks, L-infinity and the largest first."""
+        """Returns the attacks' pairs of norm and epsilon, L-infinity and the largest first."""
         attacked = [cell for cell in self.cells if cell["attack"] != "benign"]
         budgets = {
             (cell["norm"], cell["epsilon"]) for cell in attacked if not cell["in_epsilon_sweep"]
@@ -157,7 +156,7 @@ class Report:
         return sorted(budgets, key=lambda budget: (budget[0] != "linf", -budget[1]))
 
     def missing_threat_models(self, defence: str) -> list[str]:
-        """Returns the threat models that were not run, and that the worst case lacks.
+        """Returns the threat models that did not run, so the worst case lacks them.
 
         Args:
             defence: Name of the defence.
@@ -174,21 +173,21 @@ class Report:
     ) -> float | None:
         """Returns the accuracy in the worst case for each image.
 
-        An image counts as correct if it is classified correctly without attack, and under
-        every attack of the norm within this epsilon, under every threat model that was run.
+        An image counts as correct only if the defence classifies it correctly without attack and
+        under every attack of the norm within this epsilon, for every threat model in the report.
 
         Args:
             defence: Name of the defence; by default the evaluated one.
-            norm: `"linf"` or `"l2"`; by default the norm of the first budget.
+            norm: `"linf"`, `"l2"` or `"l1"`; by default the norm of the first budget.
             epsilon: Largest epsilon to count; by default the largest of the norm.
             threat_model: Name of the only threat model to count; by default all.
             labels: `"true"` or `"predicted"`, to count only attacks on these labels.
 
         Returns:
-            The accuracy, from 0 to 1; `None` if no such attack was run on the defence.
+            The accuracy, from 0 to 1; `None` if the report has no such attack on the defence.
 
         Raises:
-            KeyError: If there is no such defence, or nothing was run with the norm.
+            KeyError: If the report has no such defence, or no attack of the norm.
         """
         defence = self.evaluated if defence is None else defence
         if defence not in self.defences:
@@ -214,16 +213,16 @@ class Report:
 
     @property
     def warnings(self) -> list[CheckResult]:
-        """The sanity checks of the evaluated defence that did not pass."""
+        """Returns the sanity checks of the evaluated defence that gave a warning."""
         return [check for check in self.checks[self.evaluated] if check.status == "WARN"]
 
     # --- Saving --------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns all results as JSON can hold them.
+        """Returns all results in a form that JSON can hold.
 
-        `robustbench` holds for each defence the fields of RobustBench's result files, in
-        percent; its field `external` is the worst case.
+        For each defence, `robustbench` holds the fields of RobustBench's result files, in
+        percent. The field `external` is the worst case.
         """
         checks = {
             name: [dataclasses.asdict(check) for check in checks]
@@ -292,12 +291,12 @@ class Report:
         unreliable: bool = False,
         number_forward_passes: int | None = None,
     ) -> dict[str, Any]:
-        """Fills in the fields of RobustBench's file of a model.
+        """Fills in RobustBench's model file.
 
         The accuracies are strings, in percent. `autoattack_acc` is the accuracy under the attack
         named AutoAttack and the threat model `whitebox_full`. `external` is the worst case of
-        the report within the same epsilon, and is left out where it is no lower. RobustBench
-        accepts no defences that answer at random.
+        the report within the same epsilon, present only if it is lower. RobustBench does not
+        accept random defences.
 
         Args:
             path: Path of a file to write; by default none.
@@ -306,22 +305,22 @@ class Report:
             link: Address of the paper.
             name: Title of the paper.
             authors: Its authors, separated by commas.
-            additional_data: Whether other data than the data set trained the model.
+            additional_data: Whether training used data outside the data set.
             dataset: RobustBench's name of the data set, such as `"cifar10"`.
             venue: Where and when the paper appeared.
             architecture: The architecture of the classifier.
             reported: Robust accuracy in percent that the paper reports.
-            footnote: What a reader of the leaderboard should know.
+            footnote: A note for the readers of the leaderboard.
             unreliable: Whether AutoAttack is known to overestimate the robustness.
             number_forward_passes: Forward passes of the classifier for one prediction; by
-                default as `evaluate` has counted them.
+                default the count of `evaluate`.
 
         Returns:
-            The dictionary that the file holds.
+            The content of the file as a dictionary.
 
         Raises:
-            ValueError: If AutoAttack was not run on the defence under `whitebox_full`, or an
-                older report has not counted the forward passes.
+            ValueError: If the report has no run of AutoAttack on the defence under
+                `whitebox_full`, or is too old to count forward passes.
         """
         defence = self.evaluated if defence is None else defence
         if number_forward_passes is None:
@@ -393,7 +392,7 @@ class Report:
         return TABLES[name](self)
 
     def to_markdown(self, table: str = "accuracy") -> str:
-        """Returns a table in Markdown, and below it what was not run.
+        """Returns a table in Markdown, with notes on threat models that did not run.
 
         Args:
             table: Name of the table, see `table`.
@@ -404,7 +403,7 @@ class Report:
         return "\n\n".join([tables.to_markdown(self.table(table)), *self._notes(table)])
 
     def _notes(self, table: str) -> list[str]:
-        """Returns sentences on what a table of accuracies lacks and how gates were calibrated."""
+        """Returns sentences on missing threat models and on calibrations."""
         if table not in ("summary", "accuracy"):
             return []
         calibrated = [
@@ -437,7 +436,7 @@ class Report:
             f"{self.settings['checked_attack']}, on {self.settings['check_examples']} images.",
         }
         if len(self.defences) <= 2:
-            # The table of accuracies shows the same.
+            # The table of accuracies shows the same numbers.
             del captions["summary"]
         return captions
 
@@ -460,7 +459,7 @@ class Report:
         return "\n\n".join(parts)
 
     def plot_accuracy(self) -> "Figure":
-        """Plots accuracy against epsilon, a line for each threat model."""
+        """Plots accuracy against epsilon, with a line for each threat model."""
         return plots.plot_accuracy(self)
 
     def plot_defences(self) -> "Figure":
@@ -472,9 +471,9 @@ class Report:
         return plots.plot_quality(self)
 
     def plot_pictures(self) -> "Figure":
-        """Shows adversarial and restored images, a row for each threat model.
+        """Shows adversarial and restored images, with a row for each threat model.
 
-        The class that the bare classifier predicts is above each image, in red if wrong.
+        The title of each image is the class that the bare classifier predicts, in red if wrong.
 
         Raises:
             ValueError: If the report was read from a file, which has no images.

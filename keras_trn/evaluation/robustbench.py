@@ -18,12 +18,13 @@ _ROUNDING_OF_LEVELS = 1e-4
 
 
 def measured_fields(report: "Report", defence: str, norm: str | None) -> dict[str, Any]:
-    """Returns the measured fields, for the first run of AutoAttack of a norm.
+    """Returns the measured fields for the first run of AutoAttack in a norm.
 
-    `external` is the worst case of the report within the same epsilon, where that is lower.
+    `external` is the worst case of the report within the same epsilon, present only if it is
+    lower.
 
     Raises:
-        ValueError: If AutoAttack was not run.
+        ValueError: If the report has no run of AutoAttack.
     """
     cell = _auto_attack_cell(report, defence, norm)
     withstood = _correct(report, defence, cell)
@@ -50,7 +51,7 @@ def _auto_attack_cell(report: "Report", defence: str, norm: str | None) -> dict[
             return cell
     of_norm = "" if norm is None else f" of norm {norm!r}"
     raise ValueError(
-        f"RobustBench needs the accuracy under {ATTACK}{of_norm}, and this report holds no run of "
+        f"RobustBench needs the accuracy under {ATTACK}{of_norm}, but this report holds no run of "
         f"it on {defence!r} under `{THREAT_MODEL}`. Run `keras_trn.evaluate(defence, dataset, "
         '[keras_trn.attacks.auto_attack("standard", epsilon=8 / 255)], '
         f'["{THREAT_MODEL}"])`.'

@@ -1,4 +1,4 @@
-"""Gradient maps, the second input of the Two-stream Restoration Network."""
+"""Estimates gradient maps, the second input of the Two-stream Restoration Network."""
 
 from keras_trn.gradient_maps.estimated_label import EstimatedLabel as EstimatedLabel
 from keras_trn.gradient_maps.fixed_labels import PredictedLabel as PredictedLabel

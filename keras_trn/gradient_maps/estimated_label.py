@@ -1,4 +1,4 @@
-"""The gradient map for a label that a first restoration finds."""
+"""The gradient map for a label estimated with a first restoration."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from keras_trn.restoration_network import SingleStreamRestorationNetwork
 from keras_trn.types import Classifier
 from keras_trn.types import Config
 
-# A squashed map reaches half of its largest value here, in root mean squares of the map.
+# Where a squashed map reaches half of its largest value, in root mean squares of the map.
 _KNEE = 0.1
 _SMALLEST_VARIANCE = 1e-12
 _LOWEST_TEMPERATURE = 1e-3
@@ -28,7 +28,7 @@ _PRIOR_IN_TRAINING = 0.75
 
 
 class _FirstPass(NamedTuple):
-    """The results of the first restoration, before a label is chosen."""
+    """Holds the results of the first restoration, before the choice of a label."""
 
     images: tf.Tensor
     restored: tf.Tensor
@@ -42,48 +42,47 @@ class _FirstPass(NamedTuple):
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class EstimatedLabel(GradientMap):
-    """Takes the gradient map for a label that a first restoration finds.
+    """Computes the gradient map for a label estimated with a first restoration.
 
-    An attack moves the image along the gradient for its label, so the map for that label tells
+    An attack moves the image along the gradient for its label, so the map for that label reveals
     most about the perturbation. The label is unknown at test time, and this estimator learns
     to find it:
 
     1. A single-stream network makes a first restoration of the image, and its gate estimates
        whether the image was attacked.
     2. A small network compares the classifier's logits before and after the restoration, class
-       by class. A class that rises as the perturbation disappears is likely the true one. All
-       classes share the weights. If the image looks benign, the logits before it count.
-    3. The map is the gradient for the resulting label distribution, by default halfway between
-       the image and its first restoration: iterative attacks took their gradients on that path.
+       by class. A class that rises as the perturbation disappears is probably the true one. All
+       classes share the weights. If the image looks benign, the logits before restoration decide.
+    3. The map is the gradient for the resulting label distribution. By default it is taken
+       halfway between the image and its first restoration, on the path of iterative attacks.
 
-    The restorer gets the map, a squashed copy of it, which shows the sign of weak gradients, and
-    the noise that the first restoration removed.
+    The restorer gets the map, a squashed copy that shows the sign of weak gradients, and the
+    noise that the first restoration removed.
 
-    The estimator trains together with the restorer, with a loss for itself; no gradient flows
-    through the map. Training takes the map for the label that the attack started from
-    ("teacher forcing", Williams and Zipser, Neural Computation 1989), so that the
-    restorer learns to trust the map. Validation and inference take it for the estimated label.
+    The estimator trains together with the restorer, but with its own loss; no gradient flows
+    through the map. Training uses the map for the label that the attack started from, so the
+    restorer learns to trust the map ("teacher forcing", Williams and Zipser, Neural Computation
+    1989). Validation and inference use the estimated label.
 
     Channels: three times the channels of the image (map, squashed map, noise).
     Cost: 1 forward and 1 backward pass for any number of classes, plus 2 forward passes; 1
     forward pass less if `position` is 0 or 1.
 
     Args:
-        width: Number of filters of the first restoration.
-        depth: Number of its residual blocks.
-        block_size: Side of the blocks in which it folds the image.
-        position: Where to take the gradient, from 0, at the image, to 1, at its first
-            restoration.
+        width: Number of filters of the first restoration; at least 1.
+        depth: Number of its residual blocks; at least 1.
+        block_size: Side of the pixel blocks that it folds into channels; at least 1.
+        position: Where to take the gradient: from 0, the image, to 1, its first restoration.
         pixel_loss_weight: Weight of the pixels of the first restoration in its loss; by default
             the `pixel` weight of the loss given to `compile`.
         restored_loss_weight: Weight of the classifier's cross-entropy on the first
             restoration. The cross-entropy of the estimated labels has weight 1.
-        attack_prior: Probability that an image was attacked, before the estimator looks at it.
-            Training shows three attacked images for each benign one; in use, attacks are rare.
-            With the default, an ambiguous image counts as benign and keeps its label.
+        attack_prior: Expected share of attacked images in use, from 1e-6 to 1 - 1e-6. Training
+            shows three attacked images for each benign one, but in use attacks are rare. With
+            the default, an ambiguous image counts as benign and keeps its label.
         temperature: Divides the logits of the estimated labels; at least 1e-3. A value below 1
-            commits the estimate to one label. A map for a mixture of two labels points in
-            an arbitrary direction.
+            commits the estimate to one label, because a map for a mixture of two labels points
+            in an arbitrary direction.
         gate_threshold: Amount to subtract from the logit of an attack. A higher value trusts
             the classifier's prediction more. `ProtectedClassifier.calibrate` sets it.
         **kwargs: The usual arguments of a Keras layer (`name`).
@@ -245,7 +244,7 @@ class EstimatedLabel(GradientMap):
 
         Args:
             label_logits: The logits of the estimated labels, of shape `(batch, num_classes)`.
-            labels: The labels that an attack started from, if the call was given them.
+            labels: The labels that an attack started from, if the caller passed them.
 
         Returns:
             A tensor of the shape of `label_logits`; each row sums to 1.
@@ -255,7 +254,7 @@ class EstimatedLabel(GradientMap):
     def _first_pass(
         self, images: tf.Tensor, classifier: Classifier, training: bool = False
     ) -> _FirstPass:
-        """Makes the first restoration, and estimates the labels."""
+        """Makes the first restoration and computes the logits of the estimated labels."""
         logits_of = self.logits_function(classifier)
         threshold = 0.0 if training else self._first_threshold()
         restored, attack_logits = self.first_restorer.restore_with_gate(
@@ -270,10 +269,7 @@ class EstimatedLabel(GradientMap):
         return _FirstPass(images, restored, attack_logits, after, label_logits, logits, vjp)
 
     def _first_threshold(self) -> float:
-        """Returns the threshold of the first gate in use.
-
-        It corrects the logit of an attack for the larger share of attacks in training.
-        """
+        """Returns the first gate's threshold, corrected for the share of attacks in training."""
         return self.gate_threshold + _logit(_PRIOR_IN_TRAINING) - _logit(self.attack_prior)
 
     def _score(self, before: tf.Tensor, after: tf.Tensor) -> tf.Tensor:
@@ -290,7 +286,7 @@ class EstimatedLabel(GradientMap):
         return _spread(after) * ops.squeeze(score, axis=-1)
 
     def maps_for(self, label_distribution: tf.Tensor, first: _FirstPass) -> tf.Tensor:
-        """Computes the map for given labels, its squashed copy, and the removed noise."""
+        """Returns the map for given labels, its squashed copy, and the removed noise."""
         direction = cross_entropy_direction(first.logits, label_distribution)
         gradient_map = normalize(first.vjp(direction))
         squashed = gradient_map / (tf.abs(gradient_map) + _KNEE)
@@ -305,7 +301,7 @@ class EstimatedLabel(GradientMap):
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
-        # Models from before these arguments existed behave as if they had these values.
+        # The behaviour of models from before these arguments existed.
         older = {"attack_prior": _PRIOR_IN_TRAINING, "temperature": 1.0, "pixel_loss_weight": 10.0}
         return cls(**{**older, **config})
 

@@ -1,4 +1,4 @@
-"""Gradient maps for labels that need no learning."""
+"""Gradient maps that need no training."""
 
 import keras
 import tensorflow as tf
@@ -17,7 +17,7 @@ class PredictedLabel(GradientMap):
 
     On a benign image this is the direction of an attack. On an adversarial image the prediction
     is wrong, and the map points away from the wrong label. It has as many channels as the image,
-    and costs 1 backward pass. Call it as any `GradientMap`.
+    and costs 1 backward pass. Call it like any `GradientMap`.
 
     Args:
         **kwargs: The usual arguments of a Keras layer (`name`).
@@ -39,7 +39,7 @@ class UniformLabel(GradientMap):
 
     This is the direction in which the classifier becomes more confident. It needs no label, and
     does not vanish for a confident classifier. It has as many channels as the image, and costs 1
-    backward pass. Call it as any `GradientMap`.
+    backward pass. Call it like any `GradientMap`.
 
     Args:
         **kwargs: The usual arguments of a Keras layer (`name`).
@@ -60,10 +60,10 @@ class TrueLabel(GradientMap):
     """Computes the map for the true label, an upper bound for studies only.
 
     An untargeted attack moves the image along this map. It needs the label that the classifier
-    is to find, so `ProtectedClassifier.predict` refuses it. Training and `keras_trn.evaluate`
-    pass the label that the attack started from: the true label only if the attack was given it.
-    It has as many channels as the image, and costs 1 backward pass. Call it as any `GradientMap`,
-    with `labels`.
+    has to find, so `ProtectedClassifier.predict` refuses it. Training and `keras_trn.evaluate`
+    pass the label that the attack started from, which is not always the true one. It has as many
+    channels as the image, and costs 1 backward pass. Call it like any `GradientMap`, with
+    `labels`.
 
     Args:
         **kwargs: The usual arguments of a Keras layer (`name`).

@@ -1,4 +1,4 @@
-"""The base of all gradient maps."""
+"""The base class of all gradient maps."""
 
 from typing import Any
 
@@ -12,25 +12,25 @@ from keras_trn.logits import logits_function
 from keras_trn.types import Classifier
 from keras_trn.types import ImageShape
 
-# A smaller gradient is only rounding, and its map is zero.
+# A smaller gradient is rounding error, and its map is zero.
 _SMALLEST_GRADIENT = 1e-20
 
 
 class GradientMap(keras.layers.Layer):
     """Computes the gradient of the classifier's loss with respect to the image.
 
-    This is the base of all estimators of the Gradient Map Estimation Mechanism. The gradient of
+    Subclass it to write an estimator for the Gradient Map Estimation Mechanism. The gradient of
     the cross-entropy for a label distribution `a` is the transposed Jacobian of the logits `z`
     times `softmax(z) - a`. So an estimator only chooses the labels, in `directions`. Every map
 
     - depends on its own image only, not on the rest of the batch;
     - is normalized to a root mean square of 1, because only the direction of the gradient adds
       information;
-    - is zero, never NaN, where the gradient vanishes;
+    - is zero, never NaN, if the gradient vanishes;
     - is float32 under any global policy, because small gradients vanish in float16.
 
-    An estimator does not own the classifier, which every call passes. It may own weights that are
-    trained together with the restorer, as `EstimatedLabel` does.
+    An estimator does not own the classifier; pass it with every call. It may own weights that
+    train together with the restorer, as `EstimatedLabel` does.
 
     Source: Hong et al., arXiv 2202.01117.
 
@@ -69,15 +69,15 @@ class GradientMap(keras.layers.Layer):
         self._logits_functions = GraphCache()
 
     def map_channels(self, image_channels: int, num_classes: int) -> int:
-        """Returns the number of channels of the map; by default that of the images."""
+        """Returns the map's number of channels; by default as many as the images have."""
         return image_channels
 
     def backward_passes(self, num_classes: int) -> int:
-        """Returns the cost of the map in backward passes through the classifier; by default 1."""
+        """Returns the map's cost in backward passes of the classifier; by default 1."""
         return 1
 
     def forward_passes(self, num_classes: int) -> int:
-        """Returns the cost of the map in forward passes of the classifier; by default 1."""
+        """Returns the map's cost in forward passes of the classifier; by default 1."""
         return 1
 
     def directions(self, logits: tf.Tensor, labels: tf.Tensor | None = None) -> list[tf.Tensor]:
@@ -115,15 +115,15 @@ class GradientMap(keras.layers.Layer):
         training: bool = True,
         pixel_weight: float = 10.0,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Estimates the maps for known labels, and the loss of the estimator.
+        """Computes the maps for known labels, and the loss of the estimator.
 
         Args:
             images: Tensor of shape `(batch, height, width, channels)` in [0, 1].
             classifier: A Keras model, or a function, from images to logits.
             labels: Class indices of shape `(batch,)`.
             clean_images: The images before the attack.
-            training: Whether the maps train a restorer. If so, they may use `labels` that are
-                unknown in use; in an evaluation they may not.
+            training: Whether the maps train a restorer. Only then may they use `labels`, which
+                are unknown in use.
             pixel_weight: Weight of the pixel loss of an estimator that restores images.
 
         Returns:
@@ -144,7 +144,7 @@ class GradientMap(keras.layers.Layer):
         if self.needs_labels and labels is None:
             raise ValueError(
                 f"{type(self).__name__} computes the map for the true label and was called without "
-                "labels. It is an upper bound for studies: where labels are unknown, use another "
+                "labels. It is an upper bound for studies: if labels are unknown, use another "
                 "estimator, such as `keras_trn.gradient_maps.EstimatedLabel`."
             )
 

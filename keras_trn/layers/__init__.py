@@ -1,4 +1,4 @@
-"""The building blocks of the restoration network."""
+"""Provides the building blocks of the restoration network."""
 
 from keras_trn.layers.attack_gate import AttackGate as AttackGate
 from keras_trn.layers.fusion_block import FusionBlock as FusionBlock

@@ -14,9 +14,9 @@ _HIDDEN_UNITS = 8
 class AttackGate(keras.layers.Layer):
     """Predicts from the features of a whole image whether it was attacked.
 
-    A faint perturbation looks like a texture within the small window of a convolution. So the
-    features are pooled over the image, by mean and by maximum, and two dense layers compute one
-    logit. A correction that is multiplied by its sigmoid vanishes on benign images.
+    Within the small window of a convolution, a faint perturbation looks like a texture. So the
+    gate pools the features over the image, by mean and by maximum, and two dense layers compute
+    one logit. A correction multiplied by its sigmoid vanishes on benign images.
 
     Source: the pooling and gating of Hu et al., "Squeeze-and-Excitation Networks",
     arXiv 1709.01507. One gate per image, in a restorer, is this project's choice.
@@ -44,7 +44,7 @@ class AttackGate(keras.layers.Layer):
             _HIDDEN_UNITS, activation="relu", dtype=policy, name="hidden"
         )
         self.hidden.build((None, 2 * features_shape[-1]))
-        # The gate starts open, because a closed gate keeps a restorer from learning. Saved models
+        # The gate starts open, because behind a closed gate a restorer cannot learn. Saved models
         # refer to the attribute `judgement` and to the names of both layers.
         self.judgement = keras.layers.Dense(
             1, bias_initializer="ones", dtype=policy, name="judgement"

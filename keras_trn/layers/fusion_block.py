@@ -8,10 +8,10 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class FusionBlock(keras.layers.Layer):
-    """Adds to each of the two streams what the other one knows.
+    """Exchanges information between the image stream and the gradient stream.
 
     A perturbation along the gradient has the sign of the gradient map, pixel by pixel. A product
-    of the streams detects this agreement, a sum does not. So the block projects both streams,
+    of the streams detects this agreement; a sum does not. So the block projects both streams,
     multiplies the projections, and computes a correction of each stream from both streams and
     the product.
 

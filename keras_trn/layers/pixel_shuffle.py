@@ -1,4 +1,4 @@
-"""Layers that move pixels between space and channels without losing any."""
+"""Layers that move pixels between space and channels without loss."""
 
 from typing import Any
 
@@ -42,9 +42,9 @@ def _extend(images: Any, axis: int, block_size: int) -> Any:
 class PixelUnshuffle(_PixelRearrangement):
     """Folds each block of pixels into the channels.
 
-    A network then works at a lower resolution, where a convolution of the same width costs
-    `block_size ** 2` times less, and still has every pixel. Images whose sides are not multiples
-    of `block_size` are first extended at the bottom and the right by mirroring.
+    A network then works at a lower resolution but still sees every pixel. A convolution of the
+    same width costs `block_size ** 2` times less there. The layer first mirrors images at the
+    bottom and the right if their sides are not multiples of `block_size`.
 
     Source: Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient
     Sub-Pixel Convolutional Neural Network", arXiv 1609.05158.

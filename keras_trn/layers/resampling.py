@@ -63,7 +63,7 @@ class Downsample(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class Upsample(keras.layers.Layer):
-    """Doubles the resolution, and adds the features of that resolution from before.
+    """Doubles the resolution, and adds earlier features of the same resolution.
 
     Source: the skip connections of Ronneberger et al., "U-Net", arXiv 1505.04597, added instead
     of concatenated.
@@ -87,7 +87,7 @@ class Upsample(keras.layers.Layer):
 
     def build(self, features_shape: list[Shape]) -> None:
         coarse_shape, fine_shape = features_shape
-        # It works at the coarse resolution, where it costs a quarter.
+        # At the coarse resolution, a convolution costs a quarter.
         self.convolution = keras.layers.Conv2D(
             fine_shape[-1],
             1,

@@ -1,4 +1,4 @@
-"""The residual block from which both streams are built."""
+"""The residual block of both streams."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from keras_trn.types import Shape
 class ResidualBlock(keras.layers.Layer):
     """Adds the result of two convolutions to its input; at the start, it is the identity.
 
-    It is pre-activated, and without batch normalization, as is usual in image restoration: the
-    output for an image must not depend on its batch, nor on whether the network is training.
+    It is pre-activated. As usual in image restoration, it has no batch normalization, because
+    the output for an image must not depend on its batch or on the training mode.
 
-    Source: He et al., "Identity Mappings in Deep Residual Networks", arXiv 1603.05027. Leaving
-    out the normalization: Lim et al., "Enhanced Deep Residual Networks for Single Image
-    Super-Resolution", arXiv 1707.02921. Starting the second convolution at zero instead:
+    Source: He et al., "Identity Mappings in Deep Residual Networks", arXiv 1603.05027; without
+    normalization: Lim et al., "Enhanced Deep Residual Networks for Single Image
+    Super-Resolution", arXiv 1707.02921; with a second convolution that starts at zero instead:
     Zhang et al., "Fixup Initialization", arXiv 1901.09321.
 
     Args:
@@ -46,7 +46,7 @@ class ResidualBlock(keras.layers.Layer):
 
     def build(self, features_shape: Shape) -> None:
         self.first = self._convolution(features_shape, "he_normal", "first")
-        # Deep stacks of identities are stable at high learning rates without a normalization.
+        # A deep stack of identities is stable at high learning rates without normalization.
         self.second = self._convolution(features_shape, "zeros", "second")
 
     def _convolution(

@@ -1,7 +1,7 @@
-"""Sanity checks of a defence and of the attacks on it.
+"""Checks a defence, and the attacks on it, for signs of a wrong evaluation.
 
-A check is a function in a module of this package, registered by the decorator
-`keras_trn.evaluation.checks.check`, and is available here by its name.
+A check is a function in a module of this package. The decorator
+`keras_trn.evaluation.checks.check` registers it and makes it available here by its name.
 """
 
 import importlib
@@ -23,7 +23,7 @@ for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
 
 
 def __getattr__(name: str) -> Check:
-    """Returns the check of a name."""
+    """Returns the check with a name."""
     if name in ALL_CHECKS:
         return ALL_CHECKS[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

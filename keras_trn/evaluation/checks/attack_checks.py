@@ -1,4 +1,4 @@
-"""Checks of an attack: whether it climbs, converges, and stays within bounds."""
+"""Checks whether an attack climbs, converges, and stays within bounds."""
 
 import dataclasses
 
@@ -17,17 +17,17 @@ from keras_trn.evaluation.checks.registry import Outcome
 from keras_trn.evaluation.checks.registry import check
 from keras_trn.logits import logits_function
 
-# A random start may change this share between two runs of the same strength.
+# Random starts alone may change accuracy by this much.
 _NOISE = 0.005
-# An attack that has converged finds no more than this with twice as many steps.
+# Twice as many steps may lower accuracy by this much if the attack has converged.
 _CONVERGED = 0.005
-# The share of images on which a local search may lose, in its last steps, what it had found.
+# A local search may lose what it has found on this share of images.
 _LOST_BY_CHANCE = 0.01
-# Next to nothing of an undefended classifier is left (Carlini et al.: 1 % at 8/255).
+# The largest accuracy to expect of an undefended classifier (Carlini et al.: 1 % at 8/255).
 _LEFT_OF_THE_BARE_CLASSIFIER = 0.01
-# Rounding does not defend a classifier against an attacker who knows the defence.
+# Rounding should add no more than this against an attacker who knows the defence.
 _LEFT_BY_A_WEAK_DEFENCE = 0.03
-# Enough levels to keep the classifier accurate, and few enough to hide every gradient.
+# Enough levels to keep the classifier accurate, but few enough to hide every gradient.
 _BITS_OF_A_WEAK_DEFENCE = 4
 # The rounding error of float32 images; 8-bit images differ by at least 4e-3.
 _ROUNDING_OF_DISTANCES = 1e-5
@@ -45,8 +45,9 @@ def iterative_beats_single_step(examination: Examination, attack: Attack) -> Out
     """Checks that many steps find at least as much as one long step.
 
     Many small steps can reach whatever one large step reaches. If they find less, the gradient
-    misleads them: a symptom of masked gradients. Both run as `whitebox_full`. The figure is the
-    accuracy under the attack minus that under one step.
+    misleads them, which is a symptom of masked gradients. Both attacks know everything
+    (`whitebox_full`). The figure is the accuracy under the attack minus the accuracy under one
+    step.
     """
     if not can_be_stopped(attack):
         return _CANNOT_BE_STOPPED
@@ -65,8 +66,8 @@ def more_steps_never_weaker(examination: Examination, attack: Attack) -> Outcome
     """Checks that twice as many steps find neither less nor much more.
 
     If they find less, gradients mislead the attack. If they find much more, the attack has not
-    converged, and the accuracy in the report is too high. The figure is the accuracy under twice
-    as many steps minus that under the attack.
+    converged, and the accuracy in the report is optimistic. The figure is the accuracy under
+    twice as many steps minus the accuracy under the attack.
     """
     if not can_be_stopped(attack):
         return _CANNOT_BE_STOPPED
@@ -92,9 +93,9 @@ def more_steps_never_weaker(examination: Examination, attack: Attack) -> Outcome
 def monotone_in_epsilon(examination: Examination, attack: Attack) -> Outcome:
     """Checks that a larger epsilon never leaves a higher accuracy.
 
-    A larger ball contains the smaller one. The main attack is run from a quarter of its epsilon to
+    A larger ball contains the smaller one. The main attack runs at a quarter of its epsilon up to
     twice its epsilon, other attacks at half and at all of theirs. The check does not apply to a
-    single step, which may overshoot, and to a search for the smallest perturbation. The figure is
+    single step, which may overshoot, or to a search for the smallest perturbation. The figure is
     the largest rise of accuracy from one epsilon to the next.
     """
     if not attack.is_iterative or attack.minimal_norm:
@@ -119,11 +120,11 @@ def monotone_in_epsilon(examination: Examination, attack: Attack) -> Outcome:
 def unbounded_attack_succeeds(examination: Examination) -> Finding:
     """Checks that an attacker without bounds succeeds on every image.
 
-    Within an L-infinity epsilon of 0.5 every image can become grey, and within 1 any other image;
-    with L2, within half the diagonal of the cube of images, and all of it. So at most the share of
-    the most frequent class may be left at the first, and nothing at the second. What counts is
-    the best attack with gradients, per image `whitebox_full` or `bpda`. The figure is the accuracy
-    that the unbounded attack leaves.
+    An attack can turn every image grey within an L-infinity epsilon of 0.5, and into any other
+    image within 1. For L2 these bounds are half and all of the diagonal of the cube of images.
+    Accuracy must fall to the share of the most frequent class at the first, and to zero at the
+    second. The attacker picks the best attack with gradients (`whitebox_full` or `bpda`) for each
+    image. The figure is the accuracy under the unbounded attack.
     """
     unbounded = examination.unbounded_epsilon(examination.attack)
     chance = np.bincount(examination.labels).max() / len(examination.labels)
@@ -147,7 +148,7 @@ def loss_rises_along_the_attack(examination: Examination, attack: Attack) -> Out
     """Checks that the attack increases the loss.
 
     The defence's mean cross-entropy must not fall from one quarter of the steps to the next, and
-    hardly an image may end with a lower loss. The figure is the share of images whose loss has
+    hardly any image may end with a lower loss. The figure is the share of images whose loss has
     risen.
     """
     if not can_be_stopped(attack):
@@ -156,7 +157,7 @@ def loss_rises_along_the_attack(examination: Examination, attack: Attack) -> Out
     losses = np.stack([examination.losses(images) for images in stages])
     risen = (losses[-1] >= losses[0]).mean()
     means = losses.mean(axis=1)
-    # In the last quarters the mean may fluctuate on a plateau.
+    # The mean may fluctuate on a plateau in the last quarters.
     never_falls = bool(np.all(np.diff(means) >= -_LOST_BY_CHANCE * (means.max() - means.min())))
     return Finding(
         never_falls and 1 - risen <= examination.tolerance(_LOST_BY_CHANCE),
@@ -175,9 +176,10 @@ def loss_rises_along_the_attack(examination: Examination, attack: Attack) -> Out
 def best_iterate_is_kept(examination: Examination, attack: Attack) -> Outcome:
     """Checks that the attack does not lose what it has found.
 
-    An image that is misclassified after some steps, and classified correctly at the end, is a
-    silent success: the attack met an adversarial image and did not return it. The attack is
-    examined after each quarter of its steps. The figure is the share of silent successes.
+    An image that is misclassified after some steps, but classified correctly at the end, is a
+    silent success: the attack found an adversarial image and did not return it. The check
+    examines the attack after each quarter of its steps. The figure is the share of silent
+    successes.
     """
     if not can_be_stopped(attack):
         return _CANNOT_BE_STOPPED
@@ -187,7 +189,7 @@ def best_iterate_is_kept(examination: Examination, attack: Attack) -> Outcome:
         silent <= examination.tolerance(_LOST_BY_CHANCE),
         silent,
         f"{silent:.1%} of images are misclassified on the way and correct at the end",
-        "count an image as broken where any step breaks it, or use an attack that keeps its best",
+        "count an image as broken if any step breaks it, or use an attack that keeps its best",
     )
 
 
@@ -197,11 +199,11 @@ def best_iterate_is_kept(examination: Examination, attack: Attack) -> Outcome:
     subject="every attack",
 )
 def perturbations_are_valid(examination: Examination, attack: Attack) -> Finding:
-    """Checks that adversarial images are images, within epsilon of the clean ones.
+    """Checks that adversarial images are valid images within epsilon of the clean ones.
 
     They must be finite, lie in [0, 1] and within epsilon, at all epsilons of `monotone_in_epsilon`.
-    They must also stay adversarial after rounding to 8 bits, as an image that cannot be stored is
-    harmless. The figure is the share of images that fail.
+    They must also stay adversarial after rounding to 8 bits, because an attacker has to store
+    them. The figure is the share of images that fail.
     """
     threat_model = _threat_model(attack)
     is_valid = np.all(
@@ -233,7 +235,7 @@ def bare_classifier_falls(examination: Examination) -> Finding:
     """Checks that the attack breaks the classifier without any defence.
 
     An attack that fails on an undefended classifier proves nothing about a defended one. The
-    figure is the accuracy that it leaves of the bare classifier.
+    figure is the accuracy of the bare classifier under the attack.
     """
     left = examination.bare_correct.mean()
     return Finding(
@@ -253,9 +255,9 @@ def bare_classifier_falls(examination: Examination) -> Finding:
 def attack_breaks_known_weak_defence(examination: Examination) -> Finding:
     """Checks that the attack breaks a defence that is known to be weak.
 
-    Rounding pixels in front of the same classifier hides its gradient. Under `bpda`, accuracy must
-    fall nearly as far as that of the bare classifier under the same attack. Otherwise `bpda` proves
-    nothing about other restorations. The figure is the difference of the two accuracies.
+    Rounding pixels in front of the same classifier hides its gradient. An attack around the
+    restoration (`bpda`) must break it nearly as often as the bare classifier. Otherwise `bpda`
+    proves nothing about other restorations. The figure is the difference of the two accuracies.
     """
     images, labels = examination.images, examination.labels
     rounding = _Rounding(examination.classifier)
@@ -266,14 +268,14 @@ def attack_breaks_known_weak_defence(examination: Examination) -> Finding:
         left - bare <= examination.tolerance(_LEFT_BY_A_WEAK_DEFENCE),
         left - bare,
         f"{examination.attack.name} under `bpda` leaves an accuracy of {left:.1%} behind bit-depth "
-        f"reduction, and {bare:.1%} of the bare classifier",
+        f"reduction, and {bare:.1%} for the bare classifier",
         "the attack fails on a defence that is known to be weak",
     )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Rounding:
-    """A classifier behind a rounding of its images; unlike a baseline, it freezes no weights."""
+    """Rounds images before the classifier; unlike a baseline, it does not freeze weights."""
 
     classifier: keras.Model
 
@@ -290,7 +292,7 @@ def _threat_model(attack: Attack) -> str:
 
 
 def _is_valid(examination: Examination, attack: Attack, epsilon: float) -> np.ndarray:
-    """Which perturbations are finite and within epsilon, with pixels in [0, 1]."""
+    """Tells which perturbations are finite and within epsilon, with pixels in [0, 1]."""
     adversarial = examination.adversarial(_threat_model(attack), attack, epsilon).numpy()
     perturbation = (adversarial - examination.images.numpy()).reshape(len(adversarial), -1)
     distances = np.linalg.norm(perturbation, order_of(attack.norm), axis=-1)

@@ -1,4 +1,4 @@
-"""The binarization test: whether an attack finds an adversarial image that certainly exists."""
+"""The binarization test: does an attack find an adversarial image that certainly exists?"""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,16 +19,16 @@ from keras_trn.evaluation.checks.sampling import random_inside
 from keras_trn.evaluation.checks.sampling import random_on_surface
 from keras_trn.logits import logits_function
 
-# Fewer than most classifiers have features, so that a readout can separate them.
+# Fewer points than most classifiers have features, so a readout can separate them.
 _INNER_POINTS = 200
 # As in the paper, an empty shell separates the inner points from the boundary.
 _INNER_RADIUS = 0.95
-# The threshold lies so close to the boundary point that no other random point passes.
+# The threshold is so close to the boundary point that other random points do not pass it.
 _NEARNESS = 0.999
-# Logistic regression with almost no regularization, as all points can be separated.
+# Almost no regularization, because a readout can separate all points.
 _INVERSE_REGULARIZATION = 1e5
 _MAX_ITERATIONS = 1000
-# The share that the attack must find; it may miss a guaranteed example by bad luck.
+# The share that the attack must find; it may miss a few guaranteed examples by chance.
 _FOUND = 0.95
 
 
@@ -38,16 +38,16 @@ _FOUND = 0.95
     subject="main attack",
 )
 def binarization_test(examination: Examination) -> Outcome:
-    """Checks that the attack finds an adversarial image which is known to exist.
+    """Checks that the attack finds an adversarial image that is known to exist.
 
-    For each image, a linear readout that separates points inside the ball from one point on its
-    boundary replaces the classifier's last layer. The modified defence has an adversarial image by
-    construction. If the same attack misses it, its failure on the unmodified defence proves
-    nothing. A random search with as many points as the attack has steps shows how hard it is.
+    For each image, a linear readout replaces the classifier's last layer. It separates points
+    inside the ball from one point on its boundary, so this point is adversarial by construction.
+    If the same attack misses it, its failure on the real defence proves nothing. A random search
+    with one point per step of the attack shows how hard the task is.
 
     The features are the input of the classifier's last `Dense` layer on the restored image, or its
     logits if there is no such layer. The figure is the share of images on which the attack
-    succeeds, without those whose points cannot be separated.
+    succeeds. Images whose points cannot be separated do not count.
     """
     examination.target("whitebox_full")
     binarized = binarize(examination)
@@ -68,7 +68,7 @@ def binarization_test(examination: Examination) -> Outcome:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Binarized:
-    """A defence with another last layer for each image of a batch, from images to two logits."""
+    """Maps images to two logits, with a separate last layer for each image of a batch."""
 
     # Compiled, from images to features of shape (batch, size).
     features: Callable[[tf.Tensor], tf.Tensor]
@@ -83,21 +83,21 @@ class Binarized:
         return tf.stack([-scores, scores], axis=-1)
 
     def is_adversarial(self, images: tf.Tensor) -> np.ndarray:
-        """Tells which perturbed images, in the order of `images`, are beyond their thresholds."""
+        """Tells which perturbed images, in the order of `images`, exceed their thresholds."""
         scores = np.sum(self.features(images).numpy() * self.weights, axis=-1)
         return scores > self.thresholds
 
 
 def binarize(examination: Examination) -> Binarized:
-    """Fits a readout to every image where one separates its points."""
-    # The attack's graph calls the compiled function, instead of tracing the defence again.
+    """Fits a readout for every image whose points it can separate."""
+    # The attack's graph calls the compiled function instead of tracing the defence again.
     features = examination.graph(_features(examination))
-    # The attack should meet logits as large as the defence's, and everything that this saturates.
+    # The attack should meet logits of the defence's size, with the same saturation.
     logit_ranges = np.ptp(examination.logits(examination.images), axis=-1)
     kept, readouts, boundaries = [], [], []
     for index, logit_range in enumerate(logit_ranges):
         points = _points(examination, index)
-        # Threads of TensorFlow and of NumPy would wait for each other.
+        # TensorFlow's and NumPy's threads would wait for each other.
         with threadpool_limits(1):
             readout = _readout(features(points).numpy(), logit_range)
         if readout is not None:
@@ -115,7 +115,7 @@ def binarize(examination: Examination) -> Binarized:
 
 
 def _features(examination: Examination) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function from images to what the classifier's last layer sees of their restorations."""
+    """Returns a function from images to the input of the classifier's last layer."""
     models = before_last_dense(examination.classifier, examination.images[:2])
     parts = [logits_function(model) for model in models]
     defence = examination.defence
@@ -132,7 +132,7 @@ def _features(examination: Examination) -> Callable[[tf.Tensor], tf.Tensor]:
 def before_last_dense(classifier: keras.Model, images: tf.Tensor) -> list[Any]:
     """Returns the layers and models that compute the input of the last `Dense` layer.
 
-    Returns the classifier alone unless the layer's output on the images equals the logits.
+    If that layer does not compute the logits, it returns the classifier alone.
     """
     parts, last = _split(classifier)
     features = images
@@ -140,14 +140,14 @@ def before_last_dense(classifier: keras.Model, images: tf.Tensor) -> list[Any]:
         features = logits_function(part)(features)
     if not parts or last is None or len(features.shape) != 2:
         return [classifier]
-    # A layer that is shared with another model may belong to a path of that one.
+    # A layer that two models share may belong to the path of the other one.
     logits = logits_function(classifier)(images)
     is_same = np.allclose(last(features), logits, rtol=1e-3, atol=1e-4)
     return parts if is_same else [classifier]
 
 
 def _split(model: Any) -> tuple[list[Any], Any]:
-    """The parts of a model before its last `Dense` layer, and that layer; `None` without one."""
+    """Splits a model into the parts before its last `Dense` layer, and that layer or `None`."""
     if not isinstance(model, keras.Model):
         return [], model if isinstance(model, keras.layers.Dense) else None
     is_candidate = [isinstance(layer, (keras.layers.Dense, keras.Model)) for layer in model.layers]
@@ -160,13 +160,13 @@ def _split(model: Any) -> tuple[list[Any], Any]:
     try:
         before = keras.Model(model.input, model.layers[index].input)
     except (AttributeError, ValueError):
-        # A subclassed model has no graph, and a shared layer may belong to another one.
+        # A subclassed model has no graph, and a shared layer may belong to another graph.
         return [], None
     return [before, *within], last
 
 
 def _points(examination: Examination, index: int) -> tf.Tensor:
-    """An image, random points well inside the ball around it, and one on its boundary."""
+    """Returns an image, random points inside the ball around it, and one on its boundary."""
     image, norm = examination.images[index : index + 1], examination.attack.norm
     epsilon = tf.constant(examination.attack.epsilon, tf.float32)
     seed = tf.constant([examination.seed, index])
@@ -177,10 +177,10 @@ def _points(examination: Examination, index: int) -> tf.Tensor:
 
 
 def _readout(features: np.ndarray, logit_range: float) -> tuple[np.ndarray, float] | None:
-    """Weights and threshold that separate the last point from the others; `None` if none do."""
+    """Finds weights and a threshold that separate the last point; `None` if there are none."""
     if not np.isfinite(features).all():
         return None
-    # Regression converges for features of the order of 1, whatever the classifier's are.
+    # Regression converges only if features are of the order of 1.
     centre, scale = features[0], features.std() or 1.0
     is_boundary = np.arange(len(features)) == len(features) - 1
     regression = LogisticRegression(
@@ -198,7 +198,7 @@ def _readout(features: np.ndarray, logit_range: float) -> tuple[np.ndarray, floa
 
 
 def _random_success(examination: Examination, binarized: Binarized) -> float:
-    """The share of images that one of as many random points as steps breaks."""
+    """Returns the share of images that a random search breaks, with one point per step."""
     attack: Any = examination.attack
     epsilon = tf.constant(attack.epsilon, tf.float32)
     is_found = np.zeros(len(binarized.images), bool)

@@ -1,4 +1,4 @@
-"""Checks that compare attackers: whoever knows more must not find less."""
+"""Compares attackers: an attacker who knows more must not find less."""
 
 import numpy as np
 
@@ -10,11 +10,11 @@ from keras_trn.evaluation.checks.registry import check
 
 # AutoAttack's `check_square_sr`.
 _BETTER_BY_CHANCE = 0.002
-# The share of images that only a weaker attacker may break (Carlini et al.).
+# The share of images that only weaker attackers may break (Carlini et al.).
 _BROKEN_BY_CHANCE = 0.01
-# Another path of the gradient may change this share, half a point as between numbers of steps.
+# Accuracy may differ by this much between two paths of the gradient.
 _OTHER_PATH = 0.005
-# So many of the images that only a weaker attacker breaks are listed.
+# How many of the images that only weaker attackers break to list.
 _LISTED_IMAGES = 10
 
 
@@ -26,9 +26,9 @@ _LISTED_IMAGES = 10
 def blackbox_not_stronger(examination: Examination) -> Outcome:
     """Checks that an attack without gradients finds no more than attacks with them.
 
-    Square only queries logits. If it leaves a lower accuracy, gradients are masked. It is compared
-    with the best attack with gradients, per image `whitebox_full` or `bpda`. The figure is the
-    accuracy under gradients minus that under queries.
+    Square only queries logits. If it leaves a lower accuracy than the best attack with gradients
+    for each image (`whitebox_full` or `bpda`), gradients are masked. The figure is the accuracy
+    under gradients minus the accuracy under queries.
     """
     attack = examination.query_attack
     if attack is None:
@@ -52,9 +52,9 @@ def blackbox_not_stronger(examination: Examination) -> Outcome:
 def random_noise_is_weaker(examination: Examination) -> Finding:
     """Checks that a random search finds no more than attacks with gradients.
 
-    Each image gets as many random perturbations as the examination has queries, and is broken if
-    any of them breaks it. The search is compared with the best attack with gradients, per image
-    `whitebox_full` or `bpda`. The figure is the accuracy under gradients minus that under noise.
+    Each image gets one random perturbation per query, and any of them may break it. The best
+    attack with gradients for each image (`whitebox_full` or `bpda`) must break as many images.
+    The figure is the accuracy under gradients minus the accuracy under noise.
     """
     noise = examination.correct_under_noise().mean()
     gradients = examination.correct_under_gradients().mean()
@@ -73,14 +73,13 @@ def random_noise_is_weaker(examination: Examination) -> Finding:
     subject="main attack",
 )
 def whitebox_covers_blackbox(examination: Examination) -> Outcome:
-    """Checks, per image, that attacks with gradients break whatever weaker attackers break.
+    """Checks that attacks with gradients break every image that weaker attackers break.
 
-    Two attacks may leave the same accuracy and break different images. If only queries break an
-    image, or only an attack on a part of the defence, the attacks with gradients have failed on it.
-    These are `whitebox_full` and `bpda` together, as in the worst case of the report. The parts of
-    a defence are the bare classifier and, in a `ProtectedClassifier` that has them, the first
-    restorer and the restorer without a map. The figure is the share of images that only weaker
-    attackers break.
+    Two attacks may leave the same accuracy but break different images. The attacks with gradients
+    (`whitebox_full` and `bpda` together) fail on an image that only queries break, or only an
+    attack on a part of the defence. The parts are the bare classifier and, in some
+    `ProtectedClassifier`s, the first restorer and the restorer without a map. The figure is the
+    share of images that only weaker attackers break.
     """
     weaker = [examination.correct(part) for part in examination.parts]
     if examination.query_attack is not None:
@@ -105,9 +104,10 @@ def whitebox_covers_blackbox(examination: Examination) -> Outcome:
 def bpda_not_stronger(examination: Examination) -> Outcome:
     """Checks that an attack through the restoration finds no less than one around it.
 
-    `bpda` differentiates as if the restoration were the identity, `whitebox_full` through all of
-    it. If `bpda` finds more, the restoration or its gradient map masks gradients. The figure is the
-    accuracy under `whitebox_full` minus that under `bpda`.
+    The attack around it (`bpda`) treats the restoration as the identity; the attack through it
+    (`whitebox_full`) differentiates all of it. If `bpda` finds more, the restoration or its
+    gradient map masks gradients. The figure is the accuracy under `whitebox_full` minus the
+    accuracy under `bpda`.
     """
     if not examination.is_restored:
         return NotApplicable("There is no restoration")
@@ -117,12 +117,12 @@ def bpda_not_stronger(examination: Examination) -> Outcome:
         whitebox - bpda <= examination.tolerance(_OTHER_PATH),
         whitebox - bpda,
         f"`whitebox_full` leaves an accuracy of {whitebox:.1%}, and `bpda` {bpda:.1%}",
-        "the restoration masks gradients; count the worse of both for every image",
+        "the restoration masks gradients; use the worse result of both for every image",
     )
 
 
 def _listed(indices: np.ndarray) -> str:
-    """Lists the first of some images by their numbers."""
+    """Lists the numbers of the first images."""
     if not len(indices):
         return ""
     listed = ", ".join(map(str, indices[:_LISTED_IMAGES]))

@@ -1,4 +1,4 @@
-"""Checks of the defence: whether it can be attacked as any classifier can."""
+"""Checks that a defence can be attacked like any classifier."""
 
 import itertools
 from typing import Any
@@ -18,12 +18,12 @@ from keras_trn.evaluation.randomness import normalized
 from keras_trn.logits import logits_function
 from keras_trn.logits import looks_like_probabilities
 
-# The probability with which a constant answer may be correct as often by chance.
+# The significance level of the test against a constant answer.
 _BY_CHANCE = 0.01
-# Single images are slow, and a dependence on the batch shows in few images.
+# Few images, because single ones are slow and a dependence on the batch shows in few.
 _BATCH_SIZES = (1, 7)
 _REGROUPED_IMAGES = 14
-# Where a gradient is mere rounding error, so are its sign and the perturbation of the pixel.
+# The share of pixels whose gradient may be mere rounding error, with a random sign.
 _ROUNDING_OF_PIXELS = 0.02
 
 
@@ -34,11 +34,11 @@ _ROUNDING_OF_PIXELS = 0.02
 def outputs_are_logits(examination: Examination) -> Finding:
     """Checks that the defence returns finite logits.
 
-    Probabilities near 0 or 1 have no gradient that an attack could follow, even if they are
-    scaled. An attack stops where it meets NaN. Clean and adversarial images are examined. The
-    figure is the share of images without proper logits.
+    Probabilities near 0 or 1 have no gradient for an attack to follow, even if they are scaled,
+    and NaN stops an attack. The check examines clean and adversarial images. The figure is the
+    share of images without proper logits.
     """
-    # Not compiled, as a ReLU that is fused with a convolution turns NaN into zero on CPUs.
+    # Not compiled, because on CPUs a ReLU fused with a convolution turns NaN into zero.
     answer = logits_function(examination.defence)
     clean = answer(examination.images).numpy()
     attacked = answer(examination.adversarial("whitebox_full")).numpy()
@@ -51,9 +51,9 @@ def outputs_are_logits(examination: Examination) -> Finding:
         )
     # Scaled probabilities are still probabilities, and still flat.
     if looks_like_probabilities(clean / (np.mean(clean.sum(axis=-1)) or 1.0)):
-        observation = "All rows of scores are positive with the same sum, as probabilities are"
+        observation = "All rows of scores are positive with the same sum, like probabilities"
         return Finding(False, 1.0, observation, "leave out the softmax, and return logits", "adds")
-    return Finding(True, 0.0, "All outputs are finite, and no probabilities")
+    return Finding(True, 0.0, "All outputs are finite logits, not probabilities")
 
 
 @check(
@@ -63,8 +63,8 @@ def outputs_are_logits(examination: Examination) -> Finding:
 def deterministic(examination: Examination) -> Finding:
     """Checks that the defence always gives the same image the same answer.
 
-    An attack that differentiates one run of a random defence optimizes against noise that the next
-    run no longer has. The figure is the largest distance between normalized logits of two runs.
+    An attack that differentiates one run of a random defence optimizes against noise that changes
+    in the next run. The figure is the largest distance between normalized logits of two runs.
     """
     distance = largest_distance(examination.runs)
     return Finding(
@@ -81,8 +81,8 @@ def deterministic(examination: Examination) -> Finding:
 def classifier_beats_chance(examination: Examination) -> Finding:
     """Checks that the bare classifier has learned something.
 
-    Its accuracy without attack must exceed that of the best constant answer, the share of the most
-    frequent class, by more than chance explains. The figure is its accuracy on clean images.
+    Its accuracy without attack must exceed the share of the most frequent class, which a constant
+    answer reaches, by more than chance explains. The figure is its accuracy on clean images.
     """
     correct = examination.classified_correctly(examination.images, examination.classifier)
     constant = np.bincount(examination.labels).max() / len(correct)
@@ -93,7 +93,7 @@ def classifier_beats_chance(examination: Examination) -> Finding:
         f"The bare classifier has an accuracy of {correct.mean():.1%} on {len(correct)} clean "
         f"images, and the best constant answer {constant:.1%}",
         "that may be chance, and robust accuracies then mean nothing; train the classifier, make "
-        "sure that it gets images in [0, 1] and the labels of its training, or check more images",
+        "sure that images are in [0, 1] and labels match its training, or check more images",
         "adds",
     )
 
@@ -105,9 +105,9 @@ def classifier_beats_chance(examination: Examination) -> Finding:
 def input_gradients(examination: Examination) -> Finding:
     """Checks that every image has a gradient that an attack can follow.
 
-    Where the gradient is zero, NaN or infinite, an attack cannot move, and the defence looks
-    robust. Both the cross-entropy and the margin to the next class are examined, as one can be
-    flat where the other is not. The figure is the share of images without a gradient.
+    If the gradient is zero, NaN or infinite, an attack cannot move, and the defence looks
+    robust. The check examines both the cross-entropy and the margin to the next class, because
+    only one of them may be flat. The figure is the share of images without a usable gradient.
     """
     truth = tf.one_hot(examination.labels, examination.logits(examination.images).shape[-1])
 
@@ -128,7 +128,7 @@ def input_gradients(examination: Examination) -> Finding:
         share,
         f"{share:.1%} of images have a gradient of cross-entropy or margin that is zero, NaN or "
         "infinite",
-        "white-box attacks are blind there, and only `bpda` and `blackbox` are informative",
+        "white-box attacks fail there; rely on `bpda` and `blackbox` instead",
     )
 
 
@@ -137,11 +137,10 @@ def input_gradients(examination: Examination) -> Finding:
     source="`check_dynamic` of AutoAttack; arXiv 2202.13711",
 )
 def dynamic_defence(examination: Examination) -> Outcome:
-    """Checks that a defence which takes gradients was attacked through them.
+    """Checks that attacks went through the gradients that a defence takes.
 
-    Attacks on defences that only run forward, such as AutoAttack's standard version, are not enough
-    for a defence that takes gradients to answer, as gradient maps do. It needs an adaptive attack
-    that differentiates these gradients too.
+    A defence that takes gradients in its forward pass, as gradient maps do, needs an adaptive
+    attack that differentiates these gradients too. AutoAttack's standard version is not enough.
     """
     graph = examination.graph(examination.defence).get_concrete_function().graph.as_graph_def()
     if not _takes_gradients(graph):
@@ -161,12 +160,13 @@ def dynamic_defence(examination: Examination) -> Outcome:
 
 @check(finds="a gradient map that changes with the image, and whose derivative hides it")
 def map_gradient_is_complete(examination: Examination) -> Outcome:
-    """Checks that the full white box sees how the gradient map changes.
+    """Checks that an attacker who knows everything sees how the gradient map changes.
 
-    `whitebox_full` differentiates the map, which is a gradient itself. An operation of the
-    classifier may hide the gradient of its gradient, such as a constant custom gradient. The map
-    then looks constant, and the attacker is weaker than the name says. So derivatives of the map
-    are compared with finite differences. The figure is the share of the slope that they miss.
+    This attacker (`whitebox_full`) differentiates the map, which is a gradient itself. Some
+    operations hide the gradient of their gradient, for example behind a constant custom
+    gradient. The map then looks constant, and the attack is too weak. The check compares
+    derivatives of the map with finite differences. The figure is the share of the slope that the
+    derivatives miss.
     """
     slopes = examination.map_slopes
     if slopes is None and examination.unsupported_reason is None:
@@ -187,10 +187,10 @@ def map_gradient_is_complete(examination: Examination) -> Outcome:
 
 @check(finds="a defence that changes more than the images")
 def restoration_switched_off(examination: Examination) -> Outcome:
-    """Checks that the restoration is all that separates a defence from its classifier.
+    """Checks that a defence differs from its classifier only in the restoration.
 
-    The defence's logits must equal the classifier's logits for the restored images bit for bit.
-    Otherwise a report does not compare the same classifier with and without its restoration. The
+    The defence's logits must equal the classifier's logits for the restored images, bit for bit.
+    Otherwise a report does not compare the same classifier with and without restoration. The
     figure is the largest difference of logits.
     """
     if not examination.is_restored:
@@ -212,10 +212,10 @@ def restoration_switched_off(examination: Examination) -> Outcome:
 def batch_invariance(examination: Examination) -> Finding:
     """Checks that the answer to an image does not depend on the rest of its batch.
 
-    Batch statistics, or a loss that is averaged over the batch, give results that nobody can repeat
-    with another batch size; and an attacker chooses the batch. Logits, and images after one step
-    of an attack, are compared for batches of 1, of 7, and of all. The figure is the share of images
-    that differ.
+    Batch statistics, or a loss averaged over the batch, make results depend on the batch size,
+    and an attacker chooses the batch. The check compares logits, and images after one step of an
+    attack, in batches of 1, of 7, and of all images. The figure is the share of images that
+    differ.
     """
     images, labels = examination.images[:_REGROUPED_IMAGES], examination.labels[:_REGROUPED_IMAGES]
     logits = normalized(examination.logits(examination.images)[: len(images)])
@@ -232,13 +232,13 @@ def batch_invariance(examination: Examination) -> Finding:
     return Finding(
         share == 0,
         share,
-        f"{share:.1%} of {len(images)} images have other logits or another adversarial image in "
-        f"batches of {' or '.join(map(str, _BATCH_SIZES))} than among all",
+        f"{share:.1%} of {len(images)} images get other logits or another adversarial image in "
+        f"batches of {' or '.join(map(str, _BATCH_SIZES))} than in one batch",
         "the answer depends on the batch; look for means or sums over its axis",
     )
 
 
 def _takes_gradients(graph: Any) -> bool:
-    """Whether a graph, or a function that it calls, holds operations of a gradient tape."""
+    """Tells whether a graph, or a function that it calls, contains gradient operations."""
     nodes = [graph.node, *(function.node_def for function in graph.library.function)]
     return any(node.name.startswith("gradient_tape/") for node in itertools.chain(*nodes))

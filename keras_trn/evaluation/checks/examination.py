@@ -1,4 +1,4 @@
-"""The subject of all checks: a defence, images, attacks, and the runs that checks share."""
+"""Holds the subject of all checks: a defence, images, attacks, and shared runs."""
 
 import math
 from collections.abc import Callable
@@ -39,43 +39,43 @@ from keras_trn.threat_models import ThreatModel
 from keras_trn.types import ArrayLike
 from keras_trn.types import Classifier
 
-# The fractions of its steps after which an attack is stopped and examined.
+# Checks stop an attack after these fractions of its steps.
 _STAGES = (0.25, 0.5, 0.75)
-# Multiples of the main attack's epsilon, and of another attack's, at which it is run.
+# Multiples of epsilon at which to run the main attack, and other attacks.
 _MAIN_EPSILONS = [0.25, 0.5, 1.0, 2.0]
 _OTHER_EPSILONS = [0.5, 1.0]
-# The threat models that attack a part of a restored classifier; the first, its classifier.
+# The threat models that attack a part of a restored classifier; the first is its classifier.
 _PARTS = ("oblivious", "transfer_from_estimator", "transfer_without_map")
 # The rounding error of a difference of two shares.
 _ROUNDING_OF_SHARES = 1e-9
 
 
 class UnsupportedThreatModelError(ValueError):
-    """Says why a check that needs the full white box cannot be made."""
+    """Tells why a check that needs `whitebox_full` cannot be made."""
 
 
 class Examination:
     """Holds a defence, labelled images and the attacks of a report, for all checks.
 
-    Runs are remembered, so that checks of the same run share its cost, and are repeated once a
-    layer of the defence has changed. An image that is misclassified without any attack, or whose
-    logits are not finite, counts as misclassified under every attack.
+    It remembers runs, so that checks share their cost, and repeats them after a layer of the
+    defence has changed. An image that is misclassified without any attack, or whose logits are
+    not finite, counts as misclassified under every attack.
 
-    The main attack is the first of the attacks that follows gradients in many steps, without its
-    restarts; where there is none, PGD with the epsilon of the first attack.
+    The main attack is the first attack that follows gradients in many steps, without its
+    restarts. If there is none, it is PGD with the epsilon of the first attack.
 
     Args:
         defence: A Keras model from images to logits: a plain classifier, or a
             `keras_trn.RestoredClassifier`.
         images: Clean images of shape `(number, height, width, channels)` in [0, 1]; a hundred
-            suffice.
+            are enough.
         labels: Their class indices, of shape `(number,)`.
         attacks: The attacks, or one attack, each with a single epsilon.
         threat_models: The threat models of the report, or their names. The checks use their
             numbers of samples.
-        queries: Number of queries per image of an attack without gradients, and of a random
+        queries: Number of queries per image for the attack without gradients and for the random
             search.
-        seed: Fixes everything random, except in attacks that have their own seed.
+        seed: Fixes all randomness, except in attacks that have their own seed.
 
     Raises:
         ValueError: If images, labels or attacks are malformed.
@@ -110,7 +110,7 @@ class Examination:
         self.labels = np.reshape(labels, -1).astype("int64")
         self.queries = check_count("queries", queries)
         self.seed = check_whole_number("seed", seed, 0, np.iinfo(np.int32).max)
-        # The attacks of a report have a seed, and are kept with the graphs that they have traced.
+        # Keeps the attacks of a report, which have a seed, together with their traced graphs.
         given = checked_attacks(attacks)
         seeded = [a if a.seed is not None else a.with_seed(self.seed) for a in given]
         self.attack = main_attack(seeded, self.seed)
@@ -131,18 +131,18 @@ class Examination:
         return self._graphs.get("logits", model, lambda: logits_function(model), [self._signature])
 
     def target(self, threat_model: str) -> Classifier:
-        """Returns what an attacker attacks, given the name of the threat model.
+        """Returns the target of an attacker, given the name of the threat model.
 
         Raises:
             UnsupportedThreatModelError: If `whitebox_full` cannot be run in full.
         """
         if threat_model == "whitebox_full" and self.unsupported_reason is not None:
             raise UnsupportedThreatModelError(
-                f"`whitebox_full` cannot be run on this defence, as {self.unsupported_reason}."
+                f"`whitebox_full` cannot be run on this defence, because {self.unsupported_reason}."
             )
         model = self._threat_model(threat_model)
         target = model.target(self.defence)
-        # As the report counts passes: the checks run the graphs that it has traced.
+        # The report has traced the graphs of counted targets already.
         return counted(target) if model.is_adaptive else target
 
     def gradients(
@@ -160,28 +160,28 @@ class Examination:
 
     @property
     def parts(self) -> list[str]:
-        """The names of the threat models that attack a part of the defence, not all of it."""
+        """Returns the names of the threat models that attack only a part of the defence."""
         applying = [name for name in _PARTS if self._threat_model(name).applies_to(self.defence)]
         return applying if self.is_restored else []
 
     @property
     def map_slopes(self) -> MapSlopes | None:
-        """The measured slopes of the gradient map; `None` where there is none to measure."""
+        """Returns the measured slopes of the gradient map; `None` without a map to measure."""
         return measure_once(self._threat_model("whitebox_full"), self.defence, self.images)
 
     @property
     def unsupported_reason(self) -> str | None:
-        """Why `whitebox_full` cannot be run in full, without a full stop; `None` if it can."""
+        """Tells why `whitebox_full` cannot run in full, without a full stop; `None` if it can."""
         return unsupported_reason(self._threat_model("whitebox_full"), self.defence, self.images)
 
     @property
     def runs(self) -> list[np.ndarray]:
-        """The logits of the same images from several runs."""
+        """Returns the logits of the same images from several runs."""
         return self._remember("runs", lambda: repeated_logits(self.defence, self.images))
 
     @property
     def is_random(self) -> bool:
-        """Whether the defence gives the same images different answers."""
+        """Tells whether the defence gives the same images different answers."""
         accuracies = {int((run.argmax(axis=-1) == self.labels).sum()) for run in self.runs}
         return largest_distance(self.runs) > ROUNDING_OF_LOGITS or len(accuracies) > 1
 
@@ -190,12 +190,12 @@ class Examination:
     def adversarial(
         self, threat_model: str, attack: Attack | None = None, epsilon: float | None = None
     ) -> tf.Tensor:
-        """Crafts adversarial images, once for the same arguments.
+        """Crafts adversarial images, only once for the same arguments.
 
         Args:
             threat_model: The name of a threat model.
             attack: By default the main attack.
-            epsilon: By default that of the attack.
+            epsilon: By default the attack's epsilon.
         """
         attack = self.attack if attack is None else attack
         epsilon = attack.epsilon if epsilon is None else epsilon
@@ -206,7 +206,7 @@ class Examination:
 
     def stages(self, attack: Any) -> list[tf.Tensor]:
         """Returns the images of an attack that `can_be_stopped` after each quarter of its steps."""
-        # The length of a step must not depend on where the attack is stopped.
+        # The length of a step must not depend on the number of steps.
         step_size = float(attack.step_size(1.0))
         steps = sorted({math.ceil(part * attack.steps) for part in _STAGES} - {attack.steps})
         stopped = [self._after_steps(attack, number, step_size) for number in steps]
@@ -221,7 +221,7 @@ class Examination:
     def one_step(
         self, attack: Attack, images: tf.Tensor | None = None, labels: ArrayLike | None = None
     ) -> tf.Tensor:
-        """Takes one step as long as an attack's epsilon along the gradient of the loss (FGSM)."""
+        """Takes one step of an attack's epsilon along the gradient of the loss (FGSM)."""
         images = self.images if images is None else images
         labels = self.labels if labels is None else labels
 
@@ -234,19 +234,19 @@ class Examination:
 
     @property
     def query_attack(self) -> Attack | None:
-        """An attack that needs no gradients: `Square`, if it has the norm of the main attack."""
+        """Returns `Square`, an attack without gradients, if it supports the main attack's norm."""
         return self._remember("query attack", self._make_query_attack)
 
     def epsilons(self, attack: Attack) -> list[float]:
-        """Returns rising epsilons around an attack's own, at which checks run it."""
+        """Returns the rising epsilons at which checks run an attack."""
         multiples = _MAIN_EPSILONS if attack is self.attack else _OTHER_EPSILONS
-        # A search for the smallest perturbation does the same at any epsilon, at great cost.
+        # A search for the smallest perturbation is expensive, and the same at any epsilon.
         multiples = [1.0] if attack.minimal_norm else multiples
         largest = self.unbounded_epsilon(attack)
         return sorted({min(multiple * attack.epsilon, largest) for multiple in multiples})
 
     def unbounded_epsilon(self, attack: Attack) -> float:
-        """Returns the epsilon within which every image can be reached from every other."""
+        """Returns the largest possible distance between two images."""
         return math.prod(self.images.shape[1:]) ** (1 / order_of(attack.norm))
 
     # --- Answers --------------------------------------------------------------------------
@@ -275,12 +275,12 @@ class Examination:
 
     @property
     def correct_without_attack(self) -> np.ndarray:
-        """Which clean images the defence classifies correctly."""
+        """Tells which clean images the defence classifies correctly."""
         return self._remember("clean", lambda: self.classified_correctly(self.images))
 
     @property
     def bare_correct(self) -> np.ndarray:
-        """Which images the bare classifier classifies correctly, clean and under the attack."""
+        """Tells which images the bare classifier gets right, both clean and attacked."""
         adversarial = self.adversarial("oblivious" if self.is_restored else "whitebox_full")
         clean = self.classified_correctly(self.images, self.classifier)
         return clean & self.classified_correctly(adversarial, self.classifier)
@@ -307,7 +307,7 @@ class Examination:
         return tf.TensorSpec((None, *self.images.shape[1:]), tf.float32)
 
     def _threat_model(self, name: str) -> ThreatModel:
-        """The threat model of the report, or else the simplest of that name."""
+        """Returns the report's threat model of that name, or else the default one."""
         if name in self.threat_models:
             return self.threat_models[name]
         return self._other_threat_models.setdefault(name, known_threat_models.get(name))
@@ -329,7 +329,7 @@ class Examination:
         correct, epsilon = self.correct_without_attack, tf.constant(self.attack.epsilon, tf.float32)
         answer = self.graph(self.defence)
         for query in range(self.queries):
-            # Half of them from the whole ball, and half as far away as it allows.
+            # Half of the points come from the whole ball, half are as far away as it allows.
             draw = random_inside if query % 2 else random_corners
             noisy = draw(self.images, epsilon, self.attack.norm, tf.constant([self.seed, query]))
             correct = correct & self._are_correct(answer(noisy).numpy())
@@ -346,7 +346,7 @@ def main_attack(attacks: Sequence[Attack], seed: int) -> Attack:
     """Returns the first attack that `can_be_stopped`, or else PGD with the first epsilon."""
     if not attacks:
         raise ValueError(
-            "An examination needs an attack, and received none: "
+            "An examination needs an attack, received none. Pass one such as "
             "`keras_trn.attacks.ProjectedGradientDescent(epsilon=8 / 255)`."
         )
     for attack in attacks:
@@ -358,7 +358,7 @@ def main_attack(attacks: Sequence[Attack], seed: int) -> Attack:
 
 
 def can_be_stopped(attack: Attack) -> bool:
-    """Tells whether an attack follows gradients in steps, and is the same attack with fewer."""
+    """Tells whether an attack follows gradients in steps and can stop after any of them."""
     follows_gradients = attack.is_iterative and not attack.gradient_free and not attack.minimal_norm
     is_single_run = attack.without_restarts() is attack
     return (

@@ -1,4 +1,4 @@
-"""The registry of sanity checks: the decorator that makes one, and the run of all."""
+"""The registry of sanity checks: the decorator that registers a check, and the runner."""
 
 import dataclasses
 import functools
@@ -21,18 +21,17 @@ _ALSO_RANDOM = "the defence also answers at random, see `deterministic`"
 
 @dataclasses.dataclass(frozen=True)
 class CheckResult:
-    """Holds what a sanity check found.
+    """Holds the result of a sanity check.
 
-    A warning is no evidence against the defence. It says that the numbers of the report cannot be
-    trusted until its cause is understood.
+    A warning is not evidence against the defence. It tells you not to trust the numbers of the
+    report until you understand its cause.
 
     Args:
         name: The name of the check's function.
         status: `"PASS"`, `"WARN"` or `"not applicable"`.
         figure: The number that decided, or `None`.
-        finding: One sentence: what was measured and, for a warning, what it means and how to fix
-            it.
-        attack: The name of the attack that was checked, or `None` for a check of the defence.
+        finding: One sentence: the measurement and, for a warning, its meaning and the fix.
+        attack: The name of the checked attack, or `None` for a check of the defence.
 
     Example:
         ```python
@@ -52,15 +51,15 @@ class CheckResult:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Holds what a check measured, before it becomes a sentence.
+    """Holds a check's measurement before it becomes a sentence.
 
     Args:
         is_fine: Whether the check passes.
         figure: The number that decided, or `None`.
-        observation: What was measured: a sentence without its full stop.
-        advice: What a failure means and how to fix it.
-        randomness: What a random defence has to do with a failure: it `"explains"` it, it
-            `"adds"` to it, or it is the `"subject"` of the check.
+        observation: The measurement as a sentence without its full stop.
+        advice: The meaning of a failure and how to fix it.
+        randomness: How the randomness of a defence relates to a failure: it `"explains"` it,
+            `"adds"` to it, or is the `"subject"` of the check.
     """
 
     is_fine: bool
@@ -72,7 +71,7 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class NotApplicable:
-    """Says, without a full stop, why a check makes no sense for a defence or an attack."""
+    """Tells why a check does not apply to a defence or an attack, without a full stop."""
 
     reason: str
 
@@ -81,7 +80,7 @@ Outcome = Finding | NotApplicable
 
 
 class Check:
-    """A registered check, called with an `Examination`, and an attack if it examines every one."""
+    """Runs a registered check on an `Examination`, and on an attack if it examines every one."""
 
     is_check = True
 
@@ -108,39 +107,39 @@ class Check:
         return CheckResult(self.name, "WARN", figure, text, name)
 
     def attempt(self, examination: Examination, attack: Attack | None = None) -> CheckResult:
-        """Runs the check, and turns an error into a warning, so that one error costs no report."""
+        """Runs the check, and turns an error into a warning, so the report is not lost."""
         try:
             return self(examination, attack)
         except Exception as error:
             is_explained = isinstance(error, UnsupportedThreatModelError)
             reason = str(error) if is_explained else f"{short_message(error)}."
-        # The warning for the main attack explains enough.
+        # The main attack already gets this warning.
         status = "not applicable" if is_explained and attack is not None else "WARN"
         name = None if self.subject == "defence" else (attack or examination.attack).name
         return CheckResult(self.name, status, None, f"The check could not be made: {reason}", name)
 
 
-# All checks by name. Every module of this package adds its own, and a user may add more.
+# All checks by name. Every module of this package adds its own; users may add more.
 ALL_CHECKS: dict[str, Check] = {}
 
 
 def check(
     finds: str, source: str = "this package", subject: Subject = "defence"
 ) -> Callable[[Callable[..., Outcome]], Check]:
-    """Registers a function as a sanity check, which every report then runs.
+    """Registers a function as a sanity check for every report.
 
-    The function receives an `Examination` and, where `subject` is `"every attack"`, an attack. It
+    The function receives an `Examination` and, if `subject` is `"every attack"`, an attack. It
     returns a `Finding`, or `NotApplicable` with the reason. The first line of its docstring is the
     title of the check.
 
     Args:
         finds: The faults that it finds, for the table of checks in the documentation.
-        source: The paper or program that it comes from.
+        source: The paper or program that introduced it.
         subject: `"defence"`; `"main attack"`, for the first iterative attack of the report; or
             `"every attack"`, to run it for each attack to which it applies.
 
     Returns:
-        The decorator, which makes a `Check` of the function.
+        The decorator, which turns the function into a `Check`.
 
     Example:
         ```python
@@ -171,11 +170,11 @@ def run_checks(
 
     Args:
         examination: The `Examination`.
-        progress: Function that receives the name of each check before it is run, such as
+        progress: Function that receives the name of each check before it runs, such as
             `set_description` of a progress bar.
 
     Returns:
-        A list of results: one for each check, and further ones for other attacks to which it
+        A list of results: one for each check, and one more for each other attack to which it
         applies. A check that raises an error gives a warning.
 
     Example:
@@ -209,12 +208,12 @@ def checks_table() -> str:
 
 
 def _in_order() -> list[Check]:
-    """All checks, the checks of the defence first."""
+    """Returns all checks, the checks of the defence first."""
     return sorted(ALL_CHECKS.values(), key=lambda check: check.subject != "defence")
 
 
 def _advice(finding: Finding, examination: Examination) -> str:
-    """The advice for a warning, which depends on whether the defence is random."""
+    """Returns the advice for a warning, which depends on whether the defence is random."""
     if finding.randomness == "subject" or not examination.is_random:
         return finding.advice
     return (

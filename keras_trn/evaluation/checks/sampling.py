@@ -1,4 +1,4 @@
-"""Random images near clean ones; compiled, as searches draw hundreds of times."""
+"""Draws random images near clean ones; compiled, because searches draw hundreds of times."""
 
 import tensorflow as tf
 
@@ -25,7 +25,7 @@ def random_on_surface(
 
 @compile_function
 def random_corners(images: tf.Tensor, epsilon: tf.Tensor, norm: str, seed: tf.Tensor) -> tf.Tensor:
-    """Draws images in [0, 1] as far away as the norm allows: corners of the cube for L-infinity."""
+    """Draws images in [0, 1] as far away as epsilon allows: cube corners for L-infinity."""
     if norm != "linf":
         return random_on_surface(images, epsilon, norm, seed)
     signs = tf.sign(random_in_ball(images, 1.0, norm, seed))
