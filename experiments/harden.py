@@ -2,9 +2,9 @@
 
 `python -m experiments.harden fashion_mnist results/trn_hardened_fashion_mnist.json`
 
-The classifier is that of the plain preset. One recipe trains a restorer, a classifier of the same
-architecture, and one as large as classifier and restorer together. All are evaluated on the test
-images. A work folder next to the path keeps the progress: an interrupted run continues there.
+It protects the classifier of the plain preset. One recipe trains a restorer, a classifier of the
+same architecture, and one as large as classifier and restorer together, and evaluates all of them
+on the test images. A work folder next to the path lets an interrupted run continue.
 """
 
 import functools
@@ -35,19 +35,19 @@ from keras_trn.presets import preset_path
 
 
 class HardeningExperiment(Experiment):
-    """A hardened preset in the making."""
+    """Makes a hardened preset."""
 
     def __init__(self, hardening: HardeningRecipe, path: Path, data: Data | None = None) -> None:
         super().__init__(replace(hardening.plain, evaluations=hardening.evaluations), path, data)
         self.hardening = hardening
 
     def run(self, presets: Path = FOLDER) -> None:
-        """Runs what is missing, and writes results and preset."""
+        """Runs the missing steps, and writes results and preset."""
         plain = keras.saving.load_model(preset_path(self.recipe.preset), compile=False)
         hardened = self.harden("restorer", functools.partial(self.make_hardened, plain.classifier))
         preset = presets / f"{self.hardening.preset}.keras"
         shutil.copy(self.folder / "restorer.keras", preset)
-        # Where the plain preset is stored so, its classifier is rounded already.
+        # If the plain preset has half precision, its classifier is rounded already.
         is_rounded = self.recipe.half_precision
         store_as_float16(preset, except_for=None if is_rounded else "classifier")
         baselines = {
@@ -68,7 +68,7 @@ class HardeningExperiment(Experiment):
         )
 
     def harden(self, name: str, make: Callable[[], keras.Model]) -> keras.Model:
-        """Trains a defence, or continues to."""
+        """Trains a defence, or continues its training."""
 
         def train() -> keras.Model:
             keras.utils.set_random_seed(SEED)
@@ -85,7 +85,7 @@ class HardeningExperiment(Experiment):
                     self.folder / name,
                 )
             if isinstance(defence, keras_trn.ProtectedClassifier):
-                # As the preset stores it. The classifier stays the same to the bit.
+                # As in the stored preset. The classifier stays identical, bit for bit.
                 rounded = [weight.astype("float16") for weight in defence.restorer.get_weights()]
                 defence.restorer.set_weights(rounded)
             return defence
@@ -94,7 +94,7 @@ class HardeningExperiment(Experiment):
 
 
 def overview(report: Report) -> str:
-    """Writes accuracies in the worst case, by what the attacker knows, as a table in Markdown."""
+    """Makes a Markdown table of worst-case accuracies, by the attacker's knowledge."""
     names = {report.evaluated: "hardened TRN"}
     attackers = {"worst": None, "oblivious": "oblivious", "transfer": "transfer"}
     rows = [
@@ -112,7 +112,7 @@ def overview(report: Report) -> str:
 
 
 def load_trained_on_jax(defence: keras.Model, path: Path) -> None:
-    """Loads the weights that `experiments.hardening_on_jax` has trained."""
+    """Loads weights from `experiments.hardening_on_jax`."""
     if not path.exists():
         raise FileNotFoundError(
             f"The weights {str(path)!r} are missing. `python -m experiments.packing` writes the "

@@ -1,12 +1,12 @@
 """Fills the tables of results into Markdown pages.
 
-`python -m experiments.pages README.md docs/*.md keras_trn/presets/*.md`, in the repository.
-A page marks the place of a table by a report and one of its tables, or by a file in Markdown:
+Run `python -m experiments.pages README.md docs/*.md keras_trn/presets/*.md` in the repository.
+A page marks the place of a table with a report and one of its tables, or with a Markdown file:
 
     <!-- table of results/quickstart_digits.json: accuracy -->
     <!-- end of table -->
 
-`<!-- table of checks -->` is the place of the table of all sanity checks.
+`<!-- table of checks -->` marks the place of the table of all sanity checks.
 """
 
 import re
@@ -24,7 +24,7 @@ _PLACE = re.compile(
 
 
 def with_tables(text: str, folder: str | Path = ".") -> str:
-    """Fills tables into a text in Markdown; `folder` is where the paths of the results start."""
+    """Fills tables into a Markdown text; paths of results are relative to `folder`."""
 
     def fill(place: re.Match[str]) -> str:
         path = Path(folder) / place["path"]
