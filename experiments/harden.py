@@ -3,7 +3,7 @@
 `python -m experiments.harden fashion_mnist results/trn_hardened_fashion_mnist.json`
 
 It protects the classifier of the plain preset. One recipe trains a restorer, a classifier of the
-same architecture, and one as large as classifier and restorer together, and evaluates all of them
+same architecture, and one as large as classifier and restorer together. The report compares them
 on the test images. A work folder next to the path lets an interrupted run continue.
 """
 

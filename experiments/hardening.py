@@ -134,7 +134,7 @@ def harden(
     settings: Hardening,
     folder: Path,
 ) -> keras.Model:
-    """Trains a defence, or continues its training, with the best average of its weights.
+    """Trains a defence, or continues its training, and keeps its best averaged weights.
 
     Args:
         defence: A `ProtectedClassifier` with a `RestorationAutoencoder`, or a classifier.

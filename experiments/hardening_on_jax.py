@@ -80,7 +80,7 @@ def load_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_defence(folder: Path, name: str, settings: dict[str, Any]) -> tuple[keras.Model, Defend]:
-    """Makes the network to train, and the function that applies it with any classifier."""
+    """Makes the network to train, and a function that runs it with its classifier, if any."""
     if name != "restorer":
         architecture = json.dumps(settings["classifiers"][name])
         network = in_half_precision(keras.models.model_from_json(architecture))

@@ -4,8 +4,8 @@
 
 It trains the classifier, a surrogate for transferred attacks, the restorer and the baselines, and
 chooses the strengths of the filters on validation images. It writes reports on the test images,
-plots and tables next to the given path, and adds the preset to the package if the recipe names
-one. A work folder next to the path lets an interrupted run continue.
+plots and tables next to the given path. It adds the preset to the package if the recipe names one.
+A work folder next to the path lets an interrupted run continue.
 """
 
 import functools

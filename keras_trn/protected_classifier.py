@@ -227,8 +227,8 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
                 `(number, height, width, channels)`, or a `tf.data.Dataset` of batches, whose
                 labels are ignored. To measure a share of one percent, use a few hundred images.
             benign_agreement: Share of the images that must keep their class, from 0 to 1.
-            attack: Attack on the bare classifier to measure the cost with; by default the
-                attack of `compile` with its largest epsilon, if you have compiled the model.
+            attack: Attack on the bare classifier to measure the cost with. By default the attack
+                of `compile` with its largest epsilon; none in an uncompiled model.
 
         Returns:
             A `keras_trn.Calibration`.

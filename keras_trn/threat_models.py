@@ -187,10 +187,9 @@ class Transfer(ThreatModel):
 class TransferFromEstimator(_Adaptive):
     """Attacks the first restoration of `EstimatedLabel`, followed by the classifier.
 
-    This is an adaptive transfer attack: it crafts images on a part of the defence, which is often
-    easier to attack, and evaluates them on the whole. Croce et al., "Evaluating the Adversarial
-    Robustness of Adaptive Test-time Defenses", arXiv 2202.13711, broke published defences this
-    way.
+    This adaptive transfer attack crafts images on a part of the defence, which is often easier,
+    and evaluates them on the whole. Croce et al., "Evaluating the Adversarial Robustness of
+    Adaptive Test-time Defenses", arXiv 2202.13711, broke published defences this way.
 
     It applies to a `ProtectedClassifier` with the gradient map `EstimatedLabel`. For the transfer
     from the classifier alone, use `Oblivious`.
@@ -327,9 +326,9 @@ class WhiteboxFull(_Adaptive):
 
     This attacker knows everything. The gradient of a gradient map is a second derivative of the
     classifier. The threat model does not apply to a restoration that declares itself
-    non-differentiable (`is_differentiable = False`): attacks would find nothing, which would look
-    like robustness. For the same reason, `target` refuses a gradient map that TensorFlow cannot
-    differentiate.
+    non-differentiable (`is_differentiable = False`). Attacks would find nothing there, which would
+    look like robustness. For the same reason, `target` refuses a gradient map that TensorFlow
+    cannot differentiate.
 
     Args:
         labels: As in `ThreatModel`.
@@ -379,9 +378,9 @@ class FixedRandomness(WhiteboxFull):
     """Knows the random numbers of a random defence, which are the same in each call.
 
     It shows how much of the robustness is due to chance alone, because known numbers make the
-    defence deterministic. The evaluation uses the same numbers, a separate one for each place in
-    the batch. The attacker differentiates like `WhiteboxFull`, or like `BPDA` if the restoration
-    is not differentiable.
+    defence deterministic. The evaluation uses the same numbers, which differ between the places
+    in the batch. The attacker differentiates like `WhiteboxFull`, or like `BPDA` if the
+    restoration is not differentiable.
 
     The numbers must come from a `keras.random.SeedGenerator` that a layer of the defence holds as
     an attribute, as Keras' own layers do. By default, `keras_trn.evaluate` runs this threat model

@@ -85,7 +85,7 @@ def relative(costs: Mapping[str, float]) -> dict[str, float]:
 
 
 def measure_restoration(onednn: bool, batch_size: int, repeats: int) -> dict[str, Any]:
-    """Counts operations and takes times in a new process, which imports TensorFlow anew."""
+    """Counts operations and takes times in a new process, which imports TensorFlow itself."""
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1" if onednn else "0"
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measure_restoration, (batch_size, repeats))

@@ -178,7 +178,7 @@ def main(
     settings: Settings = SETTINGS,
     epsilons: Sequence[float] = (0.02, 0.05, 0.15, 0.2, 0.25),
 ) -> None:
-    """Runs what is missing from the work folder, and writes the results."""
+    """Runs the steps missing from the work folder, and writes the results."""
     study = Study(path, settings)
     bare, surrogate = study.classifiers()
     defences: dict[tuple[str, int | None], keras.Model] = {("bare", None): bare}

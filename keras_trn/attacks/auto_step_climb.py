@@ -1,8 +1,8 @@
 """A climb that halves its step when the loss stops rising: one run of Auto-PGD.
 
 Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
-Parameter-Free Attacks", arXiv 2003.01690. The schedule follows the authors' code, except that the
-loss after the first step is compared with the loss at the start, as in the paper, and not with 0.
+Parameter-Free Attacks", arXiv 2003.01690. The schedule follows the authors' code, with one
+exception. As in the paper, it compares the loss after the first step with the loss at the start.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ _OWN_SHARE = 0.75
 _ENOUGH_RISES = 0.75
 # In units of epsilon: the first step crosses the whole ball.
 _FIRST_STEP = 2.0
-# Steps up to the first check, the decrease from check to check, and the smallest number of
-# steps between checks, all as shares of the number of steps.
+# As shares of the number of steps: the steps up to the first check, their decrease from check to
+# check, and the smallest number between checks.
 _FIRST_WINDOW, _SHRINKAGE, _SMALLEST_WINDOW = 0.22, 0.03, 0.06
 
 
