@@ -641,7 +641,6 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
 
 
 def _as_restorer_loss(loss: Any) -> RestorerLoss:
-    """Converts the loss argument of `compile` to a `RestorerLoss`."""
     if loss is None:
         return RestorationLoss()
     return loss if isinstance(loss, RestorerLoss) else PixelLoss(loss)

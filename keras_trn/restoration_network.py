@@ -24,18 +24,8 @@ from keras_trn.types import Config
 class RestorationNetwork(keras.Model):
     """Adds a gated correction to images; the base class of both restoration networks.
 
-    A subclass defines `build_streams` and `stream_features`. The last convolution starts
-    at zero, so an untrained network returns its input unchanged.
-
-    Args:
-        width: Number of filters in each stream; at least 1.
-        depth: Number of residual blocks in each stream; at least 1.
-        block_size: Side of the blocks that `PixelUnshuffle` folds into the channels. 1 works
-            at full resolution; 2 costs a quarter.
-        gate_threshold: Amount to subtract from the logit of the attack gate. A higher value
-            changes fewer images. `ProtectedClassifier.calibrate` sets it.
-        levels: Number of resolutions. 1 works at one resolution.
-        **kwargs: The usual arguments of a Keras model (`name`, `dtype`).
+    A subclass defines `build_streams` and `stream_features`, and documents the arguments. The
+    last convolution starts at zero, so an untrained network returns its input unchanged.
     """
 
     takes_gradient_maps = False

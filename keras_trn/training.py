@@ -201,7 +201,6 @@ def as_attack(attack: Any) -> Attack:
 
 
 def _as_metric(metric: Any) -> keras.metrics.Metric:
-    """Returns a Keras metric of class indices and logits."""
     if metric in ("accuracy", "acc"):
         return Accuracy(name=metric)
     metric = keras.metrics.get(metric)

@@ -85,15 +85,9 @@ def climb(
     norm: str,
     steps: int,
 ) -> Found:
-    """Climbs the loss from `start`, within epsilon of `images`.
+    """Climbs the loss from `start`, within epsilon of `images` in the L-infinity or L2 norm.
 
-    Args:
-        measure: Function that measures points; it is called `steps + 1` times.
-        start: The first points.
-        images: Clean images.
-        epsilon: Tensor of shape `(batch, 1, 1, 1)`.
-        norm: `"linf"` or `"l2"`.
-        steps: Number of steps.
+    It calls `measure` `steps + 1` times. Epsilon has the shape `(batch, 1, 1, 1)`.
     """
     windows = tf.constant(windows_ending_at_each_step(steps), tf.float32)
 
@@ -172,7 +166,6 @@ def return_to_best(track: Track, which: Tensor) -> Track:
 
 
 def found_on(track: Track) -> Found:
-    """Returns the result of a climb."""
     points = tf.where(as_pixels(track.fooled), track.adversarial, track.best)
     return Found(points, track.best_loss, track.fooled)
 

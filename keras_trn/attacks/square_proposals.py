@@ -100,7 +100,6 @@ def _uniform(shape: object, seed: Tensor) -> Tensor:
 
 
 def _signs(uniform: Tensor) -> Tensor:
-    """Turns uniform numbers into -1 and 1."""
     return tf.where(uniform < 0.5, -1.0, 1.0)
 
 

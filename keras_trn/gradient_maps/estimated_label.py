@@ -194,7 +194,6 @@ class EstimatedLabel(GradientMap):
     def _estimation_losses(
         self, first: _FirstPass, labels: tf.Tensor, clean_images: tf.Tensor, pixel_weight: float
     ) -> tf.Tensor:
-        """Computes the estimator's loss for each image."""
         pixel_loss = tf.reduce_mean(tf.abs(first.restored - clean_images), axis=[1, 2, 3])
         restored_loss, label_loss = (
             tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
