@@ -174,7 +174,7 @@ class Transfer(ThreatModel):
         self.name = name
         if not isinstance(classifier, keras.Model):
             raise ValueError(
-                "transfer needs the attacker's surrogate, a Keras model: "
+                "transfer needs the Keras model that the attacker has instead of the defended one: "
                 f"`Transfer(another_classifier)`; received {classifier!r}."
             )
         self.classifier = classifier
