@@ -133,8 +133,8 @@ class Attack:
         """Calls `craft` and projects its images into the ball and [0, 1]."""
         if not (self.runs_in_graph or tf.executing_eagerly()):
             raise RuntimeError(
-                f"{self.name} runs in NumPy, and not inside a graph such as a training step. Evaluate "
-                "with it outside of graphs, and train against an attack that runs in a graph: "
+                f"{self.name} runs in NumPy, and not inside a graph such as a training step. "
+                "Evaluate with it outside of graphs, and train against an attack that runs in one: "
                 f"`keras_trn.attacks.ProjectedGradientDescent(epsilon, norm={self.norm!r})`."
             )
         adversarial = self.craft(logits, images, labels, epsilon, random_seed)
