@@ -1,1 +1,1 @@
-"""The laboratory: what made the figures in `results/` and the presets of the package."""
+"""Makes the figures in `results/` and the presets of the package."""

@@ -1,7 +1,7 @@
-"""Checks what the documentation claims about the results.
+"""Checks the documentation's claims about the results.
 
 `python -m experiments.claims results` writes `results/claims.md`: a table of the claims, the
-figures that decide them, and whether they hold. A rerun may change any of it.
+figures that decide them, and whether they hold. New results may change any of it.
 """
 
 import functools
@@ -25,7 +25,7 @@ ITERATIVE = ("PGD-20", "BIM-20", "MIM-20")
 
 
 class Results:
-    """The JSON files of a folder, by name."""
+    """Loads the JSON files of a folder by name."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,7 +60,7 @@ Check = Callable[[Results, str], Finding]
 
 
 def benign_cost(at_most: float) -> Check:
-    """Protection costs at most so many points of benign accuracy."""
+    """Claims that protection costs at most this many points of benign accuracy."""
 
     def check(results: Results, name: str) -> Finding:
         benign = results.summary(name, "benign")
@@ -71,7 +71,7 @@ def benign_cost(at_most: float) -> Check:
 
 
 def falls(attacks: Iterable[str]) -> Check:
-    """Some attacks leave the bare classifier at most one percent."""
+    """Claims that the attacks leave the bare classifier at most one percent."""
 
     def check(results: Results, name: str) -> Finding:
         cells = results.oblivious(name, attacks, "bare")
@@ -82,7 +82,7 @@ def falls(attacks: Iterable[str]) -> Check:
 
 
 def keeps(measure: str, at_least: float, attacks: Iterable[str] = ATTACKS, **where: Any) -> Check:
-    """Accuracy or agreement is large enough under each of some attacks."""
+    """Claims that accuracy or agreement is large enough under each of the attacks."""
 
     def check(results: Results, name: str) -> Finding:
         smallest = min(cell[measure] for cell in results.oblivious(name, attacks, **where))
@@ -92,7 +92,7 @@ def keeps(measure: str, at_least: float, attacks: Iterable[str] = ATTACKS, **whe
 
 
 def ahead(column: str, leader: str, others: Iterable[str], suffix: str = "") -> Check:
-    """One defence keeps more images than each of the others."""
+    """Claims that one defence keeps more images than each of the others."""
 
     def check(results: Results, name: str) -> Finding:
         figures = results.summary(name + suffix, column)
@@ -104,7 +104,7 @@ def ahead(column: str, leader: str, others: Iterable[str], suffix: str = "") -> 
 
 
 def worst_below(limit: float) -> Check:
-    """Every restorer keeps less than so many percent of the images."""
+    """Claims that every restorer keeps less than this percentage of the images."""
 
     def check(results: Results, name: str) -> Finding:
         figures = results.summary(f"{name}_worst", "worst")
@@ -115,7 +115,7 @@ def worst_below(limit: float) -> Check:
 
 
 def psnr(rises: bool) -> Check:
-    """Restored images are closer to the clean ones than attacked ones; or farther, under all."""
+    """Claims that restoring brings images closer to the clean ones, or that it never does."""
 
     def check(results: Results, name: str) -> Finding:
         cells = results.oblivious(name)
@@ -126,7 +126,7 @@ def psnr(rises: bool) -> Check:
 
 
 def complete(results: Results, name: str) -> Finding:
-    """The tables have every baseline and every threat model."""
+    """Checks that the tables have every baseline and every threat model."""
     reports = [results.report(name + suffix) for suffix in ("", "_worst", "_all")]
     threat_models = {cell["threat_model"] for report in reports for cell in report.cells}
     expected = {"oblivious", "transfer", "bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"}
@@ -138,7 +138,7 @@ def complete(results: Results, name: str) -> Finding:
 
 
 def second_stream(labels: str) -> Check:
-    """The second stream helps, in the mean over the attacks."""
+    """Claims that the second stream helps, in the mean over the attacks."""
 
     def check(results: Results, name: str) -> Finding:
         means = []
@@ -151,7 +151,7 @@ def second_stream(labels: str) -> Check:
 
 
 def map_helps(baseline: str) -> Check:
-    """Each seed with the map restores better than each seed without, by a decibel."""
+    """Claims that each seed with the map beats each seed without by more than a decibel."""
 
     def check(results: Results, name: str) -> Finding:
         def psnr(variant: str, attack: str) -> list[float]:
@@ -171,7 +171,7 @@ def map_helps(baseline: str) -> Check:
 
 
 def label_leaks(results: Results, name: str) -> Finding:
-    """A restorer that learns the truth reads it from perturbations crafted with it."""
+    """Checks that a restorer trained on true labels reads them from perturbations."""
     rows = [r for r in results.study(name)["rows"] if r["defence"] == "trained on the truth"]
     benign, attacked = (row["accuracy_where_wrong_before"] for row in rows[:2])
     return f"{benign:.1%} without attack, {attacked:.1%} under it", attacked > benign + 0.3

@@ -1,4 +1,4 @@
-"""Chooses the strengths of the filters among the baselines, on validation images."""
+"""Chooses the strengths of the filter baselines on validation images."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from keras_trn.evaluation.environment import describe_environment
 
 
 class Filter(NamedTuple):
-    """A filter, the name of its setting, and the settings to try, the weakest first."""
+    """Holds a filter, the name of its setting, and the strengths to try, the weakest first."""
 
     make: type[keras.Model]
     setting: str
@@ -54,8 +54,8 @@ def choose_strengths(
 ) -> dict[str, float]:
     """Chooses the strength with the best mean accuracy: benign, under PGD and under FGSM.
 
-    The attacker knows neither the filter nor the true label. Writes the accuracies to `path`,
-    and a table of them in Markdown next to it. `classifier` must not know the images.
+    The attacker knows neither the filter nor the true label. It writes the accuracies to `path`,
+    and a table in Markdown next to it. `classifier` must not have seen the images in training.
     """
     titles = {
         (name, strength): f"{name}, {one.setting} {strength:g}"
@@ -93,7 +93,7 @@ def choose_strengths(
 
 
 def best_strength(accuracies: Mapping[tuple[str, float], Mapping[str, float]], name: str) -> float:
-    """Returns the strength with the best mean; of equals, the first and weakest."""
+    """Returns the strength with the best mean accuracy; in a tie, the weakest."""
     of_filter = {strength: values for (one, strength), values in accuracies.items() if one == name}
     return max(of_filter, key=lambda strength: sum(of_filter[strength].values()))
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Normalizes in one pass while training, where Keras needs several; the weights are alike."""
+    """Normalizes in one pass in training, while Keras needs several; it has the same weights."""
 
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None

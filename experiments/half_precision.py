@@ -13,7 +13,7 @@ _WEIGHTS = "model.weights.h5"
 def store_as_float16(path: Path, except_for: str | None = None) -> None:
     """Rewrites a `.keras` file with its float32 weights in float16.
 
-    The loaded model computes in float32 as before, with weights that are rounded to three digits.
+    The loaded model still computes in float32, with weights rounded to three digits.
 
     Args:
         path: The file.

@@ -1,8 +1,8 @@
-"""Trains defences against attackers with full knowledge, at two passes for each step.
+"""Trains defences against an attacker who knows everything, at two passes for each step.
 
-The perturbation of each training image persists from epoch to epoch, and each step continues it by
-one step of gradient ascent: Zheng et al., "Efficient Adversarial Training with Transferable
-Adversarial Examples", arXiv 1912.11969. After some epochs the model faces an attack of many steps.
+The perturbation of each training image persists between epochs, and each training step adds one
+step of gradient ascent. After some epochs the model faces an attack of many steps. Source: Zheng
+et al., "Efficient Adversarial Training with Transferable Adversarial Examples", arXiv 1912.11969.
 """
 
 from pathlib import Path
@@ -23,14 +23,14 @@ from keras_trn import attacks
 
 
 class HardenedTraining(keras.Model):
-    """Trains a defence on perturbations that persist.
+    """Trains a defence on perturbations that persist between epochs.
 
     Args:
         defence: A `ProtectedClassifier` with a `RestorationAutoencoder`, or a classifier.
-        settings: How to train.
+        settings: The settings of training.
         epsilon: The largest change of a pixel.
         examples: Number of training images.
-        image_shape: Their shape.
+        image_shape: Shape of the images: `(height, width, channels)`.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class HardenedTraining(keras.Model):
     def _continued(
         self, clean: tf.Tensor, labels: tf.Tensor, perturbations: tf.Tensor
     ) -> tf.Tensor:
-        """Takes one step of gradient ascent from the perturbations of the epoch before."""
+        """Takes one step of gradient ascent from the previous epoch's perturbations."""
         epochs = tf.cast(self.optimizer.iterations, tf.float32) / self.steps_per_epoch
         share = (epochs + 0.1) / max(self.settings.warmup_epochs, 0.1)
         epsilon = self.epsilon * tf.minimum(share, 1.0)
@@ -96,8 +96,8 @@ class HardenedTraining(keras.Model):
         images = tf.clip_by_value(clean + perturbations, 0, 1)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)
-            # The averages of batch normalization lag behind the weights. In inference mode, the
-            # attack would miss the network that learns in this step.
+            # The averages of batch normalization lag behind the weights, so an attack in
+            # inference mode would miss the network that learns in this step.
             logits = self(images, training=True)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         step = self.settings.step_size * epsilon * tf.sign(tape.gradient(losses, images))
@@ -134,16 +134,16 @@ def harden(
     settings: Hardening,
     folder: Path,
 ) -> keras.Model:
-    """Trains a defence, or continues to, and returns the best average of its weights.
+    """Trains a defence, or continues its training, and keeps its best averaged weights.
 
     Args:
         defence: A `ProtectedClassifier` with a `RestorationAutoencoder`, or a classifier.
         train: Training images and labels.
-        validation: Images and labels, of which the first are used. PGD on them decides which epoch
-            is kept, as training with few steps may overfit to these steps.
+        validation: Images and labels; only the first ones are used. PGD on them selects the best
+            epoch, because training can overfit to attacks of few steps.
         epsilon: The largest change of a pixel.
-        settings: How to train.
-        folder: Where an interrupted training continues.
+        settings: The settings of training.
+        folder: Folder from which interrupted training continues.
 
     Returns:
         The trained defence.

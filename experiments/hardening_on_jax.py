@@ -2,8 +2,8 @@
 
 `KERAS_BACKEND=jax python -m experiments.hardening_on_jax FOLDER restorer`
 
-trains the restorer of the folder that `experiments.packing` wrote, or continues to, and writes
-`restorer.weights.h5` there. TensorFlow is not needed, and `keras_trn` need not be installed.
+trains the restorer in a folder from `experiments.packing`, or continues its training, and writes
+`restorer.weights.h5` there. You need not install TensorFlow or `keras_trn`.
 """
 
 import functools
@@ -30,23 +30,23 @@ Labels = jax.Array
 SoftLabels = jax.Array
 # The measurements of each epoch.
 Log = list[dict[str, float]]
-# Half precision is faster on a GPU. The weights themselves are float32.
+# Half precision is faster on a GPU. The weights stay float32.
 DTYPE = "mixed_bfloat16" if jax.default_backend() == "gpu" else "float32"
 SEED = 0
 
 
 class State(NamedTuple):
-    """Everything that a training step changes: lists of arrays, as Keras orders the variables."""
+    """Holds everything that a training step changes, as lists in Keras' order of variables."""
 
     trainable: Any
     others: Any
     optimizer: Any
-    # The moving average of `trainable` and `others`, which is what is evaluated.
+    # The moving average of `trainable` and `others`, which validation evaluates.
     average: Any
 
 
 class Step(NamedTuple):
-    """The inputs of one training step."""
+    """Holds the inputs of one training step."""
 
     images: Images
     labels: Labels
@@ -59,7 +59,7 @@ Defend = Callable[..., tuple[jax.Array, Images, Any]]
 
 
 def import_autoencoder() -> Any:
-    """Imports the restorer alone: the package asks for the TensorFlow backend of Keras."""
+    """Imports only the restorer, because the package requires Keras' TensorFlow backend."""
     package = types.ModuleType("keras_trn")
     package.__path__ = [str(Path(__file__).parents[1] / "keras_trn")]
     # In these modules, only checks and annotations mention TensorFlow.
@@ -80,7 +80,7 @@ def load_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_defence(folder: Path, name: str, settings: dict[str, Any]) -> tuple[keras.Model, Defend]:
-    """Makes the network that is trained, and what applies it with the classifier, if any."""
+    """Makes the network to train, and a function that runs it with its classifier, if any."""
     if name != "restorer":
         architecture = json.dumps(settings["classifiers"][name])
         network = in_half_precision(keras.models.model_from_json(architecture))
@@ -108,7 +108,7 @@ def make_defence(folder: Path, name: str, settings: dict[str, Any]) -> tuple[ker
 
 
 def in_half_precision(model: keras.Model) -> keras.Model:
-    """Copies a model that was built in float32."""
+    """Copies a float32 model to the training precision."""
 
     def copy_layer(layer: keras.Layer) -> keras.Layer:
         return layer.from_config({**layer.get_config(), "dtype": DTYPE})
@@ -119,11 +119,11 @@ def in_half_precision(model: keras.Model) -> keras.Model:
 
 
 class HardenedTraining:
-    """Trains a network by projected gradient descent from random points in each step.
+    """Trains a network against projected gradient descent from random points.
 
     Args:
-        network: What is trained: a restorer, or a classifier.
-        defend: Applies it, with the classifier behind a restorer.
+        network: The network to train: a restorer, or a classifier.
+        defend: Function that applies it, with the classifier behind a restorer.
         settings: The fields of `experiments.recipe.HardeningOnJax`, with `epsilon`.
         examples: Number of training images.
         classes: Number of classes.
@@ -170,7 +170,7 @@ class HardenedTraining:
     def epoch(
         self, state: State, images: Images, labels: Labels, number: jax.Array, key: jax.Array
     ) -> tuple[State, dict[str, jax.Array]]:
-        """Trains for one epoch, and returns the averages of what was measured."""
+        """Trains for one epoch, and returns the mean measurements."""
         order_key, key = jax.random.split(key)
         steps, size = self.steps_per_epoch, self.settings["batch_size"]
         order = jax.random.permutation(order_key, len(images))[: steps * size].reshape(steps, size)
@@ -186,7 +186,7 @@ class HardenedTraining:
         return state, jax.tree.map(jnp.mean, measured)
 
     def step(self, state: State, step: Step) -> tuple[State, dict[str, jax.Array]]:
-        """Attacks the network of this step, and trains it on the result."""
+        """Attacks the network in its current state, and trains it on the result."""
         settings = self.settings
         augment_key, attack_key = jax.random.split(step.key)
         augment_key, mix_key = jax.random.split(augment_key)
@@ -229,7 +229,7 @@ class HardenedTraining:
         return State(trainable, others, optimizer, average), measured
 
     def averaged(self, average: Any, variables: Any, number: jax.Array) -> Any:
-        """Moves the average of the variables; states of random generators are kept."""
+        """Moves the average of the variables; copies states of random generators."""
         momentum = jnp.minimum(self.settings["momentum"], (1 + number) / (10 + number))
 
         def move(mean: jax.Array, value: jax.Array) -> jax.Array:
@@ -240,7 +240,7 @@ class HardenedTraining:
 
     @functools.partial(jax.jit, static_argnums=0)
     def validate(self, average: Any, images: Images, labels: Labels) -> dict[str, jax.Array]:
-        """Measures the averaged weights, under more steps than training takes."""
+        """Evaluates the averaged weights under an attack of more steps than in training."""
 
         def classify(images: Images) -> jax.Array:
             return self.defend(*average, images, training=False)[0]
@@ -259,7 +259,7 @@ class HardenedTraining:
         }
 
     def save_average(self, state: State, path: Path) -> None:
-        """Writes the averaged weights, which Keras reads on every backend."""
+        """Writes the averaged weights, which every backend of Keras can read."""
         trainable, others = state.average
         network = self.network
         for variable, value in zip(network.trainable_variables, trainable, strict=True):
@@ -270,7 +270,7 @@ class HardenedTraining:
 
 
 def augment(images: Images, key: jax.Array, largest_shift: int) -> Images:
-    """Shifts images by some pixels, their edges reflected, and mirrors every second one."""
+    """Shifts images by some pixels, with reflected edges, and mirrors every second one."""
     shift_key, mirror_key = jax.random.split(key)
     margin = (largest_shift, largest_shift)
     padded = jnp.pad(images, ((0, 0), margin, margin, (0, 0)), mode="reflect")
@@ -287,7 +287,7 @@ def augment(images: Images, key: jax.Array, largest_shift: int) -> Images:
 def cutmix(
     images: Images, soft_labels: SoftLabels, key: jax.Array, cutmix_share: float
 ) -> tuple[Images, SoftLabels]:
-    """Puts a rectangle of another image into some, and mixes their labels by area.
+    """Pastes a rectangle of another image into some images, and mixes their labels by area.
 
     Source: CutMix, arXiv 1905.04899. With averaged weights it delays robust overfitting,
     arXiv 2111.05328.
@@ -317,7 +317,7 @@ def attack(
     steps: int,
     key: jax.Array,
 ) -> Images:
-    """Runs projected gradient descent, with steps of `step_size` epsilons, from random points."""
+    """Runs projected gradient descent from random points; `step_size` is relative to epsilon."""
 
     def loss_of(images: Images) -> jax.Array:
         return cross_entropies(classify(images), soft_labels).sum()
@@ -336,10 +336,10 @@ def cross_entropies(logits: jax.Array, soft_labels: SoftLabels) -> jax.Array:
 
 
 def harden(folder: Path, name: str) -> None:
-    """Trains a defence, or continues to, and writes the best average of its weights.
+    """Trains a defence, or continues its training, and writes the best average of its weights.
 
     Args:
-        folder: What `experiments.packing` wrote.
+        folder: Folder from `experiments.packing`.
         name: `restorer`, or the name of a classifier in the folder.
     """
     settings = json.loads((folder / "settings.json").read_text())
@@ -370,7 +370,7 @@ def harden(folder: Path, name: str) -> None:
 
 
 def save_backup(path: Path, state: State, log: Log) -> None:
-    """Writes all that the next epoch starts from, so that no interruption leaves half of it."""
+    """Writes everything that the next epoch needs, in one atomic step."""
     unfinished = path.with_name(f"unfinished {path.name}")
     np.savez(unfinished, *jax.tree.leaves(state), log=json.dumps(log))
     unfinished.replace(path)
@@ -385,13 +385,13 @@ def load_backup(path: Path, state: State) -> tuple[State, Log]:
 
 
 def is_best(log: Log) -> bool:
-    """Tells whether no earlier epoch had as high a robust accuracy on validation images."""
+    """Tells whether the last epoch has the highest robust accuracy on validation images."""
     *earlier, last = (measured["val_robust_accuracy"] for measured in log)
     return all(last > value for value in earlier)
 
 
 def main(folder: str, names: Iterable[str]) -> None:
-    """Hardens the defences of these names, one after the other."""
+    """Hardens the named defences in turn."""
     for name in names:
         harden(Path(folder), name)
 

@@ -1,9 +1,9 @@
-"""Packs a folder for `experiments.hardening_on_jax`, and reads what that has trained.
+"""Packs a folder for `experiments.hardening_on_jax`.
 
 `python -m experiments.packing cifar10 results/trn_hardened_cifar10.work/jax`
 
-writes the encoded images, the trained classifier, and the settings. For
-CIFAR-10 the folder takes 49 MB. Images are stored as they come, and decoded where they are used.
+writes the images as encoded in the data set, the trained classifier, and the settings. For
+CIFAR-10 the folder takes 49 MB.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ SPLITS = {"train": "train[:90%]", "validation": "train[90%:]"}
 
 
 def pack(recipe: HardeningRecipe, folder: Path) -> None:
-    """Writes all that training needs into a folder."""
+    """Writes everything that training needs into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, split in SPLITS.items():
         pack_images(recipe.plain.data, split, folder / f"{name}.npz")
@@ -41,7 +41,7 @@ def pack(recipe: HardeningRecipe, folder: Path) -> None:
 
 
 def pack_images(data: str, split: str, path: Path) -> None:
-    """Writes the encoded images of a split, one after the other, and their labels."""
+    """Writes the encoded images of a split in sequence, and their labels."""
     decoders = {"image": tfds.decode.SkipDecoding()}
     examples = list(tfds.load(data, split=split, decoders=decoders).as_numpy_iterator())
     encoded = [np.frombuffer(example["image"], "uint8") for example in examples]
@@ -54,7 +54,7 @@ def pack_images(data: str, split: str, path: Path) -> None:
 
 
 def main(name: str, folder: str) -> None:
-    """Packs for the hardening recipe of this name."""
+    """Packs the folder for the hardening recipe of this name."""
     recipe = importlib.import_module(f"experiments.recipes.hardened_{name}").RECIPE
     pack(recipe, Path(folder))
 

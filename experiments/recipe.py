@@ -1,4 +1,4 @@
-"""Describes experiments: one recipe for each data set."""
+"""Describes the settings of experiments."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,27 +27,27 @@ ADAPTIVE = (
 # Makes a pipeline of shuffled training images from a batch size.
 MakePipeline = Callable[[int], tf.data.Dataset]
 
-# The presets were made with an estimator that commits itself less than the default.
+# The presets use an estimator that commits to one label less than the default.
 ESTIMATE = {"attack_prior": 0.75, "temperature": 1.0, "pixel_loss_weight": 10.0}
 
 
 class Data(NamedTuple):
-    """The images and labels of a data set."""
+    """Holds the images and labels of a data set."""
 
     train: MakePipeline
     validation: Arrays
     test: Arrays
-    # Training images without the validation images, where `train` includes those.
+    # Training images without the validation images, if `train` includes them.
     train_without_validation: MakePipeline | None = None
-    # Training images in a fixed order, where adversarial examples are cached.
+    # Training images in a fixed order, to cache adversarial examples.
     ordered: tf.data.Dataset | None = None
-    # Training images without the validation images, where defences are hardened.
+    # Training images without the validation images, to harden defences.
     arrays: Arrays | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierRecipe:
-    """A classifier and how long it is trained: a number of epochs per phase."""
+    """Describes a classifier and its training, with a number of epochs per phase."""
 
     make: Callable[..., keras.Model]
     epochs: Sequence[int]
@@ -56,9 +56,9 @@ class ClassifierRecipe:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One report: `path` of the results with `suffix`, and a picture for each of `plots`.
+    """Plans one report: `path` of the results with `suffix`, and a picture for each of `plots`.
 
-    The threat models `oblivious` and `transfer` are evaluated with true and with predicted labels.
+    It runs the threat models `oblivious` and `transfer` with true and with predicted labels.
     """
 
     attacks: Sequence[Attack]
@@ -72,14 +72,14 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings of the experiment on one data set, which `experiments.run` carries out."""
+    """Holds all settings of the experiment on one data set, for `experiments.run`."""
 
     data: str
     load: Callable[["Recipe"], Data]
     epsilon: float
     evaluations: Sequence[Evaluation]
 
-    # Classifiers. Augmentation is for the classifiers alone, restorers see the images themselves.
+    # Classifiers. Only classifiers train on augmented images, not restorers.
     classifier: ClassifierRecipe
     surrogate: ClassifierRecipe
     train_classifier: Callable[["Recipe", ClassifierRecipe, tf.data.Dataset, Path], keras.Model]
@@ -87,14 +87,14 @@ class Recipe:
     classifier_batch_size: int = 64
     smallest_classifier_steps: int = 0
 
-    # The restorer, and the baselines of the same size.
+    # The restorer, and the restorers among the baselines.
     restorer: dict[str, Any]
     gradient_map: dict[str, Any] = dataclasses.field(default_factory=lambda: ESTIMATE)
     attacks: Sequence[Attack]
-    # Where given, `attacks` are crafted once and cached, and these anew in each step.
+    # If given, these run in each step, and the examples of `attacks` come from a cache.
     fresh_attacks: Sequence[Attack] | None = None
     batch_size: int = 64
-    # The first restorer of the gradient map learns alone for this many epochs, if any.
+    # Number of epochs in which the first restorer of the gradient map trains alone.
     first_epochs: int = 0
     epochs: int
     learning_rate: float = 3e-3
@@ -108,16 +108,16 @@ class Recipe:
     adversarial_epochs: int
     adversarial_learning_rate: float = 3e-3
 
-    # The preset to start from where there are fewer than 10,000 training images.
+    # The preset to start from if there are fewer than 10,000 training images.
     start_from: str | None = None
-    # The name of the preset that the package gets, if any, and how its weights are stored.
+    # The name of the preset to add to the package, if any, and the precision of its weights.
     preset: str | None = None
     half_precision: bool = False
 
     class_names: Sequence[str] | None = None
     evaluation_batch_size: int = 250
     check_examples: int = 30
-    # Whether a table of the classifiers is written.
+    # Whether to write a table of the classifiers.
     classifiers_table: bool = False
     deterministic: bool = False
 
@@ -131,55 +131,52 @@ class Recipe:
         )
 
     def starts_from_preset(self, train: tf.data.Dataset, batch_size: int) -> bool:
-        """Tells whether there are so few images that training starts from a preset."""
+        """Tells whether training starts from a preset, because there are few images."""
         return self.start_from is not None and len(train) * batch_size < 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hardening:
-    """Configures training against attackers with full knowledge."""
+    """Configures training against an attacker who knows everything."""
 
     epochs: int
     batch_size: int = 128
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
-    # Momentum of the average of the weights, which is what is evaluated.
+    # Momentum of the averaged weights, which validation evaluates.
     momentum: float = 0.998
     # Size of a step of gradient ascent, in units of epsilon.
     step_size: float = 0.5
-    # Epsilon rises to its full value over so many epochs.
+    # Number of epochs over which epsilon rises to its full value.
     warmup_epochs: float = 0.5
     benign_share: float = 0.2
-    # Share of the images that are mirrored, others in each epoch.
+    # Share of the images to mirror, drawn in each epoch.
     mirrored_share: float = 0.5
     # Weight of the pixels of restored images; the cross-entropy has weight 1.
     pixel: float = 3.0
-    # Validation runs PGD with so many steps, on so many images.
+    # Steps of PGD in validation, and number of images.
     validation_steps: int = 10
     validation_images: int = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HardeningOnJax:
-    """Configures training by `experiments.hardening_on_jax` against attackers with full knowledge.
+    """Configures `experiments.hardening_on_jax`; shares the meaning of fields with `Hardening`."""
 
-    The fields that `Hardening` has too mean the same.
-    """
-
-    # For the restorer, and for each classifier.
+    # For the restorer, and for each classifier by name.
     epochs: Mapping[str, int]
     batch_size: int = 256
     learning_rate: float = 3e-3
     weight_decay: float = 2e-2
     momentum: float = 0.999
-    # Number of steps of gradient ascent, from a new random point each time.
+    # Number of steps of gradient ascent, from a new random point in each training step.
     attack_steps: int = 3
     step_size: float = 0.5
     warmup_epochs: float = 3.0
     benign_share: float = 0.15
-    # Images are shifted by up to so many pixels.
+    # Largest shift of an image in pixels.
     largest_shift: int = 4
-    # Share of the images that get a rectangle of another one, by name as well.
+    # Share of the images that get a rectangle of another one, also by name.
     cutmix_share: Mapping[str, float]
     pixel: float = 1.0
     validation_steps: int = 10
@@ -188,22 +185,22 @@ class HardeningOnJax:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HardeningRecipe:
-    """All settings of a hardened preset, which `experiments.harden` carries out."""
+    """Holds all settings of a hardened preset, for `experiments.harden`."""
 
-    # The recipe of the plain preset, whose classifier is protected.
+    # The recipe of the plain preset, which provides the classifier.
     plain: Recipe
     settings: Hardening | HardeningOnJax
     restorer: dict[str, Any]
     # As large as the classifier and the restorer together.
     make_large_classifier: Callable[[], keras.Model]
-    # The filter that keeps most images in the worst case, with its strength.
+    # The filter with the best worst-case accuracy, and its strength.
     best_filter: tuple[str, float]
     evaluations: Sequence[Evaluation]
     preset: str
 
     @property
     def classifiers(self) -> dict[str, Callable[[], keras.Model]]:
-        """The classifiers that learn from adversarial examples themselves, by name."""
+        """Returns the classifiers to train on adversarial examples, by name."""
         return {
             "adversarial training": self.plain.classifier.make,
             "adversarial training, equal size": self.make_large_classifier,

@@ -2,10 +2,10 @@
 
 `python -m experiments.run fashion_mnist results/trn_fashion_mnist.json`
 
-Trains the classifier, a surrogate for transferred attacks, the restorer and the baselines; chooses
-the strengths of the filters on validation images; writes reports on the test images, plots and
-tables next to the given path, and the preset into the package where the recipe names one.
-A work folder next to the path keeps the progress: an interrupted run continues there.
+It trains the classifier, a surrogate for transferred attacks, the restorer and the baselines, and
+chooses the strengths of the filters on validation images. It writes reports on the test images,
+plots and tables next to the given path. It adds the preset to the package if the recipe names one.
+A work folder next to the path lets an interrupted run continue.
 """
 
 import functools
@@ -44,7 +44,7 @@ from keras_trn.presets import preset_path
 
 
 class Experiment:
-    """A recipe, its data, and the folder that keeps what is finished."""
+    """Runs a recipe on its data, and keeps finished models in a folder."""
 
     def __init__(self, recipe: Recipe, path: Path, data: Data | None = None) -> None:
         self.recipe = recipe
@@ -54,13 +54,13 @@ class Experiment:
         self.data = data or recipe.load(recipe)
 
     def result_path(self, ending: str) -> Path:
-        """Returns the path of the results with another ending, as `_worst.json`."""
+        """Returns the path of the results with another ending, such as `_worst.json`."""
         return self.path.with_name(self.path.stem + ending)
 
     def train_classifier(
         self, planned: ClassifierRecipe, name: str, make_pipeline: MakePipeline
     ) -> keras.Model:
-        """Trains a classifier, or continues to."""
+        """Trains a classifier, or continues its training."""
 
         def train() -> keras.Model:
             keras.utils.set_random_seed(SEED)
@@ -77,7 +77,7 @@ class Experiment:
         epochs: int,
         **arguments: Any,
     ) -> keras.Model:
-        """Trains a defence in the setting of the restorer, or continues to."""
+        """Trains a defence with the restorer's settings, or continues its training."""
         recipe = self.recipe
         arguments = {
             "learning_rate": recipe.learning_rate,
@@ -91,7 +91,7 @@ class Experiment:
         )
 
     def restorer_pipeline(self, classifier: keras.Model) -> Callable[[], tf.data.Dataset]:
-        """Returns what makes the training images of restorers, of cached examples if planned."""
+        """Returns a function that makes the training pipeline of restorers, cached if planned."""
         if self.recipe.fresh_attacks is None:
             return functools.partial(self.data.train, self.recipe.batch_size)
         keras.utils.set_random_seed(SEED)
@@ -109,7 +109,7 @@ class Experiment:
     def train_restorer(
         self, classifier: keras.Model, make_pipeline: Callable[[], tf.data.Dataset]
     ) -> keras_trn.ProtectedClassifier:
-        """Trains gradient map and restorer; what is returned is what is shipped."""
+        """Trains gradient map and restorer; returns the model to ship."""
         recipe = self.recipe
         loss = losses.RestorationLoss(pixel=recipe.pixel_weight)
         make = functools.partial(recipe.protect, classifier)
@@ -149,10 +149,10 @@ class Experiment:
     def train_baselines(
         self, protected: keras_trn.ProtectedClassifier, make_pipeline: Callable[[], tf.data.Dataset]
     ) -> dict[str, keras.Model]:
-        """Trains the baselines that learn: three restorers of equal size, and a classifier."""
+        """Trains the learned baselines: three restorers of equal size, and a classifier."""
         recipe = self.recipe
         classifier = protected.classifier
-        # The single stream is the control of the second one, so it gets all of its epochs.
+        # The single stream is the control for the second one, so it trains for as many epochs.
         restorers = {
             "single stream": (
                 losses.RestorationLoss(pixel=recipe.pixel_weight),
@@ -213,7 +213,7 @@ class Experiment:
             self.plot_restorations(protected)
 
     def plot_restorations(self, protected: keras_trn.ProtectedClassifier) -> None:
-        """Writes a picture of test images that the classifier gets right."""
+        """Writes a picture of correctly classified test images."""
         images, labels = (part[:200] for part in self.data.test)
         is_correct = protected.classifier.predict(images, verbose=0).argmax(-1) == labels
         attack = self.recipe.evaluations[0].attacks[0].with_seed(SEED)
@@ -249,7 +249,7 @@ class Experiment:
         self.result_path("_classifiers.md").write_text("\n".join(lines) + "\n")
 
     def run(self, presets: Path = FOLDER) -> None:
-        """Runs what is missing, and writes results and preset."""
+        """Runs the missing steps, and writes results and preset."""
         recipe = self.recipe
         classifier, surrogate = (
             self.train_classifier(getattr(recipe, name), name, self.data.train)
@@ -257,7 +257,7 @@ class Experiment:
         )
         if recipe.classifiers_table:
             self.write_classifiers(classifier, surrogate)
-        # Strengths must not be chosen with a classifier that was trained on the same images.
+        # Choose strengths with a classifier that has not seen the validation images.
         held_out = classifier
         if self.data.train_without_validation is not None:
             held_out = self.train_classifier(

@@ -1,4 +1,4 @@
-"""Makes an ordinary PyTorch module of a classifier in TensorFlow."""
+"""Wraps a TensorFlow classifier in an ordinary PyTorch module."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ from keras_trn.types import Classifier
 class TorchClassifier(torch.nn.Module):
     """Runs a classifier and its gradient in TensorFlow, and counts both.
 
-    Attacks that are written in PyTorch see nothing of TensorFlow. PyTorch has the channels first,
-    TensorFlow has them last.
+    Attacks in PyTorch need not know TensorFlow. The module converts between PyTorch's channels
+    first and TensorFlow's channels last.
 
     Args:
         classifier: A Keras model, or any function from images to logits.
@@ -47,14 +47,14 @@ class TorchClassifier(torch.nn.Module):
 
     @property
     def passes(self) -> tuple[int, int]:
-        """The forward and the backward passes so far, counted per image."""
+        """Returns the forward and the backward passes so far, counted per image."""
         return self._forward_passes, self._backward_passes
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return _Logits.apply(images, self)
 
     def compute_logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Computes the logits, without any gradient."""
+        """Computes the logits without gradients."""
         self._forward_passes += len(images)
         return _to_torch(self._logits(_channels_last(images)))
 
@@ -66,7 +66,7 @@ class TorchClassifier(torch.nn.Module):
 
 
 class _Logits(torch.autograd.Function):
-    """The step from PyTorch to TensorFlow, and back."""
+    """Passes tensors from PyTorch to TensorFlow, and gradients back."""
 
     @staticmethod
     def forward(context: Any, images: torch.Tensor, classifier: TorchClassifier) -> torch.Tensor:
@@ -86,5 +86,5 @@ def _channels_last(images: torch.Tensor) -> tf.Tensor:
 
 
 def _to_torch(tensor: tf.Tensor) -> torch.Tensor:
-    # Copied: attacks write into what they are given, and TensorFlow's memory must not change.
+    # A copy, because attacks write into tensors, and TensorFlow's memory must not change.
     return torch.tensor(tensor.numpy())

@@ -1,4 +1,4 @@
-"""Trains classifiers and defences, so that an interrupted experiment continues."""
+"""Trains classifiers and defences in a way that survives interruptions."""
 
 import math
 from collections.abc import Callable
@@ -18,10 +18,10 @@ SEED = 0
 
 
 def load_or_train(path: Path, train: Callable[[], keras.Model]) -> keras.Model:
-    """Loads a model, not compiled, from a `.keras` file, or trains and saves it first."""
+    """Loads an uncompiled model from a `.keras` file; trains and saves it first if needed."""
     if not path.exists():
         model = train()
-        # The next run must not load a file that was only half written.
+        # The next run must not load a half-written file.
         unfinished = path.with_name(f"unfinished_{path.name}")
         model.save(unfinished)
         unfinished.rename(path)
@@ -29,7 +29,7 @@ def load_or_train(path: Path, train: Callable[[], keras.Model]) -> keras.Model:
 
 
 def backup(folder: Path) -> keras.callbacks.Callback:
-    """Makes the callback that continues an interrupted training with its last epoch."""
+    """Makes a callback that resumes interrupted training at its last epoch."""
     return keras.callbacks.BackupAndRestore(folder, double_checkpoint=True)
 
 
@@ -48,14 +48,14 @@ def make_optimizer(
 
 
 def enough_epochs(epochs: int, train: tf.data.Dataset, smallest_steps: int) -> int:
-    """Raises a number of epochs where there are so few images that they make too few steps."""
+    """Raises the number of epochs if so few images would give too few steps."""
     return max(epochs, math.ceil(smallest_steps / len(train)))
 
 
 def restorer_attacks(
     epsilons: tuple[float, float], l2_epsilons: tuple[float, float]
 ) -> list[Attack]:
-    """Makes what restorers are trained on: attacks of one step and of several, and noise."""
+    """Makes the training attacks of restorers: one step, several steps, and noise."""
     return [
         attacks.FastGradientMethod(epsilons),
         attacks.ProjectedGradientDescent(epsilons, steps=5),
@@ -87,7 +87,7 @@ def fit_classifier(
 def train_classifier(
     recipe: Recipe, planned: ClassifierRecipe, train: tf.data.Dataset, folder: Path
 ) -> keras.Model:
-    """Trains a classifier in one phase, or continues to."""
+    """Trains a classifier in one phase, or continues its training."""
     return fit_classifier(
         planned.make(),
         train,
@@ -110,7 +110,7 @@ def train_defence(
     seed: int = SEED,
     **compile_arguments: Any,
 ) -> keras.Model:
-    """Trains a defence, and returns it without the optimizer, which is twice as large."""
+    """Trains a defence, and returns it without the optimizer, which takes twice the space."""
     keras.utils.set_random_seed(seed)
     train = make_pipeline()
     epochs = enough_epochs(epochs, train, recipe.smallest_steps)
@@ -122,7 +122,7 @@ def train_defence(
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> keras.Model:
-    """Copies what is trained from one defence to another, and returns that."""
+    """Copies the trained weights of one defence to another, and returns the latter."""
     is_restorer = isinstance(target, keras_trn.RestoredClassifier)
     for name in ("restorer", "gradient_map") if is_restorer else ("classifier",):
         if getattr(target, name) is not None:
@@ -136,7 +136,7 @@ def count_parameters(protected: keras_trn.ProtectedClassifier) -> int:
 
 
 def make_single_stream(protected: keras_trn.ProtectedClassifier) -> keras.Model:
-    """Makes the restorer without gradient map that has as many parameters as both together."""
+    """Makes a restorer without gradient map, with the parameters of restorer and map."""
     return keras_trn.SingleStreamRestorationNetwork.with_parameters(
         count_parameters(protected),
         (None, *protected.image_shape),

@@ -3,7 +3,7 @@
 # ruff: noqa: E402
 from keras_trn.keras_settings import check_backend as _check_backend
 
-# Keras takes its backend at its first import, and what follows imports Keras.
+# Keras chooses its backend at its first import, which happens in the modules below.
 _check_backend()
 
 from keras_trn import attacks as attacks

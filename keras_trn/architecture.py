@@ -1,4 +1,4 @@
-"""Copies the architecture of a classifier without what it has learned."""
+"""Copies the architecture of a classifier without its learned weights."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def clone_with_new_weights(classifier: keras.Model) -> keras.Model:
             f"weights have the shapes {_shapes(states)}, but the weights of the copy have "
             f"{_shapes(clone_states)}. Keras forgets that two nested models share a layer: build "
             "them as one functional model. In a subclassed model, `__init__` and `build` must "
-            "make all layers from what `get_config` returns."
+            "make all layers from the result of `get_config`."
         )
     for (_, state), (layer, _) in zip(states, clone_states, strict=True):
         # The statistics of batch normalization belong to the old weights.

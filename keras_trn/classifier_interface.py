@@ -43,7 +43,7 @@ def describe_classifier(classifier: keras.Model) -> tuple[ImageShape, int]:
         )
     if scores.min() >= 0 and scores.max() <= 1 and not _ends_in_linear_dense(classifier):
         warnings.warn(
-            f"All scores of the classifier '{classifier.name}' lie in [0, 1], for noise, black "
+            f"All scores of the classifier '{classifier.name}' lie in [0, 1] on noise, black "
             "and white images. If they are probabilities, gradients vanish and attacks are too "
             "weak: remove the activation that squashes the logits.",
             stacklevel=3,
@@ -61,15 +61,15 @@ def _check_layers(classifier: keras.Model) -> None:
         if is_first and not isinstance(layer, keras.layers.Flatten):
             raise ValueError(
                 f"The layer '{layer.name}' of the classifier has data_format='channels_first', "
-                "and images have the shape (batch, height, width, channels). Build the classifier "
-                "with data_format='channels_last'. If no layer sets it, it is Keras' setting "
+                "but images have the shape (batch, height, width, channels). Build the classifier "
+                "with data_format='channels_last'. If your code does not set it, change Keras' "
                 "`image_data_format`: `keras.config.set_image_data_format('channels_last')`, or "
                 "the entry of that name in `~/.keras/keras.json`."
             )
 
 
 def squashing_head(classifier: Any) -> str | None:
-    """Returns the name of a last operation that maps logits to [0, 1]; `None` without one."""
+    """Returns the name of a last operation that maps logits to [0, 1]; `None` if not found."""
     last = _last_operation(classifier)
     names = [type(last).__name__, getattr(getattr(last, "activation", None), "__name__", "")]
     found = {name.lower().replace("_", "") for name in names} & _SQUASHING

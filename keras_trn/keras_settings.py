@@ -20,7 +20,7 @@ def check_backend() -> None:
     backend, source = _configured_backend()
     if imported is None and backend != _NEEDED:
         raise ImportError(
-            f"keras_trn needs the TensorFlow backend of Keras, and {source} asks for the backend "
+            f"keras_trn needs the TensorFlow backend of Keras, but {source} asks for the backend "
             f"{backend!r}. Write `import os; os.environ['KERAS_BACKEND'] = 'tensorflow'` before "
             "the first import of keras or keras_trn."
         )

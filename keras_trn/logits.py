@@ -21,8 +21,8 @@ class LogitsFunction:
     """Maps images to the float32 logits of a frozen classifier in inference mode.
 
     It differentiates only the images. In a graph, TensorFlow prunes the unused gradients of the
-    weights. Eager TensorFlow would compute them, which is slow, and with TensorFlow 2.21 and
-    oneDNN it corrupts the memory for a 1 x 1 convolution of stride 2. So eager gradients run in
+    weights. Eager TensorFlow would compute them slowly. With TensorFlow 2.21 and oneDNN, it would
+    even corrupt the memory for a 1 x 1 convolution of stride 2. So eager gradients run in
     compiled functions.
     """
 

@@ -158,9 +158,9 @@ class AdversarialLoss(RestorerLoss):
     """Compares pixels, and trains a discriminator of clean and restored images.
 
     The loss of the restorer is `pixel` times the mean squared error of the pixels, plus
-    `adversarial` times the discriminator's cross-entropy for taking restored images as clean.
-    The discriminator learns in the same step, with its own loss. A single-stream restorer with
-    this loss is APE-GAN. The paper weighs pixels and discriminator 0.7 to 0.3.
+    `adversarial` times the cross-entropy of restored images as clean ones. The discriminator
+    learns in the same step, with its own loss. A single-stream restorer with this loss is
+    APE-GAN. The paper weighs pixels and discriminator 0.7 to 0.3.
 
     Source: Shen et al., "APE-GAN: Adversarial Perturbation Elimination with GAN",
     arXiv 1707.05474.

@@ -1,4 +1,4 @@
-"""Measures how close restored images are to clean ones, and how often a classifier is correct."""
+"""Measures the quality of restored images and the accuracy of classifiers."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from keras import ops
 from keras_trn.types import ArrayLike
 from keras_trn.types import Config
 
-# The ratio of two equal images is infinite, and one would make every mean infinite.
+# The ratio of two equal images is infinite, which would make every mean infinite.
 _LARGEST_RATIO = 100.0
 
 
@@ -38,14 +38,14 @@ def structural_similarity(images: ArrayLike, restored: ArrayLike) -> tf.Tensor:
 
     Source: Wang et al., "Image Quality Assessment: From Error Visibility to
     Structural Similarity", 2004; TensorFlow's `tf.image.ssim`. The window has 11
-    pixels, as in the paper, or fewer where the image is smaller.
+    pixels, as in the paper, or fewer if the image is smaller.
 
     Args:
         images: Clean images of shape `(batch, height, width, channels)` in [0, 1].
         restored: Images of the same shape to compare with them.
 
     Returns:
-        A tensor of shape `(batch,)`, at most 1, which only an exact copy reaches.
+        A tensor of shape `(batch,)`, at most 1; only an exact copy reaches 1.
 
     Example:
         ```python
@@ -60,7 +60,7 @@ def structural_similarity(images: ArrayLike, restored: ArrayLike) -> tf.Tensor:
 
 
 class _NaNWithoutImages(keras.metrics.Mean):
-    """Makes a mean of no images NaN, where Keras has 0, which would look like a result."""
+    """Returns NaN without images, because Keras' 0 would look like a result."""
 
     def result(self) -> Any:
         return ops.where(self.count > 0, super().result(), float("nan"))
@@ -68,7 +68,7 @@ class _NaNWithoutImages(keras.metrics.Mean):
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class Accuracy(_NaNWithoutImages, keras.metrics.SparseCategoricalAccuracy):
-    """Computes the share of correctly classified images; NaN of no images.
+    """Computes the share of correctly classified images; NaN without images.
 
     Args:
         name: Name of the metric.
@@ -93,7 +93,7 @@ class Accuracy(_NaNWithoutImages, keras.metrics.SparseCategoricalAccuracy):
     def __init__(
         self, name: str = "sparse_categorical_accuracy", dtype: str | None = "float32"
     ) -> None:
-        # With Keras' `floatx` of float16 it could not count beyond 2,048 images.
+        # With a `floatx` of float16, it could only count up to 2,048 images.
         super().__init__(name=name, dtype=dtype)
 
 
@@ -110,7 +110,7 @@ class PeakSignalToNoiseRatio(_NaNWithoutImages, keras.metrics.MeanMetricWrapper)
         y_pred: Images of the same shape to compare with them.
 
     Returns:
-        The mean over images, in decibels; an exact copy counts 100. NaN of no images.
+        The mean over images, in decibels; an exact copy counts 100. NaN without images.
 
     Example:
         ```python

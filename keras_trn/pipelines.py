@@ -1,4 +1,4 @@
-"""Checks and converts the data that users pass: arrays, pipelines, generators, PyDatasets."""
+"""Checks and converts the user's data: arrays, pipelines, generators, PyDatasets."""
 
 import itertools
 import types
@@ -26,21 +26,21 @@ def check_data(
     needs_labels: bool = True,
     steps: int | None = None,
 ) -> tuple[Any, Any]:
-    """Checks the data for `fit`, `evaluate` or `predict`, and returns what replaces `x` and `y`.
+    """Checks the data for `fit`, `evaluate` or `predict`, and returns the `x` and `y` to use.
 
-    Arrays are checked completely, a pipeline by its first batch. `steps` is the number of batches
-    that are used of a pipeline; without it, the pipeline must end.
+    It checks arrays as a whole, and a pipeline by its first batch. `steps` is the number of
+    batches to take from a pipeline; without it, the pipeline must end.
     """
     if steps is None and isinstance(x, (tf.data.Dataset, keras.utils.PyDataset)):
         check_finite(x)
     if isinstance(x, types.GeneratorType):
         first = next(x, (None, None))
-        # Keras recognises a generator by its type, which a chain does not have.
+        # Keras recognises a generator by its type, and a chain has another type.
         x = (batch for batch in itertools.chain([first], x))
     elif isinstance(x, tf.data.Dataset):
         x = _with_known_shapes(x, image_shape)
-        # The list reads `take(1)` to its end. Where the iterator of a cached pipeline is left
-        # half read, TensorFlow 2.21 sometimes ends that pipeline there from then on.
+        # The list reads `take(1)` to its end. TensorFlow 2.21 sometimes truncates a cached
+        # pipeline for good if its iterator was not read to the end.
         (first,) = list(x.take(1)) or [(None, None)]
     elif isinstance(x, keras.utils.PyDataset):
         first = x[0]
@@ -66,19 +66,19 @@ def _as_array(values: Any) -> Any:
     if not isinstance(values, (list, tuple)):
         return values
     array = np.asarray(values)
-    # Python's own floats have 64 bits, which no image needs.
+    # Python floats have 64 bits, more than images need.
     return array.astype("float32") if array.dtype == np.float64 else array
 
 
 def _with_known_shapes(dataset: tf.data.Dataset, image_shape: ImageShape) -> tf.data.Dataset:
-    """Sets the shape of the images of a pipeline where TensorFlow does not know it."""
+    """Sets the shape of a pipeline's images if TensorFlow does not know it."""
     spec = dataset.element_spec
     images_spec = spec[0] if isinstance(spec, tuple) else spec
     if isinstance(images_spec, dict):
         raise ValueError(
             "The pipeline must hold images and labels; received a dictionary of "
-            f"{', '.join(map(repr, images_spec))} instead of the images. Adversarial examples "
-            "that were cached for a frozen classifier can only train a restorer."
+            f"{', '.join(map(repr, images_spec))} instead of the images. Use adversarial examples "
+            "that were cached for a frozen classifier only to train a restorer."
         )
     check_image_type(images_spec, image_shape)
     shape = known_shape(images_spec)
@@ -90,7 +90,7 @@ def _with_known_shapes(dataset: tf.data.Dataset, image_shape: ImageShape) -> tf.
 
 
 def check_finite(data: tf.data.Dataset | keras.utils.PyDataset) -> None:
-    """Refuses data without an end."""
+    """Refuses endless data."""
     if isinstance(data, keras.utils.PyDataset):
         is_endless = data.num_batches is None
     else:
@@ -98,7 +98,7 @@ def check_finite(data: tf.data.Dataset | keras.utils.PyDataset) -> None:
     if is_endless:
         raise ValueError(
             "The data have no end, for example because of `dataset.repeat()`, so this would never "
-            "return. Use a part of them, `dataset.take(number_of_batches)`; Keras' own methods "
+            "return. Use a part of them, `dataset.take(number_of_batches)`. Keras' own methods "
             "also take `steps_per_epoch`, `validation_steps` or `steps`."
         )
 
@@ -106,7 +106,7 @@ def check_finite(data: tf.data.Dataset | keras.utils.PyDataset) -> None:
 def as_dataset(data: LabelledImages, batch_size: int = 128) -> tf.data.Dataset:
     """Converts labelled images to a finite `tf.data.Dataset` of `(images, labels)` batches.
 
-    Sample weights are dropped. `batch_size` applies to arrays and lists only.
+    It drops sample weights. `batch_size` applies to arrays and lists only.
     """
     if isinstance(data, (tuple, list)) and len(data) in (2, 3):
         images, labels = _as_array(data[0]), _as_array(data[1])

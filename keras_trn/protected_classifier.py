@@ -1,4 +1,4 @@
-"""A classifier behind a restorer: the model that users compile, fit and save."""
+"""A classifier behind a restorer: the model that you compile, fit and save."""
 
 import dataclasses
 import inspect
@@ -56,13 +56,13 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
     classifier batch by batch. It teaches the restorer, and a gradient map that has weights,
     to undo the attacks. The weights and statistics of the classifier never change.
 
-    By default, training attacks the classifier alone. The restored image should get the class
+    By default, training attacks the classifier alone, and the restored image should get the class
     that the classifier predicts for the clean image. Attacks in training start from that class
-    too. The true labels serve the metrics alone, because a perturbation that was crafted with
-    them would leak them to the restorer.
+    too. Only the metrics use the true labels, because a perturbation crafted with them would
+    leak them to the restorer.
 
-    An attacker with full knowledge can attack restorer and classifier together.
-    `compile(threat_model="whitebox_full")` trains against this attacker, with the true labels.
+    An attacker who knows everything can attack restorer and classifier together. To train
+    against this attacker, with the true labels, use `compile(threat_model="whitebox_full")`.
 
     Source: Hong et al., "An Eye for an Eye: Defending against Gradient-based Attacks with
     Gradients", arXiv 2202.01117.
@@ -87,7 +87,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
     Raises:
         ValueError: If the classifier is not built, returns probabilities instead of logits,
             or does not map images to at least two classes; or if restorer and gradient map
-            do not fit each other.
+            do not match.
 
     Example:
         ```python
@@ -103,7 +103,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         ```
     """
 
-    # A loss without weights, until `compile` is called.
+    # A loss without weights, until `compile` sets one.
     restoration_loss: RestorerLoss = RestorationLoss()
     threat_model: ThreatModel = threat_models.Oblivious(labels="predicted")
 
@@ -132,7 +132,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         self.build((None, *self.image_shape))
 
     def build(self, images_shape: tuple) -> None:
-        """Creates the weights of restorer and gradient map; the constructor calls it."""
+        """Creates the weights of restorer and gradient map; the constructor calls this."""
         shapes = [images_shape]
         if self.gradient_map is not None:
             self.gradient_map.build_for(self.image_shape, self.num_classes)
@@ -219,16 +219,16 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         The gates of restorer and gradient map decide whether an image was attacked. This method
         closes them until the requested share of clean images keeps the class that the
         bare classifier predicts. Closed gates restore fewer adversarial images too, and the
-        result says how many. `fit` opens the gates again. The calibration is saved with the
+        result tells you how many. `fit` opens the gates again. The calibration is saved with the
         model, and reports of `keras_trn.evaluate` show it.
 
         Args:
-            images: Clean images in [0, 1] that nothing was trained on: an array of shape
+            images: Clean images in [0, 1] that training has not used: an array of shape
                 `(number, height, width, channels)`, or a `tf.data.Dataset` of batches, whose
-                labels are ignored. A share of one percent needs a few hundred images.
+                labels are ignored. To measure a share of one percent, use a few hundred images.
             benign_agreement: Share of the images that must keep their class, from 0 to 1.
-            attack: Attack on the bare classifier to measure the cost with; by default the
-                attack of `compile` with its largest epsilon, if there was one.
+            attack: Attack on the bare classifier to measure the cost with. By default the attack
+                of `compile` with its largest epsilon; none in an uncompiled model.
 
         Returns:
             A `keras_trn.Calibration`.
@@ -251,7 +251,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         return self.calibration
 
     def _open_gates(self) -> None:
-        """Undoes a calibration, which is only valid for the weights it was measured with."""
+        """Undoes a calibration, which is only valid for the weights at that time."""
         if self.calibration is not None:
             self.calibration = None
             for part in self.trained_parts:
@@ -276,11 +276,11 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
     ) -> None:
         """Configures training.
 
-        By default, training attacks the classifier alone, and an attacker with full knowledge
-        breaks the restorer. `threat_model="whitebox_full"` trains against that attacker.
+        By default, training attacks the classifier alone, and an attacker who knows everything
+        breaks the restorer. To train against that attacker, use `threat_model="whitebox_full"`.
 
         `EstimatedLabel` gives the restorer the map for the known label during training, so
-        the figures of training are optimistic. The figures of validation are not.
+        training figures are optimistic. Validation figures are not.
 
         Args:
             optimizer: A Keras optimizer, or its name.
@@ -288,23 +288,24 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
                 of clean and restored images, or its name. A gradient map with weights
                 adds its own loss.
             attack: An attack of `keras_trn.attacks`, or a list of attacks, which share every
-                batch equally. Training draws epsilon from the range of the attack, if it has
-                one; validation uses the upper end.
+                batch equally. If the attack has a range of epsilons, training draws from it and
+                validation uses the upper end.
             metrics: Keras metrics of labels and logits, measured on adversarial images.
             benign_share: Share of each batch that stays benign, from 0 to 1.
-            fresh_share: Share of the adversarial images that each step crafts anew, from 0
-                to 1, if the data come from `cache_adversarial_examples`. With other data, or
-                a threat model that attacks the restorer, each step crafts all of them.
-            threat_model: A threat model of `keras_trn.threat_models` or its name: what the attack
-                of training and validation runs on, and the labels that it starts from. The
-                restored images should get the same labels. By default
+            fresh_share: Share of the adversarial images that each step recrafts, from 0 to 1, if
+                the data come from `cache_adversarial_examples`. With other data, or a threat
+                model that attacks the restorer, each step crafts all of them.
+            threat_model: A threat model of `keras_trn.threat_models` or its name. It sets the
+                target of the attack in training and validation, and the labels that the attack
+                starts from. The restored images should get the same labels. By default
                 `Oblivious(labels="predicted")`.
             jit_compile: Whether to compile the steps with XLA; `"auto"` lets Keras decide.
             run_eagerly: Whether to run steps without a graph, to debug them.
             steps_per_execution: Number of batches for each call of the graph.
-            validation_attack: What validation and `evaluate` attack with, by default the attack of
-                training. Training with few steps can overfit to them; a stronger attack here shows
-                it, and `keras.callbacks.EarlyStopping` on `val_adversarial_accuracy` ends it.
+            validation_attack: The attack of validation and `evaluate`; by default the attack of
+                training. Training can overfit to attacks of few steps. A stronger attack here
+                reveals it, and `keras.callbacks.EarlyStopping` on `val_adversarial_accuracy`
+                stops it.
 
         Raises:
             ValueError: If there is no attack, or a share is out of range.
@@ -345,7 +346,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         )
 
     def _checked_threat_model(self, threat_model: ThreatModel, attack: Attack) -> ThreatModel:
-        """Refuses an attacker who finds no gradient, and against whom nothing can be learned."""
+        """Refuses an attacker who finds no gradient, so that training would learn nothing."""
         if not (threat_model.supports(attack) or attack.gradient_free):
             raise ValueError(
                 f"The threat model {threat_model.name!r} does not support the attack "
@@ -354,36 +355,35 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         if not threat_model.applies_to(self):
             raise ValueError(
                 f"The threat model {threat_model.name!r} does not apply to this model: "
-                f"{type(threat_model).__name__} says what it attacks. Train against another one, "
-                "such as 'whitebox_full'."
+                f"see {type(threat_model).__name__}. Train against another one, such as "
+                "'whitebox_full'."
             )
         return threat_model
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains against the attack of `compile`; as `keras.Model.fit`.
 
-        Opens the gates that `calibrate` has closed. Warns if the last validation shows a
-        benign accuracy more than two points below that of the bare classifier.
+        It opens the gates that `calibrate` has closed. It warns if the last validation shows a
+        benign accuracy more than two points below the bare classifier's.
 
         Args:
             x: Clean images in [0, 1]: an array, a list, a tensor, or a `tf.data.Dataset`
-                of pairs of images and labels. Instead of images, a pipeline may hold a
-                dictionary of `images` and, optionally, of their `adversarial` examples and
-                of the classes to restore (`predicted`), as `cache_adversarial_examples` makes
-                it.
+                of pairs of images and labels. Instead of images, a pipeline may yield the
+                dictionaries of `cache_adversarial_examples`: `images` and, optionally, their
+                `adversarial` examples and the classes to restore (`predicted`).
             y: Class indices; omit them if `x` contains them.
             *args: The arguments of `keras.Model.fit`.
             **kwargs: The arguments of `keras.Model.fit`.
 
         Returns:
             A `keras.callbacks.History` of `loss`, `benign_accuracy`, `adversarial_accuracy`,
-            `psnr` and your metrics. With validation data it has the same with the prefix
-            `val_`. A figure without any images is NaN.
+            `psnr` and your metrics. With validation data it also has them with the prefix
+            `val_`. A figure without images is NaN.
 
         Raises:
             ValueError: If images or labels are malformed, or a pipeline is endless and
-                `steps_per_epoch` is missing. Arrays are checked as a whole, pipelines by
-                their first batch.
+                `steps_per_epoch` is missing. `fit` checks arrays as a whole, but pipelines
+                only by their first batch.
         """
         self._open_gates()
         history = super().fit(x, y, *args, **kwargs)
@@ -393,7 +393,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
     def _warn_of_lost_accuracy(self, history: dict[str, list[float]]) -> None:
         """Warns if the last validation shows that protection costs benign accuracy.
 
-        To withstand attackers who differentiate the restorer, such a cost is expected.
+        Training against attackers who differentiate the restorer is expected to cost some.
         """
         if not isinstance(self.threat_model, threat_models.Oblivious):
             return
@@ -401,7 +401,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         bare = float(self._bare_accuracy.result())
         if bare - benign > _TOLERATED_ACCURACY_LOSS:
             warnings.warn(
-                f"The protected classifier has a benign validation accuracy of {benign:.1%}, and "
+                f"The protected classifier has a benign validation accuracy of {benign:.1%}, but "
                 f"the bare classifier {bare:.1%}: protection costs too much. Train on more images "
                 "or for longer, raise `benign_share` in `compile`, or limit the cost with "
                 "`protected.calibrate(validation_images, benign_agreement=0.99)`.",
@@ -410,23 +410,23 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
 
     @property
     def trained_parts(self) -> list[keras.Layer]:
-        """The restorer, and the gradient map if there is one."""
+        """Returns the restorer, and the gradient map if there is one."""
         return [part for part in (self.restorer, self.gradient_map) if part is not None]
 
     @property
     def trained_part(self) -> keras.Model:
-        """The restorer."""
+        """Returns the restorer."""
         return self.restorer
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
-        """The weights of restorer, gradient map and loss, without the classifier."""
+        """Returns the weights of restorer, gradient map and loss, but not of the classifier."""
         trained = [variable for part in self.trained_parts for variable in part.trainable_variables]
         return trained + self.restoration_loss.variables
 
     @property
     def trainable_weights(self) -> list[keras.Variable]:
-        """The same as `trainable_variables`; Keras asks for both names."""
+        """Returns `trainable_variables`; Keras uses both names."""
         return self.trainable_variables
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -476,10 +476,10 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         return self.get_metrics_result()
 
     def _target_in_training(self) -> Classifier:
-        """Returns what training attacks: the target of the threat model.
+        """Returns the target of attacks in training.
 
-        A restorer with batch normalization computes something else in training mode. An attack in
-        inference mode would miss the function that learns.
+        A restorer with batch normalization computes another function in training mode, and an
+        attack in inference mode would miss it.
         """
         target = self.threat_model.target(self)
         if type(self.threat_model) is threat_models.WhiteboxFull and self._mode(True):
@@ -489,7 +489,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         return target
 
     def _labels_to_restore(self, clean: tf.Tensor, labels: tf.Tensor, data: Any) -> tf.Tensor:
-        """Returns the labels of the threat model: true ones, or predictions for clean images."""
+        """Returns the threat model's labels: true ones, or predictions for clean images."""
         if self.threat_model.labels == "true":
             return labels
         known = cached_entry(data, "predicted")
@@ -519,7 +519,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """The metrics of the history, without the bare accuracy, which only serves a warning."""
+        """Returns the metrics of the history, without the bare accuracy for the warning."""
         return [metric for metric in super().metrics if metric is not self._bare_accuracy]
 
     def reset_metrics(self) -> None:
@@ -541,12 +541,12 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
 
     @property
     def needs_labels(self) -> bool:  # type: ignore[override]
-        """Whether the gradient map needs the true labels, which only a study can give it."""
+        """Tells whether the gradient map needs the true labels, which only studies have."""
         return self.gradient_map is not None and self.gradient_map.needs_labels
 
     @property
     def forward_passes(self) -> int:  # type: ignore[override]
-        """Counts the forward passes in one prediction, for the gradient map too."""
+        """Counts the forward passes in one prediction, including the gradient map."""
         if self.gradient_map is None:
             return 1
         return 1 + self.gradient_map.forward_passes(self.num_classes)
@@ -555,7 +555,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         if self.needs_labels:
             raise ValueError(
                 f"The gradient map {type(self.gradient_map).__name__} needs the true labels, which "
-                "are not known at test time. Use another estimator, or for a study pass them: "
+                "are not known at test time. Use another estimator, or pass the labels in a study: "
                 "`restore(images, labels=labels)`."
             )
 
@@ -586,7 +586,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
 
     def get_compile_config(self) -> Config:
         """Returns the arguments of `compile`, which are saved with the model."""
-        # The surrogate of `Transfer` is not: a model that was compiled with it loads uncompiled.
+        # The surrogate of `Transfer` is not saved, so a model compiled with it loads uncompiled.
         if isinstance(self.threat_model, threat_models.Transfer):
             return {}
         return super().get_compile_config()
@@ -594,7 +594,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
     def compile_from_config(self, config: Config) -> None:
         """Compiles with the result of `get_compile_config`."""
         config = keras.saving.deserialize_keras_object(config)
-        # Models that version 0.1 saved have weights of the loss as arguments.
+        # Models saved by version 0.1 have weights of the loss as arguments.
         old = {
             name: config.pop(f"{name}_loss_weight", None) for name in ("pixel", "classification")
         }
@@ -603,7 +603,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         self.compile(**config)
 
     def save_own_variables(self, store: Any) -> None:
-        """Saves the weights of the loss, so that interrupted training can continue."""
+        """Saves the weights of the loss, so you can continue interrupted training."""
         for index, variable in enumerate(self.restoration_loss.variables):
             store[f"loss_{index}"] = np.asarray(variable)
 
@@ -615,14 +615,14 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
 
     @classmethod
     def from_preset(cls, name: str) -> Self:
-        """Loads a trained classifier and its trained restorer, which ship with the package.
+        """Loads a trained classifier and its trained restorer from the package.
 
         Args:
             name: Name of a preset. `keras_trn.list_presets()` returns all names with their
                 model cards.
 
         Returns:
-            A model of the class that this method is called on, not compiled.
+            An uncompiled model of the class that you call this method on.
 
         Raises:
             ValueError: If there is no such preset.
@@ -641,7 +641,6 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
 
 
 def _as_restorer_loss(loss: Any) -> RestorerLoss:
-    """Returns the loss that `compile` was given as a `RestorerLoss`."""
     if loss is None:
         return RestorationLoss()
     return loss if isinstance(loss, RestorerLoss) else PixelLoss(loss)
@@ -657,7 +656,7 @@ def _checked_names(class_names: list[str] | None, num_classes: int) -> list[str]
 
 
 def _check_parts(restorer: Any, gradient_map: Any) -> None:
-    """Checks that the restorer takes gradient maps exactly if there are any."""
+    """Checks that the restorer matches the gradient map, or its absence."""
     if not hasattr(restorer, "takes_gradient_maps"):
         raise ValueError(
             "restorer must be a `keras_trn.TwoStreamRestorationNetwork`, a "

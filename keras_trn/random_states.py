@@ -1,4 +1,4 @@
-"""Repeats the random numbers of a model that draws them from Keras' seed generators."""
+"""Repeats the random numbers that a model draws from Keras' seed generators."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,17 +16,17 @@ def seed_states(model: keras.Model) -> list[keras.Variable]:
 
 
 def with_fixed_randomness(model: keras.Model, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the function of a model that draws the same random numbers in each call.
+    """Wraps a function of a model so that each call draws the same random numbers.
 
-    The states of the seed generators are set before each call, inside a graph too, and are as
-    they were after it. Random numbers from elsewhere, such as `tf.random` or NumPy, still differ.
+    It sets the states of the seed generators before each call, also inside a graph, and restores
+    them afterwards. Random numbers from elsewhere, such as `tf.random` or NumPy, still differ.
 
     Args:
         model: The model that the function calls.
         function: A function of tensors.
     """
     states = seed_states(model)
-    # A generator counts the second number up, so each one needs a first number of its own.
+    # A generator counts the second number up, so each one needs its own first number.
     fixed = [tf.constant([index, 0], state.dtype) for index, state in enumerate(states)]
 
     def repeated(*args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""An autoencoder that draws the restored image anew: the restorer to harden."""
+"""An autoencoder that redraws the whole image: the restorer to harden."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from keras_trn.input_validation import check_count
 from keras_trn.layers import PixelShuffle
 from keras_trn.types import Config
 
-# With Keras' default, the averages lag behind the weights in a short training.
+# With Keras' default, the averages lag behind the weights in short training.
 _MOMENTUM = 0.9
 
 
@@ -20,24 +20,24 @@ class RestorationAutoencoder(keras.Model):
     """Draws the restored image from features of the attacked one.
 
     Strided convolutions reduce the resolution, residual blocks process the features, and one
-    convolution draws all pixels of each block. No pixel passes unchanged, and so no perturbation
-    does. That makes it the restorer to train against attackers with full knowledge:
-    `compile(threat_model="whitebox_full")`. Details that the classifier does not need get lost.
+    convolution draws all pixels of each block. The network copies neither pixels nor
+    perturbations. Train it against an attacker who knows everything, with
+    `compile(threat_model="whitebox_full")`. It loses details that the classifier does not need.
 
-    Source: an autoencoder that is trained through a frozen classifier against attackers of both,
-    Li et al., "Purifying Adversarial Perturbation with Adversarially Trained Auto-encoders",
-    arXiv 1905.10729. The network is a choice of this project.
+    Source: Li et al., "Purifying Adversarial Perturbation with Adversarially Trained
+    Auto-encoders", arXiv 1905.10729, who train an autoencoder through a frozen classifier against
+    attackers of both. The network is a choice of this project.
 
     Args:
         width: Number of filters at the lowest resolution; at least 1.
         depth: Number of residual blocks; at least 1.
-        block_size: Side of the blocks that become one place at the lowest resolution: a power of
-            two, at least 2.
+        block_size: Factor by which to reduce the resolution, the side of the drawn blocks in
+            pixels: a power of two, at least 2.
         **kwargs: The usual arguments of a Keras model (`name`, `dtype`).
 
     Call arguments:
         images: Shape `(batch, height, width, channels)`, in [0, 1]; any size.
-        training: Whether the batch normalization takes the statistics of the batch.
+        training: Whether batch normalization uses the statistics of the batch.
 
     Returns:
         The restored images: a float32 tensor of the shape of `images`, in [0, 1]. An untrained
@@ -101,7 +101,7 @@ class RestorationAutoencoder(keras.Model):
             [
                 *self._normalized_convolution(self.width, 3),
                 keras.layers.ReLU(dtype=self.dtype_policy),
-                # At the start, the block is the identity.
+                # The block starts as the identity.
                 *self._normalized_convolution(self.width, 3, gamma_initializer="zeros"),
             ],
             name=f"block_{number}",

@@ -1,4 +1,4 @@
-"""The restoration networks: an image, or an image and its gradient map, to a restored image."""
+"""Restoration networks from an image, with or without its gradient map, to a restored image."""
 
 import bisect
 import math
@@ -22,20 +22,10 @@ from keras_trn.types import Config
 
 
 class RestorationNetwork(keras.Model):
-    """Adds a gated correction to images; the base of both restoration networks.
+    """Adds a gated correction to images; the base class of both restoration networks.
 
-    A subclass defines `build_streams` and `stream_features`. The last convolution starts
-    at zero, so an untrained network returns its input unchanged.
-
-    Args:
-        width: Number of filters in each stream; at least 1.
-        depth: Number of residual blocks in each stream; at least 1.
-        block_size: Side of the blocks that `PixelUnshuffle` folds into the channels. 1 works
-            at full resolution; 2 costs a quarter.
-        gate_threshold: Amount to subtract from the logit of the attack gate. A higher value
-            changes fewer images. `ProtectedClassifier.calibrate` sets it.
-        levels: Number of resolutions. 1 works at one resolution.
-        **kwargs: The usual arguments of a Keras model (`name`, `dtype`).
+    A subclass defines `build_streams` and `stream_features`, and documents the arguments. The
+    last convolution starts at zero, so an untrained network returns its input unchanged.
     """
 
     takes_gradient_maps = False
@@ -52,7 +42,7 @@ class RestorationNetwork(keras.Model):
     ) -> None:
         super().__init__(**kwargs)
         _check_precision(self.dtype_policy)
-        # The output is the image plus a correction, and float16 would round the image.
+        # The output is the image plus a correction, and float16 would round it.
         self.autocast = False
         self.width = check_count("width", width)
         self.depth = check_count("depth", depth)
@@ -62,7 +52,7 @@ class RestorationNetwork(keras.Model):
 
     @property
     def stages(self) -> list[int]:
-        """The level of each stage: down to the coarsest resolution and up again."""
+        """Returns the level of each stage, down to the coarsest resolution and up again."""
         down = list(range(self.levels))
         return [level for level in down + down[-2::-1] for _ in range(self.depth)]
 
@@ -93,7 +83,7 @@ class RestorationNetwork(keras.Model):
     def _stream(
         self, name: str, inputs_shape: Any
     ) -> tuple[keras.Layer, list[keras.Layer], list[keras.Layer]]:
-        """Builds the stem, the residual blocks and the changes of resolution of one stream."""
+        """Builds the stem, the residual blocks and the resampling layers of one stream."""
         folded_shape = self.unshuffle.compute_output_shape(inputs_shape)
         stem = self._convolution(f"{name}_stem", self.width, "glorot_uniform")
         stem.build(folded_shape)
@@ -152,8 +142,8 @@ class RestorationNetwork(keras.Model):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Restores images, and returns the logits of the attack gate.
 
-        The gate learns from the restoration alone, unless its logits get their own loss, as
-        in `keras_trn.gradient_maps.EstimatedLabel`.
+        The gate learns from the restoration alone, unless you give its logits their own loss, as
+        `keras_trn.gradient_maps.EstimatedLabel` does.
 
         Args:
             images: Shape `(batch, height, width, channels)`, in [0, 1].
@@ -176,7 +166,7 @@ class RestorationNetwork(keras.Model):
         return ops.clip(restored, 0.0, 1.0), attack_logits
 
     def _check_maps(self, gradient_maps: Any) -> None:
-        """Checks that gradient maps, or their shape, are given exactly when they are needed."""
+        """Checks that gradient maps, or their shape, are present exactly when needed."""
         if self.takes_gradient_maps and gradient_maps is None:
             raise ValueError(
                 f"{type(self).__name__} expects gradient maps: call it as `restorer(images, "
@@ -212,10 +202,10 @@ class RestorationNetwork(keras.Model):
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class SingleStreamRestorationNetwork(RestorationNetwork):
-    """Restores images from the images alone.
+    """Restores images without gradient maps.
 
-    The baseline for the second stream, and the network that `EstimatedLabel` makes its first
-    restoration with. It has the same blocks as `TwoStreamRestorationNetwork`.
+    It is the baseline for the second stream, with the same blocks as
+    `TwoStreamRestorationNetwork`. `EstimatedLabel` makes its first restoration with it.
 
     Args:
         width: Number of filters; at least 1.
@@ -235,7 +225,7 @@ class SingleStreamRestorationNetwork(RestorationNetwork):
         The restored images: a float32 tensor of the shape of `images`, in [0, 1].
 
     Raises:
-        ValueError: If an argument is malformed, or gradient maps are given.
+        ValueError: If an argument is malformed, or you pass gradient maps.
 
     Example:
         ```python
@@ -262,7 +252,7 @@ class SingleStreamRestorationNetwork(RestorationNetwork):
         """Makes a network with a given number of parameters, for fair comparisons.
 
         A second stream and a learned gradient map add parameters, so a single stream of the
-        same width would be a weak baseline. This network has the width that comes nearest.
+        same width would be a weak baseline. This method picks the width that comes nearest.
 
         Args:
             parameters: Number of parameters, such as `protected.restorer.count_params() +
@@ -361,7 +351,7 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
         super().__init__(width, depth, block_size, gate_threshold, levels, **kwargs)
         if fusion != "product" and not isinstance(fusion, keras.Layer):
             raise ValueError(f"fusion must be 'product' or a Keras layer, received {fusion!r}.")
-        # Not the layer itself: Keras would take it for a part of the network.
+        # Not the layer itself, because Keras would treat it as a part of the network.
         self._fusion_class: Any = FusionBlock if fusion == "product" else type(fusion)
         self._fusion_config = None if fusion == "product" else fusion.get_config()
 
@@ -407,7 +397,7 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
     @classmethod
     def from_config(cls, config: Config) -> RestorationNetwork:
         config = dict(config)
-        # Models that version 0.1 saved have one class for both networks.
+        # Models saved by version 0.1 have one class for both networks.
         if not config.pop("gradient_stream", True):
             return SingleStreamRestorationNetwork.from_config(config)
         if isinstance(config.get("fusion"), dict):
@@ -416,12 +406,12 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
 
 
 def _check_precision(policy: keras.DTypePolicy) -> None:
-    """Refuses weights of half precision, with which training ends in NaN or stops moving."""
+    """Refuses half-precision weights, with which training ends in NaN or stalls."""
     kept_in = policy.variable_dtype
     if kept_in in ("float16", "bfloat16"):
         raise ValueError(
             f"The restorer would keep its weights in {kept_in}, which is too coarse to train. "
             f"Give it dtype='mixed_{kept_in}', with float32 weights, or dtype='float32'. Without "
-            "a dtype it follows Keras' global policy, which `keras.config.set_dtype_policy` or "
-            "'floatx' in keras.json sets."
+            "a dtype it follows Keras' global policy from `keras.config.set_dtype_policy` or "
+            "'floatx' in keras.json."
         )

@@ -1,4 +1,4 @@
-"""A frozen classifier behind a restoration of its images, learned or not."""
+"""The base class of defences that restore images for a frozen classifier."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from keras_trn.types import Config
 
 
 class RestoredClassifier(CheckedModel):
-    """Restores images before a frozen classifier sees them; the base of such defences.
+    """Restores images before a frozen classifier sees them; subclass it for new defences.
 
     `ProtectedClassifier` and the filters of `keras_trn.baselines` differ only in how they
     restore an image, and `keras_trn.evaluate` treats them alike. The weights and statistics
@@ -56,7 +56,7 @@ class RestoredClassifier(CheckedModel):
         ```
     """
 
-    # Whether the restoration needs the true labels, which are unknown outside of studies.
+    # Whether the restoration needs the true labels, which are unknown outside studies.
     needs_labels = False
     # Whether the gradient of the restoration is useful to an attacker.
     is_differentiable = True
@@ -126,13 +126,13 @@ class RestoredClassifier(CheckedModel):
     ) -> None:
         """Exports the model for serving, including gradient maps; as `keras.Model.export`.
 
-        The exported model needs TensorFlow alone: neither Keras nor this package. Filters that
+        The exported model needs only TensorFlow, neither Keras nor this package. Filters that
         run in NumPy cannot be exported.
 
         Args:
-            filepath: Where to export to; a folder for a SavedModel.
+            filepath: Path of the exported model; a folder for a SavedModel.
             format: As in `keras.Model.export`.
-            verbose: Whether to print what is exported.
+            verbose: Whether to print a summary of the export.
             input_signature: As in `keras.Model.export`; by default any number of float32
                 images of the classifier's shape.
             **kwargs: The other arguments of `keras.Model.export`.
@@ -157,7 +157,7 @@ class RestoredClassifier(CheckedModel):
         labels: ArrayLike | None,
         batch_size: int,
     ) -> np.ndarray:
-        """Applies a compiled method to one batch after the other, and joins the results."""
+        """Applies a compiled method batch by batch, and joins the results."""
         batch_size = check_count("batch_size", batch_size)
         function = self._graphs.get(method.__name__, self, lambda: method)
         results = [
@@ -201,7 +201,7 @@ def _check_same_size(results: list[np.ndarray]) -> None:
     if len(sizes) > 1:
         *first, last = [f"{height} x {width}" for height, width in sizes]
         raise ValueError(
-            f"The images have sizes of {', '.join(first)} and {last} pixels, and do not fit "
+            f"The images have sizes of {', '.join(first)} and {last} pixels, so they do not fit "
             "into one array. Restore one batch at a time: `[protected.restore(images) for images, "
             "labels in dataset]`."
         )

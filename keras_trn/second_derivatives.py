@@ -1,4 +1,4 @@
-"""Registers second derivatives that TensorFlow lacks and attacks through gradient maps need."""
+"""Registers second derivatives that TensorFlow lacks, for attacks through gradient maps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +12,10 @@ _Derivative = Callable[[tf.Operation, tf.Tensor], list[tf.Tensor | None]]
 def register_second_derivatives() -> None:
     """Makes the gradients of image resizing and of softsign differentiable.
 
-    Resizing is linear, so the derivative of its gradient is the resizing itself. TensorFlow has
-    none for nearest, bicubic and antialiased resizing and for crops, and treats it as zero for
+    Resizing is linear, so the derivative of its gradient is the resizing itself. TensorFlow lacks
+    it for nearest, bicubic and antialiased resizing and for crops, and treats it as zero for
     bilinear resizing. The gradient map of a classifier that resizes would then look constant, and
-    the white-box attack would be too weak. Existing derivatives are kept.
+    the white-box attack would be too weak. Existing derivatives stay.
     """
     for operation, derivative in {
         "ResizeBicubicGrad": _of_resizing(tf.raw_ops.ResizeBicubic),
@@ -27,14 +27,14 @@ def register_second_derivatives() -> None:
         if not is_registered(operation):
             tf.RegisterGradient(operation)(derivative)
     if gradient_registry.lookup("ResizeBilinearGrad") is None:
-        # TensorFlow caches no inputs for this gradient, since it considers it constant. So the
-        # gradient of the resizing itself is replaced by one with the same values.
+        # TensorFlow considers this gradient constant and caches no inputs for it. So this
+        # replaces the gradient of the resizing itself with one of the same values.
         gradient_registry._registry.pop("ResizeBilinear")
         tf.RegisterGradient("ResizeBilinear")(_of_bilinear_resizing)
 
 
 def is_registered(operation: str) -> bool:
-    """Tells whether TensorFlow can differentiate an operation type, or knows it as constant."""
+    """Tells whether TensorFlow can differentiate an operation type, or treats it as constant."""
     try:
         gradient_registry.lookup(operation)
     except LookupError:

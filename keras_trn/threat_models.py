@@ -1,4 +1,4 @@
-"""Threat models: what an attacker knows, and therefore which function the attack differentiates."""
+"""Threat models: what an attacker knows, and thus which function the attack differentiates."""
 
 from collections.abc import Callable
 from typing import Self
@@ -24,14 +24,14 @@ from keras_trn.types import Config
 
 
 class ThreatModel:
-    """Describes what the attacker knows; the base of all threat models.
+    """Describes what the attacker knows; the base class of all threat models.
 
     The terms follow Carlini et al., "On Evaluating Adversarial Robustness", arXiv 1902.06705.
 
     Args:
         labels: `"true"` for an attacker who knows the true labels, the usual setting for robust
-            accuracy. `"predicted"` for one who moves images away from the class that the
-            attacked function predicts, so that perturbations do not encode the true label.
+            accuracy. `"predicted"` for an attacker who uses the classes that the attacked
+            function predicts, so perturbations do not encode the true label.
 
     Raises:
         ValueError: If `labels` is neither of the two.
@@ -49,7 +49,7 @@ class ThreatModel:
     name = ""
     # Adaptive attackers craft new images for each defence; others craft them once for all.
     is_adaptive = False
-    # Whether the defence draws the same random numbers in each call, and the attacker knows them.
+    # Whether each call of the defence draws the same random numbers, which the attacker knows.
     fixes_randomness = False
 
     def __init__(self, labels: str = "true") -> None:
@@ -58,7 +58,7 @@ class ThreatModel:
         self.labels = labels
 
     def target(self, defence: keras.Model) -> Classifier:
-        """Returns what the attacker attacks on a defence: a function from images to logits."""
+        """Returns the function from images to logits that the attacker attacks."""
         raise NotImplementedError(f"{type(self).__name__} does not define `target`.")
 
     def applies_to(self, defence: keras.Model) -> bool:
@@ -66,11 +66,11 @@ class ThreatModel:
         return True
 
     def unsupported_reason(self, defence: keras.Model) -> str | None:
-        """Says, without a full stop, why it cannot be run in full; `None` if it can."""
+        """Tells why it cannot run in full, without a full stop; `None` if it can."""
         return None
 
     def supports(self, attack: Attack) -> bool:
-        """Tells whether this attacker can run an attack."""
+        """Tells whether this attacker can run the attack."""
         return not attack.gradient_free
 
     def get_config(self) -> Config:
@@ -87,7 +87,7 @@ class ThreatModel:
 
 
 class _Adaptive(ThreatModel):
-    """A threat model whose attacker runs the defence itself."""
+    """Describes an attacker who runs the defence."""
 
     is_adaptive = True
 
@@ -97,11 +97,11 @@ class _Adaptive(ThreatModel):
         self._graphs = GraphCache()
 
     def applies_to(self, defence: keras.Model) -> bool:
-        # Nobody can run a defence that needs the true labels.
+        # An attacker cannot run a defence that needs the true labels.
         return not getattr(defence, "needs_labels", False)
 
     def target(self, defence: keras.Model) -> Classifier:
-        # Attacks are traced once per function, so an unchanged defence gets the same function.
+        # TensorFlow traces attacks once per function, so an unchanged defence keeps its function.
         return self._graphs.remember(
             ("target", self.samples), defence, lambda: self._make_target(defence)
         )
@@ -112,11 +112,11 @@ class _Adaptive(ThreatModel):
             logits = mean_logits(logits_function(logits), self.samples)
         elif not isinstance(defence, RestoredClassifier):
             return logits
-        # Each attack has a graph of its own, and tracing a defence takes seconds.
+        # Each attack has its own graph, and tracing a defence takes seconds.
         return SharedGraph(logits_function(logits))
 
     def _logits(self, defence: keras.Model) -> Classifier:
-        """The function that one run of the defence is to the attacker."""
+        """Returns the function that the attacker attacks, for one run of the defence."""
         raise NotImplementedError
 
     def get_config(self) -> Config:
@@ -127,8 +127,8 @@ class _Adaptive(ThreatModel):
 class Oblivious(ThreatModel):
     """Attacks the bare classifier, without any knowledge of the defence.
 
-    This is the easiest setting for a restoration, and the usual one in the literature. A table
-    that shows it should also show the worst case.
+    This is the easiest setting for a restoration, and the usual one in the literature. If you
+    report it, report the worst case too.
 
     Args:
         labels: As in `ThreatModel`.
@@ -150,10 +150,9 @@ class Transfer(ThreatModel):
     """Attacks another model, without any knowledge of the classifier or the defence.
 
     Args:
-        classifier: The attacker's surrogate model, trained independently; it may have a
-            restoration too.
+        classifier: The attacker's independently trained surrogate; it may include a restoration.
         labels: As in `ThreatModel`.
-        name: The name in tables, to tell several surrogates apart.
+        name: The name in tables, to distinguish several surrogates.
 
     Raises:
         ValueError: If `classifier` is not a Keras model.
@@ -188,13 +187,12 @@ class Transfer(ThreatModel):
 class TransferFromEstimator(_Adaptive):
     """Attacks the first restoration of `EstimatedLabel`, followed by the classifier.
 
-    An adaptive transfer attack: the attacker runs a part of the defence, and the images are then
-    measured on all of it. Croce et al., "Evaluating the Adversarial Robustness of Adaptive
-    Test-time Defenses", arXiv 2202.13711, broke published defences by transfer from a part,
-    which is often easier to attack than the whole.
+    This adaptive transfer attack crafts images on a part of the defence, which is often easier,
+    and evaluates them on the whole. Croce et al., "Evaluating the Adversarial Robustness of
+    Adaptive Test-time Defenses", arXiv 2202.13711, broke published defences this way.
 
-    It applies to a `ProtectedClassifier` with the gradient map `EstimatedLabel`. `Oblivious`
-    is the transfer from the classifier alone.
+    It applies to a `ProtectedClassifier` with the gradient map `EstimatedLabel`. For the transfer
+    from the classifier alone, use `Oblivious`.
 
     Args:
         labels: As in `ThreatModel`.
@@ -223,9 +221,9 @@ class TransferFromEstimator(_Adaptive):
 class TransferWithoutMap(_Adaptive):
     """Attacks the restorer with a gradient map of zeros, followed by the classifier.
 
-    An adaptive transfer attack, as `TransferFromEstimator`. Its gradient is of first order, and
-    no gradient map can mask it. It applies to a `ProtectedClassifier` with a gradient map.
-    `WhiteboxStopgrad` is the attack with the real map, held constant.
+    This is an adaptive transfer attack, like `TransferFromEstimator`. Its gradient is of first
+    order, and a gradient map cannot mask it. It applies to a `ProtectedClassifier` with a
+    gradient map. `WhiteboxStopgrad` uses the real map instead, as a constant.
 
     Args:
         labels: As in `ThreatModel`.
@@ -261,8 +259,8 @@ class TransferWithoutMap(_Adaptive):
 class BPDA(_Adaptive):
     """Runs the restoration, and differentiates it as if it were the identity.
 
-    Backward pass differentiable approximation (BPDA), Athalye et al., arXiv 1802.00420. It breaks
-    restorations whose gradient is useless, such as rounding or JPEG compression.
+    This backward pass differentiable approximation (BPDA, Athalye et al., arXiv 1802.00420) breaks
+    restorations with a useless gradient, such as rounding or JPEG compression.
 
     Args:
         labels: As in `ThreatModel`.
@@ -296,8 +294,8 @@ class BPDA(_Adaptive):
 class WhiteboxStopgrad(_Adaptive):
     """Differentiates everything except the path through the gradient map.
 
-    A careless attack on a defence with gradient maps amounts to this. Reports show it so that
-    nobody mistakes it for `WhiteboxFull`.
+    A careless attack on a defence with gradient maps does this. Reports show it to make the
+    difference from `WhiteboxFull` clear.
 
     Args:
         labels: As in `ThreatModel`.
@@ -324,12 +322,13 @@ class WhiteboxStopgrad(_Adaptive):
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class WhiteboxFull(_Adaptive):
-    """Differentiates everything, the gradient map included.
+    """Differentiates everything, including the gradient map.
 
-    The gradient of a gradient map is a second derivative of the classifier. The threat model does
-    not apply to a restoration that declares itself non-differentiable
-    (`is_differentiable = False`): attacks would find nothing, which would look like robustness.
-    For the same reason, `target` refuses a gradient map that TensorFlow cannot differentiate.
+    This attacker knows everything. The gradient of a gradient map is a second derivative of the
+    classifier. The threat model does not apply to a restoration that declares itself
+    non-differentiable (`is_differentiable = False`). Attacks would find nothing there, which would
+    look like robustness. For the same reason, `target` refuses a gradient map that TensorFlow
+    cannot differentiate.
 
     Args:
         labels: As in `ThreatModel`.
@@ -349,7 +348,7 @@ class WhiteboxFull(_Adaptive):
         return super().applies_to(defence) and getattr(defence, "is_differentiable", True)
 
     def map_derivative(self, defence: keras.Model) -> MapDerivative | None:
-        """Returns the derivative of the gradient map; `None` without a map that can be run."""
+        """Returns the derivative of the gradient map; `None` without a usable map."""
         has_map = getattr(defence, "gradient_map", None) is not None
         if not has_map or not self.applies_to(defence):
             return None
@@ -365,7 +364,7 @@ class WhiteboxFull(_Adaptive):
         reason = self.unsupported_reason(defence)
         if reason is not None:
             raise ValueError(
-                f"`{self.name}` cannot be run on this defence, as {reason}. Use `bpda` and "
+                f"`{self.name}` cannot be run on this defence, because {reason}. Use `bpda` and "
                 "`whitebox_stopgrad`, or remove the operation from the classifier."
             )
         return super()._make_target(defence)
@@ -378,15 +377,15 @@ class WhiteboxFull(_Adaptive):
 class FixedRandomness(WhiteboxFull):
     """Knows the random numbers of a random defence, which are the same in each call.
 
-    It tells how much of the robustness is due to chance alone: with known numbers, the defence is
-    deterministic. The images are measured on the defence with the same numbers, and each place in
-    the batch has its own. The attacker differentiates as `WhiteboxFull` does, or as `BPDA` where
-    the restoration is not differentiable.
+    It shows how much of the robustness is due to chance alone, because known numbers make the
+    defence deterministic. The evaluation uses the same numbers, which differ between the places
+    in the batch. The attacker differentiates like `WhiteboxFull`, or like `BPDA` if the
+    restoration is not differentiable.
 
     The numbers must come from a `keras.random.SeedGenerator` that a layer of the defence holds as
     an attribute, as Keras' own layers do. By default, `keras_trn.evaluate` runs this threat model
-    on every defence that answers at random. It reports the threat model as not run if other
-    random numbers are left.
+    on every random defence. It reports the threat model as not run if the defence draws other
+    random numbers.
 
     Args:
         labels: As in `ThreatModel`.
@@ -406,27 +405,27 @@ class FixedRandomness(WhiteboxFull):
         super().__init__(labels)
 
     def get_config(self) -> Config:
-        # One run is enough, so there are no samples.
+        # One run is enough, so it has no samples.
         return ThreatModel.get_config(self)
 
     def applies_to(self, defence: keras.Model) -> bool:
         return bool(self._attackers(defence))
 
     def _attackers(self, defence: keras.Model) -> list[_Adaptive]:
-        """Returns the attackers who can differentiate a defence, the best one first."""
+        """Returns the attackers who can differentiate a defence, the strongest one first."""
         return [one for one in (WhiteboxFull(), BPDA()) if one.applies_to(defence)]
 
     def _logits(self, defence: keras.Model) -> Classifier:
         logits = logits_function(self._attackers(defence)[0]._logits(defence))
-        # Eager gradients would run the model once more, with other random numbers.
+        # Eager gradients would run the model again, with other random numbers.
         return compile_function(with_fixed_randomness(defence, logits))
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
 class Blackbox(_Adaptive):
-    """Queries the defence's logits, and has no gradient.
+    """Queries the defence's logits, without gradients.
 
-    It supports only attacks that need no gradients: `Square` and `SPSA`.
+    It supports only attacks without gradients, such as `Square` and `SPSA`.
 
     Args:
         labels: As in `ThreatModel`.
@@ -467,7 +466,7 @@ _BY_NAME: dict[str, Callable[..., ThreatModel]] = {
 
 
 def get(threat_model: str | ThreatModel) -> ThreatModel:
-    """Returns a threat model, given itself or its name.
+    """Returns a threat model by name; a `ThreatModel` stays the same.
 
     Args:
         threat_model: A `ThreatModel`, or one of `"oblivious"`, `"transfer_from_estimator"`,
@@ -489,7 +488,7 @@ def get(threat_model: str | ThreatModel) -> ThreatModel:
         return threat_model
     if threat_model == Transfer.name:
         raise ValueError(
-            "The threat model 'transfer' needs the classifier that the attacker has: "
+            "The threat model 'transfer' needs the attacker's surrogate: "
             "`keras_trn.threat_models.Transfer(another_classifier)`."
         )
     if threat_model not in _BY_NAME:

@@ -26,7 +26,7 @@ class AdversarialTrainer(CheckedModel):
 
     @property
     def trained_part(self) -> keras.Model:
-        """The model whose dtype policy decides whether the loss is scaled."""
+        """Returns the model whose dtype policy decides whether to scale the loss."""
         raise NotImplementedError(f"{type(self).__name__} does not define `trained_part`.")
 
     @float32_numbers()
@@ -40,15 +40,15 @@ class AdversarialTrainer(CheckedModel):
         validation_attack: Attack | list[Attack] | None = None,
         **keras_arguments: Any,
     ) -> None:
-        """Compiles the model, whatever its loss is.
+        """Compiles the model with any loss.
 
         Args:
             optimizer: A Keras optimizer, or its name.
             attack: An attack of `keras_trn.attacks`, or a list of attacks.
             metrics: Keras metrics of labels and logits.
             benign_share: Share of each batch that stays benign, from 0 to 1.
-            own_arguments: The other arguments of `compile`, to be saved with the model.
-            validation_attack: The attack of validation, by default the one of training.
+            own_arguments: The other arguments of `compile`, to save with the model.
+            validation_attack: The attack of validation; by default the attack of training.
             **keras_arguments: The arguments of `keras.Model.compile`.
 
         Raises:
@@ -64,7 +64,7 @@ class AdversarialTrainer(CheckedModel):
         self.validation_attack = validation.with_largest_epsilon()
         self.benign_share = benign_share
         super().compile(optimizer=optimizer, **keras_arguments)
-        # Keras would take a list for a list of layers, and refuse it after `build`.
+        # Keras would treat a list as a list of layers, and refuse it after `build`.
         object.__setattr__(self, "_user_metrics", [_as_metric(metric) for metric in metrics or []])
         self._compile_arguments = {
             "attack": attack,
@@ -73,7 +73,7 @@ class AdversarialTrainer(CheckedModel):
             **own_arguments,
             **keras_arguments,
         }
-        # Otherwise Keras traces the training step twice, the second time without creating them.
+        # Otherwise Keras traces the training step twice, the first time to create variables.
         self.optimizer.build(self.trainable_variables)
 
     @float32_numbers()
@@ -89,13 +89,13 @@ class AdversarialTrainer(CheckedModel):
 
         Returns:
             A `keras.callbacks.History` of `loss`, `benign_accuracy`, `adversarial_accuracy`,
-            of `psnr` for restorers, and of your metrics. With validation data it has the
-            same with the prefix `val_`. A figure without any images is NaN.
+            `psnr` for restorers, and your metrics. With validation data it also has them
+            with the prefix `val_`. A figure without images is NaN.
 
         Raises:
             ValueError: If images or labels are malformed, or a pipeline is endless and
-                `steps_per_epoch` is missing. Arrays are checked as a whole, pipelines by
-                their first batch.
+                `steps_per_epoch` is missing. `fit` checks arrays as a whole, but pipelines
+                only by their first batch.
         """
         given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
         del given["self"]
@@ -106,7 +106,7 @@ class AdversarialTrainer(CheckedModel):
                 validation_data, given.get("validation_steps")
             )
         if isinstance(given["x"], tf.data.Dataset):
-            # Keras warns about its own default, which does nothing to a pipeline.
+            # Keras warns about its own default, which has no effect on a pipeline.
             given.setdefault("shuffle", False)
         return super().fit(**given)
 
@@ -120,8 +120,8 @@ class AdversarialTrainer(CheckedModel):
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Measures accuracy with and without attack; as `keras.Model.evaluate`.
 
-        The attack is the `validation_attack` of `compile`, with its largest epsilon. By default a
-        restorer is not attacked itself: the attacker knows the classifier alone.
+        The attack is the `validation_attack` of `compile`, with its largest epsilon. By default
+        the attacker knows only the classifier and does not attack a restorer.
 
         Args:
             x: Clean images in [0, 1]: an array, a list, a tensor, or a `tf.data.Dataset`
@@ -131,7 +131,7 @@ class AdversarialTrainer(CheckedModel):
             **kwargs: The arguments of `keras.Model.evaluate`.
 
         Returns:
-            As `keras.Model.evaluate`: the metrics of the history of `fit`.
+            The metrics of the history of `fit`, in the form of `keras.Model.evaluate`.
 
         Raises:
             ValueError: If images or labels are malformed, or the pipeline is endless.
@@ -168,7 +168,7 @@ class AdversarialTrainer(CheckedModel):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """The metrics of the history; Keras adds a `loss`, which stays empty here."""
+        """Returns the metrics of the history; Keras' own `loss`, which stays empty, is left out."""
         metrics = [*super().metrics, *getattr(self, "_user_metrics", [])]
         return list({metric.name: metric for metric in metrics}.values())
 
@@ -189,7 +189,7 @@ class AdversarialTrainer(CheckedModel):
 
 
 def as_attack(attack: Any) -> Attack:
-    """Returns the attack that `compile` was given; a list becomes a mixture."""
+    """Converts the attack argument of `compile`; a list becomes a mixture."""
     attack = Mixture(attack) if isinstance(attack, (list, tuple)) else attack
     if not isinstance(attack, Attack):
         raise ValueError(
@@ -201,7 +201,6 @@ def as_attack(attack: Any) -> Attack:
 
 
 def _as_metric(metric: Any) -> keras.metrics.Metric:
-    """Returns a Keras metric of class indices and logits."""
     if metric in ("accuracy", "acc"):
         return Accuracy(name=metric)
     metric = keras.metrics.get(metric)
@@ -211,7 +210,7 @@ def _as_metric(metric: Any) -> keras.metrics.Metric:
 
 
 def _with_loss_scaling(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """Keeps the small gradients of float16 computations from vanishing."""
+    """Scales the loss, because small gradients vanish in float16."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return optimizer
     return keras.optimizers.LossScaleOptimizer(optimizer)
@@ -220,8 +219,8 @@ def _with_loss_scaling(optimizer: keras.optimizers.Optimizer) -> keras.optimizer
 def count_benign(share: float, size: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
     """Returns how many images of a batch stay benign.
 
-    A quarter of a batch of one is no image. The number is rounded down or up in turns, so
-    that the share holds over all steps: of four such batches, one is benign.
+    It rounds down or up in turns, so the share holds over all steps. For example, a share of a
+    quarter makes one of four batches of a single image benign.
     """
     step = tf.cast(step, tf.float64)
     wanted = tf.cast(size, tf.float64) * share
@@ -245,8 +244,8 @@ def craft_training_images(
         clean: Clean images of shape `(batch, height, width, channels)`.
         labels: Class indices of shape `(batch,)` that the attack moves away from.
         benign_count: Number of images that stay benign.
-        crafted: Adversarial examples of all images from a cache, if there are any.
-        fresh_share: Share of the other images that is crafted anew if there is a cache.
+        crafted: Adversarial examples of all images from a cache, if there is one.
+        fresh_share: Share of the adversarial images to recraft if there is a cache.
 
     Returns:
         The images, the benign ones first.
@@ -281,17 +280,17 @@ def unpack(data: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
 
 
 def _copied(images: tf.Tensor) -> tf.Tensor:
-    """Copies images into memory of TensorFlow.
+    """Copies images into TensorFlow's memory.
 
-    The images of a generator may lie in the caller's arrays, and TensorFlow 2.21 computes in
-    place on a slice of them: it would overwrite the caller's images.
+    The images of a generator may lie in the caller's arrays. TensorFlow 2.21 computes in place on
+    a slice of them and would overwrite the caller's images.
     """
     copied = tf.gather(images, tf.range(tf.shape(images)[0]))
     return tf.ensure_shape(copied, images.shape)
 
 
 def is_dictionary_pipeline(dataset: Any) -> bool:
-    """Tells whether a pipeline yields dictionaries, as `cache_adversarial_examples` makes them."""
+    """Tells whether a pipeline yields the dictionaries of `cache_adversarial_examples`."""
     spec = dataset.element_spec if isinstance(dataset, tf.data.Dataset) else None
     return isinstance(spec, tuple) and isinstance(spec[0], dict) and "images" in spec[0]
 
@@ -303,7 +302,7 @@ def cached_entry(data: Any, name: str) -> tf.Tensor | None:
 
 
 def per_replica_loss(losses: tf.Tensor, sample_weight: tf.Tensor | None = None) -> tf.Tensor:
-    """Returns the mean loss, scaled so that the gradients of all replicas can be summed."""
+    """Returns the mean loss, scaled for a sum of the gradients over all replicas."""
     if sample_weight is not None:
         losses *= tf.cast(tf.reshape(sample_weight, [-1]), losses.dtype)
     return tf.reduce_mean(losses) / tf.distribute.get_strategy().num_replicas_in_sync

@@ -1,4 +1,4 @@
-"""Type aliases that the annotations share."""
+"""Type aliases for annotations."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Height and width may be unknown, the number of channels may not.
+# Height and width may be unknown, but not the number of channels.
 ImageShape: TypeAlias = tuple[int | None, int | None, int]
 # The shape of a tensor, with None for unknown dimensions.
 Shape: TypeAlias = tuple[Any, ...]

@@ -1,4 +1,4 @@
-"""Pictures of what an attack changes and what the restorer restores."""
+"""Draws images, attacks, gradient maps and restorations."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -23,9 +23,9 @@ def plot_restorations(
     attack: Attack,
     class_names: Sequence[str] | None = None,
 ) -> "Figure":
-    """Shows image, adversarial image, gradient map, if any, and restored image side by side.
+    """Shows the image, adversarial image, gradient map (if any) and restored image in a row.
 
-    The class that the bare classifier predicts is above each image, in red if wrong. The
+    The title of each image is the class that the bare classifier predicts, in red if wrong. The
     gradient map is the input of the restorer: red where more brightness raises the loss,
     blue where less does.
 
@@ -34,7 +34,7 @@ def plot_restorations(
         images: Clean images of shape `(number, height, width, channels)` in [0, 1]; each
             becomes a row.
         labels: Class indices of shape `(number,)`.
-        attack: An attack, which is run on the bare classifier.
+        attack: An attack to run on the bare classifier.
         class_names: Names of the classes; by default their numbers.
 
     Returns:
@@ -70,10 +70,9 @@ def plot_restorations(
 def show_image(
     axis: "Axes", image: ArrayLike, predicted: int, label: int, name: str | None = None
 ) -> None:
-    """Shows an image, and above it the predicted class, in red if it is wrong.
+    """Shows an image with the predicted class as its title, in red if wrong.
 
-    An image of 3 channels is shown in colour. Of any other number, the mean of the channels
-    is shown in grey.
+    It shows an image of 3 channels in colour, and otherwise the mean of the channels in grey.
 
     Args:
         axis: The matplotlib axis to show it in.
@@ -104,8 +103,8 @@ def show_map(axis: "Axes", gradient_map: ArrayLike) -> None:
 
     Args:
         axis: The matplotlib axis to show it in.
-        gradient_map: Array of shape `(height, width, channels)`; the mean of the channels is
-            shown.
+        gradient_map: Array of shape `(height, width, channels)`; the plot shows the mean of the
+            channels.
 
     Example:
         ```python
@@ -129,7 +128,7 @@ def make_image_grid(
         titles: Titles of the columns.
         width: Width of an image in inches.
         height: Height of an image in inches.
-        margin: Further width of the figure, for text at its left.
+        margin: Extra width of the figure, for text on its left.
 
     Returns:
         The matplotlib figure, and its axes as an array of shape `(rows, columns)`.
@@ -148,7 +147,7 @@ def make_image_grid(
 
 
 def new_figure(**options: Any) -> "Figure":
-    """Makes a figure outside of `pyplot`: it shows once in a notebook, and needs no closing.
+    """Makes a figure outside `pyplot`, which a notebook shows once and you need not close.
 
     Args:
         options: Arguments of `matplotlib.figure.Figure`, such as `figsize`.

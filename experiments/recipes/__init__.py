@@ -1,1 +1,1 @@
-"""One recipe per data set."""
+"""Provides a recipe for each data set."""

@@ -23,7 +23,7 @@ RECIPE = Recipe(
     classifier_batch_size=128,
     smallest_classifier_steps=1500,
     restorer={"width": 16, "depth": 3},
-    # At the first restoration the gradient costs one forward pass less than halfway to it.
+    # At the first restoration (position 1), the gradient costs one forward pass less.
     gradient_map={
         "width": 32,
         "depth": 4,
@@ -32,15 +32,15 @@ RECIPE = Recipe(
         **ESTIMATE,
     },
     attacks=ATTACKS,
-    # These take few passes.
+    # The cheapest attacks.
     fresh_attacks=ATTACKS[:2],
-    # A first restoration costs a third of the passes.
+    # Training the first restorer alone costs a third of the passes.
     first_epochs=12,
     epochs=14,
     smallest_steps=600,
-    # An epsilon of 8/255 leaves a third of the pixel loss that one of 0.1 does.
+    # The pixel loss at an epsilon of 8/255 is a third of the loss at 0.1.
     pixel_weight=30.0,
-    # It leaves a tenth of the squared differences of APE-GAN.
+    # For the squared differences of APE-GAN it is a tenth.
     ape_gan_pixel_weight=100.0,
     # One step from a random point: Wong et al., arXiv 2001.03994.
     adversarial_attacks=[attacks.ProjectedGradientDescent(EPSILON, steps=1)],

@@ -1,4 +1,4 @@
-"""Shared parts of CIFAR-10 and SVHN: classifiers, their training, and variations."""
+"""Shared parts of the recipes for CIFAR-10 and SVHN: classifiers, training and augmentation."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from keras_trn.presets import preset_path
 
 IMAGE_SHAPE = (32, 32, 3)
 _LARGEST_SHIFT = 4
-# Varies an image by a seed.
+# Varies an image, given a seed.
 Variation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -39,7 +39,7 @@ def load(recipe: Recipe, variation: Variation) -> Data:
 def training_pipeline(
     ordered: tf.data.Dataset, variation: Variation, batch_size: int, seed: int = SEED
 ) -> tf.data.Dataset:
-    """Makes batches of training images, shuffled, shifted and varied anew in each epoch."""
+    """Makes batches of training images; each epoch shuffles, shifts and varies them again."""
     images = ordered.unbatch().cache()
     number = int(images.reduce(0, lambda count, _: count + 1))
     images = images.shuffle(number, seed=seed)
@@ -53,7 +53,7 @@ def training_pipeline(
 
 
 def shift(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Shifts an image by some pixels, its edges reflected."""
+    """Shifts an image by some pixels, with reflected edges."""
     margin = [_LARGEST_SHIFT, _LARGEST_SHIFT]
     padded = tf.pad(image, [margin, margin, [0, 0]], mode="REFLECT")
     return tf.image.stateless_random_crop(padded, IMAGE_SHAPE, seed)
@@ -97,9 +97,9 @@ def make_classifier(
     normalization: type[layers.Layer] = layers.BatchNormalization,
     filters: Sequence[int] = (24, 48, 96, 160),
 ) -> keras.Model:
-    """Makes the classifier that is protected, not yet trained: a residual network of nine layers.
+    """Makes the untrained classifier to protect, a residual network of nine layers.
 
-    The shape is that of David Page's "How to train your ResNet", a third as wide.
+    It follows David Page's "How to train your ResNet", a third as wide.
     """
     images = keras.Input(IMAGE_SHAPE)
     features = layers.Rescaling(4.0, offset=-2.0)(images)
@@ -114,7 +114,7 @@ def make_classifier(
 
 
 def make_surrogate(normalization: type[layers.Layer] = layers.BatchNormalization) -> keras.Model:
-    """Makes a classifier for transferred attacks: no shortcuts, and no pooling."""
+    """Makes a classifier without shortcuts and pooling, for transferred attacks."""
     images = keras.Input(IMAGE_SHAPE)
     features = layers.Rescaling(2.0, offset=-1.0)(images)
     for filters in (32, 64, 128):
@@ -148,7 +148,7 @@ def _residual_block(features: tf.Tensor, normalization: type[layers.Layer]) -> t
 def train_classifier(
     recipe: Recipe, planned: ClassifierRecipe, train: tf.data.Dataset, folder: Path
 ) -> keras.Model:
-    """Trains a classifier on mixed images, then refines it on images that are not mixed."""
+    """Trains a classifier on mixed images, then refines it on unmixed ones."""
     start = planned.make()
     is_protected = planned is recipe.classifier
     if is_protected and recipe.starts_from_preset(train, recipe.classifier_batch_size):
@@ -156,7 +156,7 @@ def train_classifier(
 
     def train_phase(start: keras.Model, phase: int, fit: Callable[..., keras.Model]) -> keras.Model:
         epochs = enough_epochs(planned.epochs[phase], train, recipe.smallest_classifier_steps)
-        # Fused layers train faster; the saved classifier has the layers of Keras.
+        # Fused layers train faster; the saved classifier has Keras' own layers.
         fast = planned.make(FusedBatchNormalization)
         fast.set_weights(start.get_weights())
         fit(fast, train, epochs, [backup(folder / f"phase_{phase}")])
@@ -187,7 +187,7 @@ def refine(
     epochs: int,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> keras.Model:
-    """Continues on images that are varied less: He et al., arXiv 1909.09148."""
+    """Continues training with less augmentation: He et al., arXiv 1909.09148."""
     pipeline = erased(train).map(lambda images, labels: (images, tf.one_hot(labels, 10)))
     return _fit_one_cycle(classifier, pipeline, 0.04, epochs, 0.0, callbacks, 2)
 
@@ -208,7 +208,7 @@ def _fit_one_cycle(
         warmup_target=learning_rate,
         warmup_steps=steps // 5,
     )
-    # Decoupled from the momentum, which would otherwise make ten times as much of it.
+    # Decoupled weight decay, because momentum would otherwise multiply it by ten.
     optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=5e-3)
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)

@@ -1,4 +1,4 @@
-"""The digits: the setting of the quickstart, and all defences under all threat models."""
+"""The digits: the models of the quickstart, and all defences under all threat models."""
 
 import keras
 import tensorflow as tf
@@ -44,7 +44,7 @@ def load(recipe: Recipe) -> Data:
 
 
 def make_classifier() -> keras.Model:
-    """Makes the classifier of the quickstart, not yet trained."""
+    """Makes the untrained classifier of the quickstart."""
     return keras.Sequential(
         [
             keras.Input((8, 8, 1)),
@@ -59,7 +59,7 @@ def make_classifier() -> keras.Model:
 
 
 def make_surrogate() -> keras.Model:
-    """Makes the classifier of a transfer attacker, of another architecture."""
+    """Makes a transfer attacker's surrogate of another architecture."""
     return keras.Sequential(
         [
             keras.Input((8, 8, 1)),
@@ -80,7 +80,7 @@ REPORT = Evaluation(
         attacks.auto_attack("fast", EPSILON),
         attacks.Square(EPSILON, queries=120),
         attacks.ProjectedGradientDescent(1.0, norm="l2"),
-        # So few steps have to be long ones.
+        # With so few steps, each must be long.
         attacks.CarliniWagner(1.0, steps=20, search_steps=3, learning_rate=0.5),
         attacks.DeepFool(1.0, steps=10),
     ],

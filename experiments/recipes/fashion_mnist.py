@@ -29,19 +29,19 @@ def load_arrays() -> tuple[Arrays, Arrays, Arrays]:
 
 
 def shuffled(arrays: Arrays, seed: int = SEED) -> tf.data.Dataset:
-    """Makes a pipeline of single images, in another order in each epoch."""
+    """Makes a pipeline of single images, in a new order in each epoch."""
     return tf.data.Dataset.from_tensor_slices(arrays).shuffle(len(arrays[0]), seed=seed)
 
 
 def batches(images: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-    """Makes batches that are all of one size."""
+    """Makes batches of equal size."""
     return images.batch(batch_size, drop_remainder=True).prefetch(4)
 
 
 def make_data(train: Arrays, validation: Arrays, test: Arrays) -> Data:
-    """Trains on the validation images too, but for one classifier."""
+    """Makes the data; all models but one classifier train on the validation images too."""
     both = np.concatenate([train[0], validation[0]]), np.concatenate([train[1], validation[1]])
-    # Made once, before the global seed is set: the order of the images depends on both seeds.
+    # Made once, before anything sets the global seed, because the order depends on both seeds.
     without_validation, everything = shuffled(train), shuffled(both)
     return Data(
         train=lambda batch_size: batches(everything, batch_size),
@@ -53,13 +53,13 @@ def make_data(train: Arrays, validation: Arrays, test: Arrays) -> Data:
 
 
 def mirrored(train: tf.data.Dataset) -> tf.data.Dataset:
-    """Mirrors half of the training images, others in each epoch."""
+    """Mirrors half of the training images, drawn in each epoch."""
     flip = layers.RandomFlip("horizontal")
     return train.map(lambda images, labels: (flip(images, training=True), labels)).prefetch(2)
 
 
 def make_classifier() -> keras.Model:
-    """Makes the classifier that is protected, not yet trained."""
+    """Makes the untrained classifier to protect."""
     return keras.Sequential(
         [
             keras.Input(IMAGE_SHAPE),
@@ -99,7 +99,7 @@ def make_surrogate() -> keras.Model:
 def preset_evaluations(
     epsilon: float, epsilons: tuple[float, float], examples: int
 ) -> list[Evaluation]:
-    """Plans the three reports on a preset: attackers who do not know it, who do, all images."""
+    """Plans a preset's reports: unaware attackers, aware attackers, and all test images."""
     descent = attacks.ProjectedGradientDescent(epsilon)
     fast = attacks.FastGradientMethod(epsilon)
     iterative = [attacks.BasicIterativeMethod(epsilon), attacks.MomentumIterativeMethod(epsilon)]
@@ -129,7 +129,7 @@ RECIPE = Recipe(
     surrogate=ClassifierRecipe(make_surrogate, epochs=(12,)),
     train_classifier=train_classifier,
     augment=mirrored,
-    # The second restoration can be small, as the first has done the most.
+    # The restorer can be small, because the first restoration does most of the work.
     restorer={"width": 16, "depth": 2},
     attacks=restorer_attacks((0.0, 0.2), (0.02, 2.0)),
     epochs=4,

@@ -16,7 +16,7 @@ RECIPE = HardeningRecipe(
             "adversarial training": 60,
             "adversarial training, equal size": 40,
         },
-        # Without CutMix, all of them overfitted after 25 to 36 epochs.
+        # Without CutMix, all three overfitted after 25 to 36 epochs.
         cutmix_share={
             "restorer": 0.7,
             "adversarial training": 0.5,

@@ -40,7 +40,7 @@ def make_large_classifier() -> keras.Model:
 
 
 def apply(stack: Iterable[layers.Layer], features: Any) -> Any:
-    """Applies one layer after the other."""
+    """Applies layers in sequence."""
     for layer in stack:
         features = layer(features)
     return features

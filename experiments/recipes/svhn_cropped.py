@@ -1,4 +1,4 @@
-"""SVHN: the recipe of CIFAR-10 on house numbers, from its preset where there are few images."""
+"""SVHN: the recipe of CIFAR-10 on house numbers, starting from its preset with few images."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ from experiments.recipes import color_images
 RECIPE = dataclasses.replace(
     cifar10.RECIPE,
     data="svhn_cropped",
-    # The mirror image of a digit is none, but a digit is the same on any wall.
+    # Mirroring would destroy a digit, but new colours leave it readable.
     load=functools.partial(color_images.load, variation=color_images.recolor),
     start_from="trn_cifar10",
     preset=None,

@@ -1,1 +1,1 @@
-"""One file per study, each run by one command."""
+"""Holds one file per study, each with one command."""

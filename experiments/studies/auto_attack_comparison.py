@@ -4,14 +4,14 @@
     python -m experiments.studies.auto_attack_comparison results/auto_attack_l2.json --norm l2 \\
         --trained "results/auto_attack_linf.work/adversarial training.keras"
 
-Needs the extra `compare`. Both implementations attack the same test images of Fashion-MNIST: each
-attack of the standard version alone, and all of it. They attack the classifier of the preset, an
-adversarially trained one, and the preset through everything. An adapter shows the models to the
-authors' code in PyTorch. Writes a table next to the JSON file. An interrupted run continues after
-the last attack on a model that it finished.
+It needs the extra `compare`. Both implementations attack the same test images of Fashion-MNIST
+with each attack of the standard version alone and with all of it. They attack the classifier of
+the preset, an adversarially trained one, and the preset through everything. An adapter presents
+the models to the authors' code in PyTorch. The study writes a table next to the JSON file. An
+interrupted run continues after the last finished attack on a model.
 
-The gradients of the adapter repeat the forward pass, so compare passes rather than seconds. The
-authors' code also checks the model, which adds seven forward passes of the first batch.
+Compare passes rather than seconds, because the gradients of the adapter repeat the forward pass.
+The authors' code also checks the model, which adds seven forward passes of the first batch.
 """
 
 import argparse
@@ -58,7 +58,7 @@ Cell = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Sets the sizes of the comparison. The defaults are the standard version of AutoAttack."""
+    """Sets the sizes of the comparison; by default the standard version of AutoAttack."""
 
     norm: str = "linf"
     epsilon: float = EPSILONS["linf"]
@@ -124,7 +124,7 @@ def make_attack(name: str, settings: Settings) -> Attack:
 def run_own(
     target: Classifier, name: str, examples: Arrays, settings: Settings
 ) -> tuple[np.ndarray, CountedTarget]:
-    """Runs an attack of this package, or its ensemble; returns what `run_authors` returns."""
+    """Runs an attack of this package, or its ensemble; returns the same as `run_authors`."""
     counted = CountedTarget(target)
     attack = make_attack(name, settings)
     adversarial = [
@@ -153,7 +153,7 @@ def batches(examples: Arrays, settings: Settings) -> list[Arrays]:
 
 
 def are_correct(target: Classifier, examples: Arrays, settings: Settings) -> np.ndarray:
-    """Tells which images are given their label."""
+    """Tells which images are classified as their label."""
     signature = [tf.TensorSpec((None, *examples[0].shape[1:]))]
     classify = compile_function(logits_function(target), signature)
     return np.concatenate(
@@ -174,7 +174,7 @@ def largest_distance(adversarial: np.ndarray, images: np.ndarray, norm: str) -> 
 def measure(
     implementation: str, target: Classifier, name: str, examples: Arrays, settings: Settings
 ) -> Cell:
-    """Runs one attack; which images survive is decided here, alike for both implementations."""
+    """Runs one attack, and counts survivors the same way for both implementations."""
     images, labels = examples
     started = time.perf_counter()
     adversarial, counted = IMPLEMENTATIONS[implementation](target, name, examples, settings)
@@ -193,10 +193,10 @@ def measure(
 
 
 class Comparison:
-    """The cells of a comparison, and the file that keeps them.
+    """Measures the cells of a comparison, and keeps them in a file.
 
     Args:
-        path: A JSON file; what it holds already is not measured again.
+        path: A JSON file; cells that it holds already are not measured again.
         models: The defences by name.
         examples: The images to attack, and their labels.
         settings: Sizes of the comparison.
@@ -223,7 +223,7 @@ class Comparison:
         self.cells = self._finished()
 
     def _finished(self) -> list[Cell]:
-        """Loads what was measured before of the same models."""
+        """Loads earlier measurements of the same models."""
         if not self.path.exists():
             return []
         known = json.loads(self.path.read_text(encoding="utf-8"))
@@ -252,7 +252,7 @@ class Comparison:
                 self.write()
 
     def write(self) -> None:
-        """Writes what has been measured so far."""
+        """Writes the measurements so far."""
         environment = describe_environment()
         for package in ("pyautoattack", "torch"):
             environment["versions"][package] = metadata.version(package)
@@ -267,7 +267,7 @@ class Comparison:
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
-    """Makes the table: accuracies in percent, numbers of images, and passes for each image."""
+    """Makes a table of accuracies in percent, numbers of images, and passes per image."""
     lines = [
         "| model | attack | authors' accuracy | own accuracy | survive both | survive neither "
         "| only the authors' | only our own | authors' passes | own passes |",
@@ -298,7 +298,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
 def make_models(
     experiment: Experiment, settings: Settings, trained: Path | None
 ) -> dict[str, keras.Model]:
-    """Makes the models to attack; trains one adversarially where no path to it is given."""
+    """Makes the models to attack; trains one adversarially unless `trained` is its path."""
     recipe = experiment.recipe
     protected = keras_trn.ProtectedClassifier.from_preset("trn_fashion_mnist")
     if trained is None:

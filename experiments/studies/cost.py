@@ -3,10 +3,11 @@
     python -m experiments.studies.cost color_images results/cost_color_images.json
     python -m experiments.studies.cost fashion_mnist results/cost_fashion_mnist.json
 
-`color_images` compares restoring with classifying, for the models of CIFAR-10: operations, as
-TensorFlow's profiler counts them, and times as a graph and under XLA, with the convolutions of
-oneDNN and without. `fashion_mnist` compares evaluating PGD on 1,000 images with the forward and
-backward passes that the attack needs, and with ART's PGD. Random weights take as long as trained.
+`color_images` compares restoring with classifying, for the models of CIFAR-10. It counts operations
+with TensorFlow's profiler, and takes times as a graph and under XLA, with and without the
+convolutions of oneDNN. `fashion_mnist` compares evaluating PGD on 1,000 images with the forward and
+backward passes of the attack, and with ART's PGD. The weights are random, which does not change
+times.
 """
 
 import functools
@@ -33,7 +34,7 @@ Functions = Mapping[str, Callable[..., Any]]
 
 
 def seconds_in_turn(functions: Functions, repeats: int) -> dict[str, list[float]]:
-    """Times functions in turn, after a first call; one that returns a float timed itself."""
+    """Times functions in turn, after a first call; a returned float replaces the time."""
     for function in functions.values():
         function()
     seconds: dict[str, list[float]] = {name: [] for name in functions}
@@ -59,7 +60,7 @@ def gradient_of(classifier: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     return forward_and_backward
 
 
-# --- Restoring, next to classifying -------------------------------------------------------
+# --- Restoring compared with classifying ---------------------------------------------------
 
 
 def count_operations(function: Callable[..., Any], shape: tuple[int, ...]) -> int:
@@ -69,22 +70,22 @@ def count_operations(function: Callable[..., Any], shape: tuple[int, ...]) -> in
     options = tf.compat.v1.profiler.ProfileOptionBuilder(options).with_empty_output().build()
     node = tf.compat.v1.profiler.profile(graph, cmd="op", options=options)
     operations = node.total_float_ops
-    # Each type of operation is the child of the one before.
+    # Each type of operation is the child of the previous one.
     while node.children:
         (node,) = node.children
-        # The graph also holds the gradients of the filters, which are never computed.
+        # TensorFlow never computes the gradients of the filters in the graph.
         if node.name == "Conv2DBackpropFilter":
             operations -= node.float_ops
     return operations
 
 
 def relative(costs: Mapping[str, float]) -> dict[str, float]:
-    """Divides all by the cost of the bare classifier."""
+    """Divides all costs by the bare classifier's."""
     return {name: round(value / costs["bare"], 2) for name, value in costs.items()}
 
 
 def measure_restoration(onednn: bool, batch_size: int, repeats: int) -> dict[str, Any]:
-    """Counts the operations, and takes the times; TensorFlow must not be imported before."""
+    """Counts operations and takes times in a new process, which imports TensorFlow itself."""
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1" if onednn else "0"
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measure_restoration, (batch_size, repeats))
@@ -136,7 +137,7 @@ def color_images(path: Path, batch_size: int = 128, repeats: int = 100) -> None:
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
-    """Makes a table of the costs, as multiples of the bare classifier's."""
+    """Makes a table of the costs as multiples of the bare classifier's."""
     lines = [
         "| | operations | with oneDNN | | without oneDNN | |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -156,14 +157,14 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-# --- Evaluating, next to the passes that it needs -------------------------------------------
+# --- Evaluating compared with the passes that it needs --------------------------------------
 
 
 def make_art_attack(
     classifier: keras.Model, dataset: tf.data.Dataset, attack: keras_trn.attacks.Attack
 ) -> Callable[[], Any]:
-    """Makes ART's PGD with as many steps, on the same images; it only crafts."""
-    # Slow to import, and needed for this comparison alone.
+    """Makes a function that crafts images with ART's PGD, with the same steps and images."""
+    # Slow to import, and only this comparison needs it.
     import art.attacks.evasion
     import art.estimators.classification
 

@@ -13,7 +13,7 @@ _PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def first_block(page: str) -> str:
-    """Finds the first block of Python in a page in Markdown."""
+    """Finds the first block of Python in a Markdown page."""
     match = _PYTHON.search(page)
     if match is None:
         raise ValueError("The page has no block of Python.")
@@ -21,7 +21,7 @@ def first_block(page: str) -> str:
 
 
 def run(page: str) -> Report:
-    """Runs the first block of a page, and returns the report that it makes."""
+    """Runs the first block of a page, and returns its report."""
     names = {"__name__": "__main__"}
     exec(compile(first_block(page), "the first example", "exec"), names)
     return names["report"]

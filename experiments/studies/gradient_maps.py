@@ -2,11 +2,11 @@ r"""Compares gradient maps and ways to fuse the streams on Fashion-MNIST: does t
 
     python -m experiments.studies.gradient_maps results/gradient_maps_fashion_mnist.json
 
-Trains a classifier, and in front of it a restorer for each variant and seed, on a part of the
-training images; then measures all of them on the same adversarial examples of validation images.
-The attacks start from the classifier's own predictions, and agreement with these counts, so a
-perturbation that carries the true label is of no use. Weights are kept in a folder next to the
-results, so that an interrupted run continues. Writes tables and a plot next to the JSON file.
+The study trains a classifier, and then a restorer for each variant and seed on a part of the
+training images. It evaluates all of them on the same adversarial examples of validation images.
+The attacks start from the classifier's own predictions, and the study measures agreement with
+them, so a leaked true label does not help. It writes tables and a plot next to the JSON file. A
+folder next to the results keeps the weights, so an interrupted run can continue.
 """
 
 import dataclasses
@@ -65,17 +65,17 @@ MEASURED = (
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A gradient map, or none, the fusion of the streams, and the seeds to train with."""
+    """Describes a gradient map, or none, the fusion of the streams, and the training seeds."""
 
     gradient_map: Callable[[], GradientMap] | None = None
     fusion: str | layers.Layer = "product"
     sizes: dict[str, int] = dataclasses.field(default_factory=lambda: RECIPE.restorer)
     seeds: tuple[int, ...] = (0, 1)
-    # The variant with the same weights, where only their use differs.
+    # The variant whose weights to reuse, if only their use differs.
     trained_as: str | None = None
 
     def protect(self, classifier: keras.Model) -> keras_trn.ProtectedClassifier:
-        """Puts the variant in front of a classifier, not yet trained."""
+        """Puts the untrained variant in front of a classifier."""
         if self.gradient_map is not None:
             restorer = keras_trn.TwoStreamRestorationNetwork(fusion=self.fusion, **self.sizes)
             return keras_trn.ProtectedClassifier(classifier, restorer, self.gradient_map())
@@ -98,7 +98,7 @@ VARIANTS = {
     "EstimatedLabel, taught with estimates": Variant(variants.TaughtWithEstimates),
     "EstimatedLabel, at the image": Variant(functools.partial(EstimatedLabel, position=0)),
     "EstimatedLabel, at its restoration": Variant(functools.partial(EstimatedLabel, position=1)),
-    # Where no network estimates the label, the restorer gets its parameters.
+    # It has no network to estimate the label, so the restorer gets those parameters.
     "UniformLabel": Variant(UniformLabel, sizes={"width": 24, "depth": 3}),
     "concatenation": Variant(EstimatedLabel, variants.Concatenation()),
     "channel attention": Variant(EstimatedLabel, variants.ChannelAttention()),
@@ -138,13 +138,13 @@ def measure(
     transferred = threat_models.Transfer(surrogate, labels="predicted")
     return [
         *cells(oblivious, [unaware], epsilons),
-        # The benign images are measured already.
+        # The first call has measured the benign images.
         *cells([descent, momentum], [transferred])[len(defences) :],
     ]
 
 
 def milliseconds_per_image(protected: keras_trn.ProtectedClassifier, images: np.ndarray) -> float:
-    """Measures how long restoring and classifying an image takes, in batches of 128."""
+    """Measures the time to restore an image, in batches of 128."""
     labels = np.zeros(len(images), "int64") if protected.needs_labels else None
     protected.restore(images[:128], labels)
     times = []
@@ -162,7 +162,7 @@ def describe(
     cells: list[dict[str, Any]],
     images: np.ndarray,
 ) -> dict[str, Any]:
-    """Describes one defence: its cost, and what was measured."""
+    """Describes the cost and the measurements of one defence."""
     run: dict[str, Any] = {"variant": variant, "seed": seed}
     if variant != "bare":
         gradient_map = defence.gradient_map
@@ -178,7 +178,7 @@ def main(
     settings: Settings = SETTINGS,
     epsilons: Sequence[float] = (0.02, 0.05, 0.15, 0.2, 0.25),
 ) -> None:
-    """Runs what no earlier run has left in the work folder, and writes the results."""
+    """Runs the steps missing from the work folder, and writes the results."""
     study = Study(path, settings)
     bare, surrogate = study.classifiers()
     defences: dict[tuple[str, int | None], keras.Model] = {("bare", None): bare}
@@ -216,7 +216,7 @@ def main(
 
 
 def tables(runs: list[dict[str, Any]]) -> dict[str, str]:
-    """Makes the tables in Markdown, by the ending of their file names."""
+    """Makes the Markdown tables, by the ending of their file names."""
     return {
         "variants": variants_table(runs),
         "agreement": attacks_table(runs, "agreement", 100),

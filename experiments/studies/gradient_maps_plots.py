@@ -1,4 +1,4 @@
-"""The tables and the plot of the comparison of gradient maps."""
+"""Makes the tables and the plot of the comparison of gradient maps."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -21,7 +21,7 @@ COMPARED = {
 
 
 def as_frame(runs: Runs) -> pd.DataFrame:
-    """Makes a row for each cell, with what is known of its run and a title of its attack."""
+    """Makes a row for each cell, with the columns of its run and a title for its attack."""
     cells = pd.DataFrame([{**run, **cell} for run in runs for cell in run["cells"]])
     norms = cells["norm"].map({"linf": "L∞", "l2": "L2"})
     transferred = cells["threat_model"].map({"transfer": ", transferred"}).fillna("")
@@ -30,7 +30,7 @@ def as_frame(runs: Runs) -> pd.DataFrame:
 
 
 def variants_table(runs: Runs) -> str:
-    """Makes a table with a row for each variant: its cost, and its means over attacks.
+    """Makes a table with the cost and the means over attacks of each variant.
 
     A number after ± is half the range of the seeds.
     """
@@ -77,7 +77,7 @@ def with_range(values: Iterable[float]) -> str:
 
 
 def plot_gradient_maps(runs: Runs) -> Any:
-    """Plots how much each variant restores, and its agreement as epsilon grows."""
+    """Plots the restoration of each variant, and its agreement against epsilon."""
     figure = new_figure(figsize=(11, 4.4))
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     frame = as_frame(runs)
@@ -87,7 +87,7 @@ def plot_gradient_maps(runs: Runs) -> Any:
 
 
 def _plot_gains(axis: Any, frame: pd.DataFrame) -> None:
-    """Draws a dot for each seed: PSNR above the single stream's with the same seed."""
+    """Draws a dot for each seed: the gain in PSNR over the single stream of the same seed."""
     markers = {"PGD-20": "o", "BIM-20": "s", "MIM-20": "^", "FGSM": "x"}
     variants = [v for v in frame["variant"].unique() if v not in ("bare", "single stream")]
     for shift, (attack, marker) in zip(np.linspace(-0.25, 0.25, 4), markers.items(), strict=True):
@@ -116,7 +116,7 @@ def _plot_gains(axis: Any, frame: pd.DataFrame) -> None:
 
 
 def _plot_agreement(axis: Any, frame: pd.DataFrame) -> None:
-    """Draws agreement with the benign prediction against epsilon, and the range of the seeds."""
+    """Draws agreement with the benign prediction against epsilon, with the range of seeds."""
     descent = (frame["attack"] == "PGD-20") & (frame["norm"] == "linf")
     curve = frame[(frame["attack"] == "benign") | descent & (frame["threat_model"] == "oblivious")]
     for variant, color in COMPARED.items():

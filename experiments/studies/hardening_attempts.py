@@ -1,4 +1,4 @@
-"""Compares the attempts at hardening on CIFAR-10, by validation images.
+"""Compares the attempts at hardening on CIFAR-10, on validation images.
 
 `python -m experiments.studies.hardening_attempts results/hardening_attempts_cifar10.json`
 
@@ -18,7 +18,7 @@ from keras_trn.evaluation.tables import to_markdown
 
 
 def summarize(attempt: dict[str, Any]) -> dict[str, Any]:
-    """Makes the row of an attempt: its settings, and its best epoch under attack."""
+    """Makes the row of an attempt, with its settings and its best epoch under attack."""
     settings = attempt["settings"]
     benign, robust = (
         100 * np.array(attempt[f"val_{kind}_accuracy"]) for kind in ("benign", "robust")

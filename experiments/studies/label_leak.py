@@ -1,12 +1,12 @@
-"""Shows that an attack which was told the true label tells it to the restorer.
+"""Shows that an attack that knows the true label leaks it to the restorer.
 
 `python -m experiments.studies.label_leak results/label_leak_fashion_mnist.json`
 
-Trains a classifier, and two restorers on a part of Fashion-MNIST: one to bring back the true label,
-as an older method would, the other to bring back the predicted one, as `ProtectedClassifier` does.
-Then measures PGD-20 with true labels, with predicted labels, and from a surrogate, on validation
-images. What counts is the accuracy on those images that the classifier gets wrong without any
-attack: only the perturbation can help there. Writes a table next to the JSON file.
+The study trains a classifier, and two restorers on a part of Fashion-MNIST. One learns to restore
+the true label, the other the predicted one, as in `ProtectedClassifier`. It evaluates PGD-20 with
+true labels, with predicted labels, and from a surrogate, on validation images. The deciding figure
+is the accuracy on images that the classifier gets wrong without any attack, because only the
+perturbation can help there. It writes a table next to the JSON file.
 """
 
 import json
@@ -31,7 +31,7 @@ SETTINGS = Settings(classifier_epochs=3, batch_size=64, validation_images=2000)
 
 
 def restore_the_truth(images: tf.Tensor, labels: tf.Tensor) -> tuple[dict, tf.Tensor]:
-    """Trains with the true labels: attacks start from them, and the restorer restores them."""
+    """Prepares training with true labels: attacks start from them, and the restorer learns them."""
     return {"images": images, "predicted": labels}, labels
 
 
@@ -41,7 +41,7 @@ def measure(
     restorers: Mapping[str, keras.Model],
     validation: tf.data.Dataset,
 ) -> list[dict[str, Any]]:
-    """Measures the defences on all images, and on those that were wrong before.
+    """Evaluates the defences on all images, and on images that were wrong before.
 
     Returns one row per attack and defence, the bare classifier first.
     """

@@ -1,4 +1,4 @@
-"""The setting of the studies on Fashion-MNIST: restorers learn from a part of the images."""
+"""Shared settings of the studies on Fashion-MNIST: restorers learn from a part of the images."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,7 +18,7 @@ RECIPE = dataclasses.replace(fashion_mnist.RECIPE, learning_rate=2e-3)
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Sets how much is trained and measured."""
+    """Sets the amounts of training and evaluation."""
 
     classifier_epochs: int
     batch_size: int
@@ -29,7 +29,7 @@ class Settings:
 
 
 class Study(Experiment):
-    """Classifiers that know all training images, and restorers that know a part of them."""
+    """Trains classifiers on all training images, and restorers on a part of them."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
         (images, labels), validation, test = fashion_mnist.load_arrays()

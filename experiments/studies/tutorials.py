@@ -2,8 +2,8 @@
 
 `python -m experiments.studies.tutorials results 01_quickstart 02_attack_it_yourself`
 
-They run in the folder `tutorials`, one after the other, as a later one may load what an earlier one
-has saved. The seconds that each took are written to `tutorials.json` in the folder of the results.
+They run in the folder `tutorials` in turn, because a later one may load models of an earlier one.
+The study writes the seconds of each to `tutorials.json` in the folder of the results.
 """
 
 import json
@@ -21,7 +21,7 @@ FOLDER = Path("tutorials")
 
 
 def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Removes from an executed notebook what is only for tools."""
+    """Removes metadata for tools from an executed notebook."""
     notebook.cells = [
         cell
         for cell in notebook.cells
@@ -30,7 +30,7 @@ def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         if "remove_output" in cell.metadata.get("tags", []):
             cell.outputs = []
-        # Alternative texts are of pictures.
+        # `alt` holds the alternative texts of pictures.
         _keep(cell.metadata, {"tags", "alt"})
         for output in cell.get("outputs", []):
             _keep(output.get("metadata", {}), set())
@@ -44,7 +44,7 @@ def _keep(metadata: dict[str, Any], names: Container[str]) -> None:
 
 
 def execute(name: str, results: Path) -> float:
-    """Executes one tutorial, and returns the seconds that it took."""
+    """Executes one tutorial, and returns its seconds."""
     path = FOLDER / f"{name}.ipynb"
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / path.name
@@ -57,7 +57,7 @@ def execute(name: str, results: Path) -> float:
 
 
 def main(results: Path, *names: str) -> None:
-    """Executes the tutorials of these names, and notes how long each took."""
+    """Executes the named tutorials, and writes their seconds."""
     path = results / "tutorials.json"
     seconds = json.loads(path.read_text()) if path.exists() else {}
     for name in names:

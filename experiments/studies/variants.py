@@ -1,4 +1,4 @@
-"""Other ways to fuse the streams and to estimate labels, which the defaults have to beat."""
+"""Alternatives to the default fusion of streams and estimation of labels."""
 
 from typing import Any
 
@@ -27,13 +27,13 @@ class Concatenation(layers.Layer):
         return _add(features, self.exchange(self.weigh(both)))
 
     def weigh(self, both: tf.Tensor) -> tf.Tensor:
-        """Weighs the features of both streams before they are mixed."""
+        """Weighs the features of both streams before mixing them."""
         return both
 
 
 @register
 class ChannelAttention(Concatenation):
-    """Weighs each channel by what is in the whole image: Hu et al., arXiv 1709.01507."""
+    """Weighs each channel by the content of the whole image: Hu et al., arXiv 1709.01507."""
 
     def build(self, features_shape: Shapes) -> None:
         super().build(features_shape)
@@ -81,14 +81,14 @@ class CrossAttention(layers.Layer):
 
 
 def _add(features: list[tf.Tensor], corrections: tf.Tensor) -> list[tf.Tensor]:
-    """Adds its part of the corrections to each stream."""
+    """Adds the corrections to the streams, one part to each."""
     parts = ops.split(corrections, 2, axis=-1)
     return [stream + part for stream, part in zip(features, parts, strict=True)]
 
 
 @register
 class MapZeroed(EstimatedLabel):
-    """The control: the same network and noise estimate, and zeros for the gradient map."""
+    """Replaces the gradient map with zeros, as a control with the same network and noise."""
 
     def backward_passes(self, num_classes: int) -> int:
         return 0
@@ -100,7 +100,7 @@ class MapZeroed(EstimatedLabel):
 
 @register
 class LabelKnown(EstimatedLabel):
-    """The upper bound: the same weights, and the label that the attack increases the loss of."""
+    """Uses the label that the attack started from, as an upper bound with the same weights."""
 
     needs_labels = True
 

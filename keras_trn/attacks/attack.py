@@ -57,11 +57,11 @@ class Attack:
 
     Args:
         epsilon: Largest distance between a clean and an adversarial image, in units of the
-            image range [0, 1]; or a pair `(low, high)`, from which the attack draws an epsilon
-            uniformly for each image. 0 leaves images unchanged.
+            image range [0, 1]. From a pair `(low, high)`, the attack draws an epsilon uniformly
+            for each image. 0 leaves images unchanged.
         norm: How to measure the distance: `"linf"`, the largest change of a pixel; `"l2"`, the
-            Euclidean length of the change of the whole image; or `"l1"`, the sum of the changes
-            of all pixels, which some attacks do not support.
+            Euclidean length of the change of the image; or `"l1"`, the sum of all changes. Some
+            attacks do not support all of them.
         seed: Whole number that fixes all randomness, including the drawn epsilons. By default
             calls differ, and `keras.utils.set_random_seed` controls them.
 
@@ -134,8 +134,8 @@ class Attack:
         if not (self.runs_in_graph or tf.executing_eagerly()):
             raise RuntimeError(
                 f"{self.name} runs in NumPy, and not inside a graph such as a training step. "
-                "Evaluate with it outside of graphs, and train against an attack that runs in a "
-                f"graph: `keras_trn.attacks.ProjectedGradientDescent(epsilon, norm={self.norm!r})`."
+                "Evaluate with it outside of graphs, and train against an attack that runs in one: "
+                f"`keras_trn.attacks.ProjectedGradientDescent(epsilon, norm={self.norm!r})`."
             )
         adversarial = self.craft(logits, images, labels, epsilon, random_seed)
         return keep_inside(tf.ensure_shape(adversarial, images.shape), images, epsilon, self.norm)
@@ -294,7 +294,7 @@ class Attack:
             return type(self).from_config({**config, **changes})
         except TypeError as error:
             raise TypeError(
-                f"The attack {self.name} cannot be made from what `get_config` returns: {error}."
+                f"The attack {self.name} cannot be rebuilt from its `get_config`: {error}."
             ) from error
 
     @property
@@ -309,7 +309,7 @@ class Attack:
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
-        """Makes an attack from what `get_config` returned."""
+        """Makes an attack from the result of `get_config`."""
         return cls(**config)
 
     def __repr__(self) -> str:

@@ -64,8 +64,8 @@ class AutoProjectedGradientDescent(Attack):
             with `targets`, have too few logits for the ratio: it becomes the plain difference.
         steps: Number of steps, each one backward pass through the classifier.
         targets: Number of wrong classes to aim at in turn, the most likely one of the clean
-            image first; at most all wrong classes. 9 with the difference of logits ratio is
-            AutoAttack's APGD-T. By default the attack is untargeted.
+            image first. With 9 and the difference of logits ratio, this is AutoAttack's APGD-T.
+            By default the attack is untargeted.
         seed: Whole number that fixes the random starts, and the epsilons drawn from a range.
 
     Raises:

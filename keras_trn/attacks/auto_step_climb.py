@@ -1,8 +1,8 @@
 """A climb that halves its step when the loss stops rising: one run of Auto-PGD.
 
 Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
-Parameter-Free Attacks", arXiv 2003.01690. The schedule follows the authors' code, except that the
-loss after the first step is compared with the loss at the start, as in the paper, and not with 0.
+Parameter-Free Attacks", arXiv 2003.01690. The schedule follows the authors' code, with one
+exception. As in the paper, it compares the loss after the first step with the loss at the start.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ _OWN_SHARE = 0.75
 _ENOUGH_RISES = 0.75
 # In units of epsilon: the first step crosses the whole ball.
 _FIRST_STEP = 2.0
-# Steps up to the first check, the decrease from check to check, and the smallest number of
-# steps between checks, all as shares of the number of steps.
+# As shares of the number of steps: the steps up to the first check, their decrease from check to
+# check, and the smallest number between checks.
 _FIRST_WINDOW, _SHRINKAGE, _SMALLEST_WINDOW = 0.22, 0.03, 0.06
 
 
@@ -85,15 +85,9 @@ def climb(
     norm: str,
     steps: int,
 ) -> Found:
-    """Climbs the loss from `start`, within epsilon of `images`.
+    """Climbs the loss from `start`, within epsilon of `images` in the L-infinity or L2 norm.
 
-    Args:
-        measure: Function that measures points; it is called `steps + 1` times.
-        start: The first points.
-        images: Clean images.
-        epsilon: Tensor of shape `(batch, 1, 1, 1)`.
-        norm: `"linf"` or `"l2"`.
-        steps: Number of steps.
+    It calls `measure` `steps + 1` times. Epsilon has the shape `(batch, 1, 1, 1)`.
     """
     windows = tf.constant(windows_ending_at_each_step(steps), tf.float32)
 
@@ -172,7 +166,6 @@ def return_to_best(track: Track, which: Tensor) -> Track:
 
 
 def found_on(track: Track) -> Found:
-    """Returns the result of a climb."""
     points = tf.where(as_pixels(track.fooled), track.adversarial, track.best)
     return Found(points, track.best_loss, track.fooled)
 

@@ -60,7 +60,6 @@ class BasicIterativeMethod(IterativeAttack):
         return adversarial
 
     def _ascend(self, logits: Logits, points: Tensor, labels: Tensor, step_size: Tensor) -> Tensor:
-        """Takes one step along the gradient."""
         if self.norm == "l1":
             return points + step_size * sparse_ascent_direction(logits, points, labels)
         return ascend(logits, points, labels, step_size, self.norm)

@@ -16,7 +16,7 @@ from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
 from keras_trn.types import Logits
 
-# Keeps black and white pixels finite, whose `atanh` is infinite.
+# Keeps the `atanh` of black and white pixels finite.
 _SMOOTHING = 0.999999
 _FIRST_CONSTANT = 0.1
 

@@ -28,7 +28,7 @@ _ALPHA_MAX = 0.1
 _ETA = 1.05
 _BETA = 0.9
 _FINAL_STEPS = 3
-# Two distances of zero pull equally.
+# Replaces distances of zero, so that two of them pull equally.
 _SMALLEST_DISTANCE = 1e-8
 # The smallest lead of a wrong class, relative to the largest logit, that the final search
 # accepts. With a smaller lead, rounding in another graph or batch can undo the attack.

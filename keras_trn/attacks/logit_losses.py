@@ -32,7 +32,7 @@ def targeted_cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> T
 def difference_of_logits_ratio(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Returns how far the label is below the best other class, in units of the highest logits.
 
-    With two classes there is no third logit to divide by, and the difference stays undivided.
+    With two classes, which have no third logit, it returns the difference itself.
     """
     difference = -margins(logits, labels)
     if logits.shape[-1] < 3:
@@ -44,7 +44,7 @@ def difference_of_logits_ratio(logits: Tensor, labels: Tensor, targets: Tensor) 
 def targeted_difference_of_logits_ratio(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Returns how far the label is below the target, in units of the highest logits.
 
-    With three classes there is no fourth logit to divide by, and the difference stays undivided.
+    With three classes, which have no fourth logit, it returns the difference itself.
     """
     difference = logit_of(logits, targets) - logit_of(logits, labels)
     if logits.shape[-1] < 4:

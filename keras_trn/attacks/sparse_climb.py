@@ -54,12 +54,8 @@ def climb_in_stages(
 ) -> Found:
     """Climbs in balls of three sizes; the result comes from the last one alone.
 
-    Args:
-        measure: Function that measures points; it is called once for each step and each stage.
-        start: The first points, such as `random_far_away`.
-        images: Clean images.
-        epsilon: Tensor of shape `(batch, 1, 1, 1)`.
-        steps: Total number of steps in all stages.
+    It calls `measure` once for each of the `steps` and each stage. Epsilon has the shape
+    `(batch, 1, 1, 1)`.
     """
     for (multiple, _), number in zip(_STAGES, steps_of_stages(steps), strict=True):
         stage_start = keep_inside(start, images, multiple * epsilon, "l1")

@@ -55,7 +55,7 @@ class L2Proposals:
 
     @staticmethod
     def start(images: Tensor, epsilon: Tensor, seed: Tensor) -> Tensor:
-        """Fills the image with tiles, five along its shorter side."""
+        """Fills the image with tiles, about five along its shorter side."""
         batch, height, width, channels = tf.unstack(tf.shape(images))
         side = tf.maximum(_shorter_side(images) // 5, 1)
         rows, columns = height // side, width // side
@@ -72,7 +72,7 @@ class L2Proposals:
     def change(
         images: Tensor, best: Tensor, epsilon: Tensor, side: Tensor, numbers: Tensor
     ) -> Tensor:
-        """Moves the perturbation of one square to another, and adds a pattern there."""
+        """Clears the perturbation in one square, and adds a pattern of its length in another."""
         perturbation = best - images
         rows, columns = _rows_and_columns(numbers[:, :2], side, images)
         gains = _is_inside(rows, columns, side)
@@ -80,7 +80,7 @@ class L2Proposals:
         pattern = tf.where(gains, _pattern(rows, columns, numbers[:, 4], side), 0.0)
         old = tf.where(gains, perturbation, 0.0)
         new = pattern * _signs(numbers[:, None, None, 5:]) + old / (_lengths(old) + _TINY)
-        # The new length is what both squares held, plus what the perturbation lacks.
+        # The squares keep their length, and gain the length that the perturbation lacks.
         held = tf.square(_lengths(tf.where(gains | loses, perturbation, 0.0)))
         lacking = tf.square(epsilon) - tf.reduce_sum(tf.square(perturbation), [1, 2, 3], True)
         length = tf.sqrt(held + tf.maximum(lacking, 0.0) / images.shape[-1])
@@ -100,7 +100,6 @@ def _uniform(shape: object, seed: Tensor) -> Tensor:
 
 
 def _signs(uniform: Tensor) -> Tensor:
-    """Turns uniform numbers into -1 and 1."""
     return tf.where(uniform < 0.5, -1.0, 1.0)
 
 

@@ -63,8 +63,8 @@ class JpegCompression(ImageFilter):
 def _compress_grey(images: np.ndarray, quality: int) -> np.ndarray:
     """Compresses many grey images stacked into one picture, which is much faster.
 
-    The result is identical to compressing the images one by one, because JPEG compresses each
-    block of a grey picture separately, and repeats the last row to fill a block.
+    JPEG compresses each block of a grey picture separately, and repeats the last row to fill a
+    block. So the result is identical to compressing the images one by one.
     """
     padded = np.pad(images, ((0, 0), (0, -images.shape[1] % _BLOCK), (0, 0)), "edge")
     _, height, width = padded.shape

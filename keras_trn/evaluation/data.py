@@ -14,8 +14,8 @@ from keras_trn.types import ImageShape
 from keras_trn.types import LabelledImages
 
 _OTHER_ORDER = (
-    "The dataset does not keep its order between iterations, so the results of each image cannot "
-    "be combined. Shuffle it with `reshuffle_each_iteration=False`, or not at all."
+    "The dataset does not keep its order: it comes in another order each time, so the results of "
+    "one image cannot be combined. Shuffle it with `reshuffle_each_iteration=False`, or not at all."
 )
 _ONE_SIZE = (
     "One size at a time is supported: resize the images, or filter the data by shape and call "

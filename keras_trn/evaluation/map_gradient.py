@@ -99,9 +99,9 @@ def measure_slopes(
     """Measures the slopes of a gradient map by finite differences and by its derivative.
 
     It moves images along gradients of random combinations of the logits, and projects the map on
-    others, because attackers move images there and maps change fastest. It picks the step length
-    at which both methods agree best, because short steps cross few kinks of ReLU. If they never
-    agree, it blames the derivative only if finite differences agree with each other.
+    others. Attackers move images in these directions, and maps change fastest along them. It picks
+    the step length at which both methods agree best, because short steps cross few kinks of ReLU.
+    If they never agree, it blames the derivative only if finite differences agree with each other.
     """
     generator = np.random.default_rng(seed)
     probed = _without_equal_pixels(images[:PROBED_IMAGES], generator)

@@ -44,7 +44,7 @@ class CountedTarget:
 
 
 def counted(target: Classifier) -> CountedTarget:
-    """Wraps a target once and for all, so that TensorFlow traces it only once."""
+    """Wraps a target; returns the same wrapper each time, so TensorFlow traces it only once."""
     known = _COUNTED.get(id(target))
     if known is None:
         known = _COUNTED[id(target)] = CountedTarget(target)

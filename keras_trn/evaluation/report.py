@@ -173,8 +173,8 @@ class Report:
     ) -> float | None:
         """Returns the accuracy in the worst case for each image.
 
-        An image counts as correct only if the defence classifies it correctly without attack and
-        under every attack of the norm within this epsilon, for every threat model in the report.
+        An image counts as correct only if it withstands every attack of the norm within this
+        epsilon, under every threat model in the report. It must also be correct without attack.
 
         Args:
             defence: Name of the defence; by default the evaluated one.
@@ -328,7 +328,7 @@ class Report:
         measured = robustbench.measured_fields(self, defence, norm)
         if number_forward_passes is None:
             raise ValueError(
-                "This report does not say how often a prediction runs the classifier forward. "
+                "This report does not have the classifier's forward passes per prediction. "
                 "Pass `number_forward_passes`."
             )
         fields = {
@@ -427,10 +427,10 @@ class Report:
             f"{tables.budget_text(*self.budgets[0])}, and over all of them (`worst`).",
             "accuracy": f"Accuracy in percent of {examples} images. `worst`: images that stay "
             "correct under all attacks."
-            + ("" if is_known else f" No attacker here knows all of `{self.evaluated}`."),
-            "quality": f"Images of `{self.evaluated}` against the clean ones, before and after "
-            "restoration: PSNR in decibels, SSIM; agreement with the bare classifier's benign "
-            "prediction in percent."
+            + ("" if is_known else f" No attacker here knows everything about `{self.evaluated}`."),
+            "quality": f"Images of `{self.evaluated}` compared with the clean ones, before and "
+            "after restoration: PSNR in decibels, SSIM; agreement with the bare classifier's "
+            "benign prediction in percent."
             + (" `passes`: forward and backward passes per image." if has_passes else ""),
             "checks": f"Sanity checks of `{self.evaluated}` under "
             f"{self.settings['checked_attack']}, on {self.settings['check_examples']} images.",

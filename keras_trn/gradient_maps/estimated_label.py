@@ -61,12 +61,12 @@ class EstimatedLabel(GradientMap):
 
     The estimator trains together with the restorer, but with its own loss; no gradient flows
     through the map. Training uses the map for the label that the attack started from, so the
-    restorer learns to trust the map ("teacher forcing", Williams and Zipser, Neural Computation
-    1989). Validation and inference use the estimated label.
+    restorer learns to trust the map. This is "teacher forcing" (Williams and Zipser, Neural
+    Computation 1989). Validation and inference use the estimated label.
 
     Channels: three times the channels of the image (map, squashed map, noise).
-    Cost: 1 forward and 1 backward pass for any number of classes, plus 2 forward passes; 1
-    forward pass less if `position` is 0 or 1.
+    Cost for any number of classes: 3 forward passes and 1 backward pass; 1 forward pass less if
+    `position` is 0 or 1.
 
     Args:
         width: Number of filters of the first restoration; at least 1.
@@ -194,7 +194,6 @@ class EstimatedLabel(GradientMap):
     def _estimation_losses(
         self, first: _FirstPass, labels: tf.Tensor, clean_images: tf.Tensor, pixel_weight: float
     ) -> tf.Tensor:
-        """Computes the estimator's loss for each image."""
         pixel_loss = tf.reduce_mean(tf.abs(first.restored - clean_images), axis=[1, 2, 3])
         restored_loss, label_loss = (
             tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)

@@ -12,8 +12,8 @@ from keras_trn.types import Shape
 class ResidualBlock(keras.layers.Layer):
     """Adds the result of two convolutions to its input; at the start, it is the identity.
 
-    It is pre-activated. As usual in image restoration, it has no batch normalization, because
-    the output for an image must not depend on its batch or on the training mode.
+    It is pre-activated, and has no batch normalization, as is usual in image restoration. The
+    output for an image must not depend on its batch or on the training mode.
 
     Source: He et al., "Identity Mappings in Deep Residual Networks", arXiv 1603.05027; without
     normalization: Lim et al., "Enhanced Deep Residual Networks for Single Image

@@ -23,7 +23,6 @@ for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
 
 
 def __getattr__(name: str) -> Check:
-    """Returns the check with a name."""
     if name in ALL_CHECKS:
         return ALL_CHECKS[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

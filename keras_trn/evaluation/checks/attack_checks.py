@@ -32,7 +32,7 @@ _BITS_OF_A_WEAK_DEFENCE = 4
 # The rounding error of float32 images; 8-bit images differ by at least 4e-3.
 _ROUNDING_OF_DISTANCES = 1e-5
 _CANNOT_BE_STOPPED = NotApplicable(
-    "The attack does not follow gradients in steps that can be stopped at any number"
+    "The attack does not follow gradients, or cannot stop after any number of steps"
 )
 
 
@@ -79,7 +79,7 @@ def more_steps_never_weaker(examination: Examination, attack: Attack) -> Outcome
         has_converged and not is_weaker,
         twice - once,
         f"{attack.name} leaves an accuracy of {once:.1%}, and twice as many steps {twice:.1%}",
-        "more steps are weaker, so gradients mislead them"
+        "more steps find less, so gradients mislead the attack"
         if is_weaker
         else "the attack has not converged; give it more steps",
     )
@@ -147,8 +147,8 @@ def unbounded_attack_succeeds(examination: Examination) -> Finding:
 def loss_rises_along_the_attack(examination: Examination, attack: Attack) -> Outcome:
     """Checks that the attack increases the loss.
 
-    The defence's mean cross-entropy must not fall from one quarter of the steps to the next, and
-    hardly any image may end with a lower loss. The figure is the share of images whose loss has
+    The defence's mean cross-entropy must not fall from one quarter of the steps to the next. Only
+    very few images may end with a lower loss. The figure is the share of images whose loss has
     risen.
     """
     if not can_be_stopped(attack):
@@ -176,10 +176,9 @@ def loss_rises_along_the_attack(examination: Examination, attack: Attack) -> Out
 def best_iterate_is_kept(examination: Examination, attack: Attack) -> Outcome:
     """Checks that the attack does not lose what it has found.
 
-    An image that is misclassified after some steps, but classified correctly at the end, is a
-    silent success: the attack found an adversarial image and did not return it. The check
-    examines the attack after each quarter of its steps. The figure is the share of silent
-    successes.
+    If an image is misclassified after some steps but correct at the end, the attack found an
+    adversarial image and did not return it. The check examines the attack after each quarter of
+    its steps. The figure is the share of such silent successes.
     """
     if not can_be_stopped(attack):
         return _CANNOT_BE_STOPPED

@@ -32,7 +32,7 @@ def blackbox_not_stronger(examination: Examination) -> Outcome:
     """
     attack = examination.query_attack
     if attack is None:
-        return NotApplicable("No attack by queries has the norm of the main attack")
+        return NotApplicable("No query attack supports the norm of the main attack")
     queries = examination.correct("blackbox", attack).mean()
     gradients = examination.correct_under_gradients().mean()
     return Finding(
@@ -40,7 +40,7 @@ def blackbox_not_stronger(examination: Examination) -> Outcome:
         gradients - queries,
         f"{attack.name} leaves an accuracy of {queries:.1%}, and attacks with gradients "
         f"{gradients:.1%}",
-        "gradients are masked; trust no white-box accuracy, and give the black box more queries",
+        "gradients are masked; distrust white-box accuracies, and give the black box more queries",
     )
 
 
@@ -76,8 +76,8 @@ def whitebox_covers_blackbox(examination: Examination) -> Outcome:
     """Checks that attacks with gradients break every image that weaker attackers break.
 
     Two attacks may leave the same accuracy but break different images. The attacks with gradients
-    (`whitebox_full` and `bpda` together) fail on an image that only queries break, or only an
-    attack on a part of the defence. The parts are the bare classifier and, in some
+    are `whitebox_full` and `bpda` together. They fail on an image that only queries break, or only
+    an attack on a part of the defence. The parts are the bare classifier and, in some
     `ProtectedClassifier`s, the first restorer and the restorer without a map. The figure is the
     share of images that only weaker attackers break.
     """
@@ -85,7 +85,7 @@ def whitebox_covers_blackbox(examination: Examination) -> Outcome:
     if examination.query_attack is not None:
         weaker.append(examination.correct("blackbox", examination.query_attack))
     if not weaker:
-        return NotApplicable("No weaker attacker has the norm of the main attack")
+        return NotApplicable("No weaker attacker supports the norm of the main attack")
     missed = np.flatnonzero(examination.correct_under_gradients() & ~np.all(weaker, axis=0))
     share = len(missed) / len(examination.labels)
     return Finding(

@@ -203,8 +203,8 @@ def restoration_switched_off(examination: Examination) -> Outcome:
         difference == 0,
         difference,
         f"Logits differ by {difference:.2g} from the classifier's on the restored images",
-        "something other than the restoration changes the answer, so the columns of the report do "
-        "not compare",
+        "something other than the restoration changes the answer, so you cannot compare the "
+        "columns of the report",
     )
 
 

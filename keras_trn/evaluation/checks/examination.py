@@ -346,7 +346,7 @@ def main_attack(attacks: Sequence[Attack], seed: int) -> Attack:
     """Returns the first attack that `can_be_stopped`, or else PGD with the first epsilon."""
     if not attacks:
         raise ValueError(
-            "An examination needs an attack, received none. Pass one such as "
+            "An examination needs an attack, and received none. Pass one such as "
             "`keras_trn.attacks.ProjectedGradientDescent(epsilon=8 / 255)`."
         )
     for attack in attacks:

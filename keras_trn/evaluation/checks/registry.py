@@ -213,7 +213,6 @@ def _in_order() -> list[Check]:
 
 
 def _advice(finding: Finding, examination: Examination) -> str:
-    """Returns the advice for a warning, which depends on whether the defence is random."""
     if finding.randomness == "subject" or not examination.is_random:
         return finding.advice
     return (
