@@ -236,19 +236,10 @@ def craft_training_images(
     crafted: tf.Tensor | None = None,
     fresh_share: float = 1.0,
 ) -> tf.Tensor:
-    """Keeps the first images of a batch benign, and makes the others adversarial.
+    """Keeps the first `benign_count` images of a batch, and makes the others adversarial.
 
-    Args:
-        attack: The attack.
-        classifier: The model to attack.
-        clean: Clean images of shape `(batch, height, width, channels)`.
-        labels: Class indices of shape `(batch,)` that the attack moves away from.
-        benign_count: Number of images that stay benign.
-        crafted: Adversarial examples of all images from a cache, if there is one.
-        fresh_share: Share of the adversarial images to recraft if there is a cache.
-
-    Returns:
-        The images, the benign ones first.
+    `crafted` holds adversarial examples of all images from a cache, if there is one. Then only
+    `fresh_share` of the adversarial images are crafted again.
     """
     size = tf.shape(clean)[0]
     # Convolutions need at least one image, even if all stay benign.

@@ -7,15 +7,9 @@ from keras_trn.attacks.margin import without
 
 
 def most_likely_rivals(logits: Tensor, labels: Tensor, number: int) -> Tensor:
-    """Lists the most likely classes other than the label.
+    """Lists the `number` most likely classes other than the label, or all if there are fewer.
 
-    Args:
-        logits: Tensor of shape `(batch, num_classes)`.
-        labels: Int64 tensor of shape `(batch,)`.
-        number: Number of classes; at most all of them.
-
-    Returns:
-        An int64 tensor of shape `(batch, classes)`, the most likely class first.
+    Returns an int64 tensor of shape `(batch, classes)`, the most likely class first.
     """
     ranked = tf.math.top_k(without(logits, labels), min(number, logits.shape[-1] - 1)).indices
     return tf.cast(ranked, tf.int64)
