@@ -406,7 +406,7 @@ def test_measure_warns_of_what_it_leaves_out(protect, digits, fgsm):
     defences = {"bare": (bare := normalizing_classifier())}
     defences["defended"] = protect(bare, keras_trn.gradient_maps.UniformLabel())
     data = digits[0][:8], digits[1][:8]
-    with pytest.warns(UserWarning, match="`whitebox_full` on `defended`, as .*LRNGrad"):
+    with pytest.warns(UserWarning, match="`whitebox_full` on `defended`, because .*LRNGrad"):
         cells = measure(defences, data, fgsm, ["whitebox_full", "oblivious"], verbose=0)
     assert [(cell["defence"], cell["threat_model"]) for cell in cells[2:]] == [
         ("bare", "whitebox_full"),

@@ -178,4 +178,4 @@ def _check_rows_differ(runs: list[Run]) -> None:
 
 def missing_run_text(missing: Mapping[str, Any]) -> str:
     """Returns the end of a sentence on what was not run: on which defence, and why."""
-    return f"`{missing['threat_model']}` on `{missing['defence']}`, as {missing['reason']}."
+    return f"`{missing['threat_model']}` on `{missing['defence']}`, because {missing['reason']}."
