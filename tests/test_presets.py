@@ -18,8 +18,8 @@ RESULTS = Path(__file__).parent.parent / "results"
 HARDENED = [name for name in keras_trn.list_presets() if "hardened" in name]
 
 
-def test_there_are_presets_for_fashion_mnist_and_cifar10():
-    plain = {"trn_fashion_mnist", "trn_cifar10"}
+def test_there_are_presets_of_each_data_set():
+    plain = {"trn_digits", "trn_fashion_mnist", "trn_cifar10"}
     hardened = {"trn_hardened_fashion_mnist", "trn_hardened_cifar10"}
     assert plain | hardened <= set(keras_trn.list_presets())
 
@@ -78,22 +78,26 @@ def test_preset_can_be_trained_further():
     assert all(moved) and not any(frozen)
 
 
-@pytest.mark.real_data
 @pytest.mark.parametrize(
-    ("name", "data", "epsilon"),
-    [("trn_fashion_mnist", "fashion_mnist", 0.1), ("trn_cifar10", "cifar10", 8 / 255)],
+    ("name", "report", "epsilon"),
+    [
+        ("trn_digits", "defences_digits", 0.2),
+        pytest.param("trn_fashion_mnist", "trn_fashion_mnist", 0.1, marks=pytest.mark.real_data),
+        pytest.param("trn_cifar10", "trn_cifar10", 8 / 255, marks=pytest.mark.real_data),
+    ],
 )
-def test_preset_keeps_as_many_classes_as_its_report_says(name, data, epsilon):
-    _, _, test = keras_trn.datasets.load(data, batch_size=500)
+def test_preset_keeps_as_many_classes_as_its_report_says(name, report, epsilon):
+    _, _, test = keras_trn.datasets.load(name.removeprefix("trn_"), batch_size=500)
     protected = keras_trn.ProtectedClassifier.from_preset(name)
     images, _ = keras_trn.datasets.to_arrays(test.take(2))
     attack = keras_trn.attacks.ProjectedGradientDescent(epsilon, seed=0)
     adversarial = attack(protected.classifier, images).numpy()
     benign = protected.classifier.predict(images, verbose=0).argmax(-1)
     agreement = np.mean(protected.predict(adversarial, verbose=0).argmax(-1) == benign)
-    report = Report.from_json(RESULTS / f"{name}.json")
-    reported = report.cell("PGD-20", "oblivious", labels="predicted")["agreement"]
-    assert agreement == pytest.approx(reported, abs=0.02)
+    cell = Report.from_json(RESULTS / f"{report}.json").cell(
+        "PGD-20", "oblivious", labels="predicted"
+    )
+    assert agreement == pytest.approx(cell["agreement"], abs=0.02)
 
 
 def test_preset_is_of_the_class_that_loads_it():

@@ -136,9 +136,8 @@ def test_tutorials_can_be_downloaded(site):
 def test_tutorials_begin_and_end_as_one_course():
     for notebook in sorted(ROOT.glob("tutorials/*.ipynb")):
         cells = nbformat.read(notebook, as_version=4).cells
-        assert "you will" in cells[0].source.lower() and "It takes about" in cells[0].source, (
-            notebook.name
-        )
+        for part in ("**Level**", "**Time**", "**Data**", "You will"):
+            assert part in cells[0].source, notebook.name
         assert cells[-1].source.startswith("## Where to go next"), notebook.name
 
 

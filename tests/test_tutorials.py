@@ -47,29 +47,21 @@ def assert_report_is_honest(report):
     assert statuses["bare_classifier_falls"] == "PASS"
 
 
-@pytest.fixture(scope="module")
-def quickstart_folder(tmp_path_factory):
-    """The results of the README's first command, with fewer epochs, for all tests of this file."""
-    folder = tmp_path_factory.mktemp("quickstart")
+def test_quickstart_protects_the_classifier(tmp_path):
+    # The README's first command, with fewer epochs.
     notebook = str(TUTORIALS / "01_quickstart.ipynb")
     command = [sys.executable, "-m", "papermill", notebook, "quickstart.ipynb"]
-    command += ["-p", "RESULTS_FOLDER", str(folder), "-p", "RESTORER_EPOCHS", "20"]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    command += ["-p", "RESULTS_FOLDER", str(tmp_path), "-p", "RESTORER_EPOCHS", "20"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
-    return folder
-
-
-def test_quickstart_protects_the_classifier(quickstart_folder):
-    report = Report.from_json(quickstart_folder / "quickstart_digits.json")
+    report = Report.from_json(tmp_path / "quickstart_digits.json")
     assert_quickstart_protects(report)
     assert_report_is_honest(report)
 
 
-def test_attack_it_yourself_breaks_what_the_quickstart_protects(quickstart_folder):
-    run_tutorial(
-        "02_attack_it_yourself", quickstart_folder, EXAMPLES=90, CHECK_EXAMPLES=24, QUERIES=50
-    )
-    report = Report.from_json(quickstart_folder / "attack_it_yourself_digits.json")
+def test_attack_it_yourself_breaks_what_the_quickstart_protects(tmp_path):
+    run_tutorial("02_attack_it_yourself", tmp_path, EXAMPLES=90, CHECK_EXAMPLES=24, QUERIES=50)
+    report = Report.from_json(tmp_path / "attack_it_yourself_digits.json")
     assert_report_is_honest(report)
     assert report.cell("benign")["examples"] == 90
     assert report.cell("PGD-20", "oblivious")["accuracy"] >= 0.9
@@ -80,9 +72,9 @@ def test_attack_it_yourself_breaks_what_the_quickstart_protects(quickstart_folde
     assert report.worst() <= 0.15
 
 
-def test_gradient_maps_show_what_they_say(quickstart_folder):
-    run_tutorial("03_gradient_maps", quickstart_folder, RESULTS=str(TUTORIALS.parent / "results"))
-    results = json.loads((quickstart_folder / "gradient_maps_digits.json").read_text())
+def test_gradient_maps_show_what_they_say(tmp_path):
+    run_tutorial("03_gradient_maps", tmp_path)
+    results = json.loads((tmp_path / "gradient_maps_digits.json").read_text())
     agreement = results["sign_agreement"]
     assert agreement["label known"] >= 0.85
     assert agreement["EstimatedLabel"] >= agreement["label known"] - 0.05
@@ -93,11 +85,9 @@ def test_gradient_maps_show_what_they_say(quickstart_folder):
     assert results["label_found"]["benign"] >= 0.98
 
 
-def test_harden_it_withstands_what_breaks_the_quickstart(quickstart_folder):
-    run_tutorial(
-        "06_harden_it", quickstart_folder, HARDENING_EPOCHS=5, EXAMPLES=60, CHECK_EXAMPLES=12
-    )
-    report = Report.from_json(quickstart_folder / "harden_it_digits.json")
+def test_harden_it_withstands_what_breaks_the_quickstart(tmp_path):
+    run_tutorial("06_harden_it", tmp_path, HARDENING_EPOCHS=5, EXAMPLES=60, CHECK_EXAMPLES=12)
+    report = Report.from_json(tmp_path / "harden_it_digits.json")
     # A third of the epochs is enough to keep more than the quickstart does, see above.
     assert report.worst() > 0.15
     assert report.cell("PGD-20", "whitebox_full")["accuracy"] >= 0.3
@@ -113,6 +103,15 @@ def test_tutorial_is_committed_with_its_outputs(path):
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert not [output for output in outputs if output.get("name") == "stderr"]
     assert any("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells)
+
+
+@pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_tutorial_needs_the_package_alone(path):
+    code = [
+        cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"
+    ]
+    for unavailable in ("from experiments", "import experiments", "../results"):
+        assert not [source for source in code if unavailable in source], unavailable
 
 
 @pytest.mark.gpu

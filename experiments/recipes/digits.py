@@ -1,4 +1,4 @@
-"""The digits: the models of the quickstart, and all defences under all threat models."""
+"""The digits: the preset `trn_digits`, in the setting of the quickstart."""
 
 import keras
 import tensorflow as tf
@@ -104,6 +104,7 @@ RECIPE = Recipe(
     warmup_steps=0,
     adversarial_attacks=TRAINING_ATTACKS,
     adversarial_epochs=40,
+    preset="trn_digits",
     evaluations=[REPORT],
     evaluation_batch_size=360,
     check_examples=50,
