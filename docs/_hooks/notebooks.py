@@ -1,8 +1,11 @@
-"""Fits the tutorials into the site: their links, and the alternative texts of their pictures.
+"""Fits the tutorials into the site: links, alternative texts, one style sheet, search titles.
 
 In a notebook links lead to files, such as `../docs/method.md`, so that they work in JupyterLab
 and in a browser of the repository alike. An alternative text is in the metadata of the cell
 that makes the picture, under the name that nbconvert's older templates read.
+
+Each notebook comes with the same half a megabyte of styles of JupyterLab. The rules that it uses
+move to one file, which a browser loads once.
 """
 
 import html
@@ -12,9 +15,22 @@ import re
 from pathlib import Path
 
 from mkdocs.exceptions import PluginError
+from mkdocs.utils import get_relative_url
 
 _LINK = re.compile(r'href="(?P<path>[^":#]+\.(?:md|ipynb))(?P<anchor>#[^"]*)?"')
+# JupyterLab's; the small ones stay, as one of them is malformed and would spoil what follows.
+_LARGE_STYLE = re.compile(r"<style[^>]*>([^<]{100000,})</style>\s*")
+_RULE = re.compile(r"([^{}]+)\{[^{}]*\}")
+_NOT = re.compile(r":not\([^)]*\)")
+_CLASS = re.compile(r"\.([A-Za-z_][\w-]*)")
+_CLASSES = re.compile(r'class="([^"]*)"')
+_STYLE_SHEET = "stylesheets/notebook.css"
+# The sign of a permanent link would be a part of the titles in search; the style sheet draws it.
+_PERMANENT_LINK = re.compile(r'(<a class="anchor-link"[^>]*)>¶</a>')
 _NO_ALTERNATIVE_TEXT = re.compile(r'alt="No description has been provided for this image"')
+
+_styles = set()
+_classes = set()
 
 
 def on_page_content(content, page, config, files):
@@ -23,7 +39,33 @@ def on_page_content(content, page, config, files):
         return content
     alternative_texts = iter(_alternative_texts(Path(page.file.abs_src_path)))
     content = _NO_ALTERNATIVE_TEXT.sub(lambda _: f'alt="{next(alternative_texts, "")}"', content)
-    return _LINK.sub(lambda match: _link(match, page, files), content)
+    content = _PERMANENT_LINK.sub(r'\1 aria-label="Permanent link"></a>', content)
+    content = _LINK.sub(lambda match: _link(match, page, files), content)
+    return _move_styles(content, page, config)
+
+
+def _move_styles(content, page, config):
+    """Replaces the styles of a notebook by a link to the file that all of them share."""
+    _styles.update(_LARGE_STYLE.findall(content))
+    for names in _CLASSES.findall(content):
+        _classes.update(names.split())
+    address = get_relative_url(_STYLE_SHEET, page.url)
+    return f'<link rel="stylesheet" href="{address}">\n{_LARGE_STYLE.sub("", content)}'
+
+
+def on_post_build(config):
+    """Writes the styles that the notebooks share, without rules for what none of them has."""
+    styles = "\n".join(sorted(_styles))
+    styles = _RULE.sub(lambda rule: rule[0] if _is_used(rule[1]) else "", styles)
+    Path(config.site_dir, _STYLE_SHEET).write_text(styles, encoding="utf-8")
+
+
+def _is_used(selectors):
+    """Tells whether a selector has only classes of the notebooks; `:root` is in no notebook."""
+    selectors = _NOT.sub("", selectors)
+    return ":root" not in selectors and any(
+        _classes.issuperset(_CLASS.findall(selector)) for selector in selectors.split(",")
+    )
 
 
 def _alternative_texts(path):
