@@ -50,17 +50,22 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The site, built strictly by the documented command."""
-    folder = tmp_path_factory.mktemp("site")
+def build(folder, **environment):
+    """Builds the site strictly, by the documented command."""
     subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
         cwd=ROOT,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", **environment},
         check=True,
-        timeout=120,
+        timeout=240,
     )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, without an address of its own."""
+    folder = tmp_path_factory.mktemp("site")
+    build(folder, SITE_URL="", REPO_URL="")
     return folder
 
 
@@ -119,6 +124,22 @@ def test_links_and_anchors_lead_somewhere(site):
             if not (is_there and knows_anchor):
                 broken.append(f"{page}: {tag['href']}")
     assert broken == []
+
+
+def test_addresses_come_from_the_environment(site, tmp_path):
+    build(tmp_path, SITE_URL="https://docs.example.org/a/", REPO_URL="https://example.org/b")
+    page = soup(tmp_path / "glossary/index.html")
+    assert page.find("link", rel="canonical")["href"] == "https://docs.example.org/a/glossary/"
+    card = page.find("meta", property="og:image")["content"]
+    assert (tmp_path / card.removeprefix("https://docs.example.org/a/")).is_file()
+    assert page.find("a", href="https://example.org/b")
+    assert (
+        "<loc>https://docs.example.org/a/glossary/</loc>" in (tmp_path / "sitemap.xml").read_text()
+    )
+    without = soup(site / "glossary/index.html")
+    assert not without.find("link", rel="canonical") and not without.find(
+        "meta", property="og:image"
+    )
 
 
 def test_pictures_have_alternative_texts(site):
