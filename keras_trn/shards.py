@@ -110,9 +110,15 @@ def parse_examples(
 ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """Parses a batch of examples to the elements of `cache_adversarial_examples`."""
     parsed = tf.io.parse_example(examples, FEATURES)
-    shape = [-1, *image_shape]
-    images = tf.reshape(tf.io.decode_raw(parsed["image"], tf.float32), shape)
-    perturbation = tf.reshape(tf.io.decode_raw(parsed["perturbation"], _PERTURBATION_TYPE), shape)
+    images = _decode(parsed["image"], tf.float32, image_shape)
+    perturbation = _decode(parsed["perturbation"], _PERTURBATION_TYPE, image_shape)
     adversarial = tf.clip_by_value(images + tf.cast(perturbation, tf.float32), 0.0, 1.0)
     crafting = {name: parsed[name] for name in ("epsilon", "attack", "predicted")}
     return {"images": images, "adversarial": adversarial, **crafting}, parsed["label"]
+
+
+def _decode(values: tf.Tensor, dtype: tf.DType, image_shape: ImageShape) -> tf.Tensor:
+    # Without this, a batch of small images could pass as fewer large ones.
+    size = tf.TensorShape(image_shape).num_elements()
+    pixels = tf.ensure_shape(tf.io.decode_raw(values, dtype), [None, size])
+    return tf.reshape(pixels, [-1, *image_shape])
