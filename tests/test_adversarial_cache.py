@@ -270,26 +270,26 @@ def test_damaged_shard_is_crafted_again(damage, classifier, dataset, tmp_path):
 
 
 def test_damaged_shard_is_removed_where_the_new_one_differs(classifier, dataset, tmp_path):
-    cache(classifier, dataset.take(1), tmp_path)
+    cache(classifier, dataset.take(1), tmp_path, shard_size=128)
     (path,) = tmp_path.glob("round-*.tfrecord")
     start, _, _ = path.name.rpartition("-")
     torn = tmp_path / f"{start}-000000000000.tfrecord"
     path.rename(torn)
     with pytest.warns(UserWarning, match="did not hold what was written"):
-        cache(classifier, dataset.take(1), tmp_path)
+        cache(classifier, dataset.take(1), tmp_path, shard_size=128)
     assert list(tmp_path.glob("round-*.tfrecord")) == [path]
 
 
 def test_full_disk_is_an_error_that_destroys_nothing(classifier, dataset, tmp_path):
-    cache(classifier, dataset.take(1), tmp_path / "whole")
-    cache(classifier, dataset.take(1), tmp_path / "full")
+    cache(classifier, dataset.take(1), tmp_path / "whole", shard_size=128)
+    cache(classifier, dataset.take(1), tmp_path / "full", shard_size=128)
     (shard,) = (tmp_path / "full").glob("round-*.tfrecord")
     shard.unlink()
     before = contents(tmp_path / "full")
     with largest_file(20_000), pytest.raises(OSError, match=r"shard-00000.* cannot be"):
-        cache(classifier, dataset.take(1), tmp_path / "full")
+        cache(classifier, dataset.take(1), tmp_path / "full", shard_size=128)
     assert contents(tmp_path / "full") == before
-    cache(classifier, dataset.take(1), tmp_path / "full")
+    cache(classifier, dataset.take(1), tmp_path / "full", shard_size=128)
     assert contents(tmp_path / "full") == contents(tmp_path / "whole")
 
 
@@ -311,21 +311,21 @@ def test_every_file_system_of_tensorflow_is_accepted(classifier, dataset, exampl
 def test_shard_of_a_stranger_with_images_of_absurd_size_is_refused(
     size, classifier, dataset, tmp_path
 ):
-    cache(classifier, dataset.take(1), tmp_path)
+    cache(classifier, dataset.take(1), tmp_path, shard_size=128)
     (path,) = tmp_path.glob("round-*.tfrecord")
     place, origin = path.name[: len("round-0-shard-00000")], path.name.split("-")[4]
     path.unlink()
-    columns = {"image": np.zeros((64, size), "float32"), "label": np.zeros(64, "int64")}
-    columns["epsilon"] = np.zeros(64, "float32")
+    columns = {"image": np.zeros((128, size), "float32"), "label": np.zeros(128, "int64")}
+    columns["epsilon"] = np.zeros(128, "float32")
     columns["attack"] = columns["predicted"] = columns["label"]
     shards.write_shard(str(tmp_path), place, origin, columns["image"], columns)
-    pipeline = cache(classifier, dataset.take(1), tmp_path)
+    pipeline = cache(classifier, dataset.take(1), tmp_path, shard_size=128)
     with pytest.raises(tf.errors.InvalidArgumentError, match="shape"):
         list(pipeline)
 
 
 def test_folder_of_another_classifier_or_of_other_images_is_refused(classifier, dataset, tmp_path):
-    cache(classifier, dataset.take(1), tmp_path)
+    cache(classifier, dataset.take(1), tmp_path, shard_size=128)
     other = keras.models.clone_model(classifier)
     with pytest.raises(ValueError, match="classifier was"):
         cache(other, dataset.take(1), tmp_path)
@@ -440,7 +440,7 @@ def test_last_smaller_batch_can_be_left_out(classifier, dataset, tmp_path):
 
 
 def test_predict_says_that_it_takes_images(classifier, dataset, protect, tmp_path):
-    pipeline = cache(classifier, dataset.take(1), tmp_path)
+    pipeline = cache(classifier, dataset.take(1), tmp_path, shard_size=128)
     with pytest.raises(ValueError, match="received a dictionary"):
         protect(classifier).predict(pipeline, verbose=0)
 
