@@ -316,7 +316,7 @@ def _read_settings(path: str) -> dict[str, Any]:
     try:
         with tf.io.gfile.GFile(path) as file:
             return dict(json.load(file))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path!r} does not hold the settings of a cache: {error}. Take another folder, or "
             "delete this one."

@@ -159,12 +159,14 @@ class _Workers:
             return None if job is None else _Task(None, job)
 
         try:
-            for _ in range(self.number):
-                self._start_worker()
             upcoming = next_task()
+            for _ in range(self.number if upcoming else 0):
+                self._start_worker()
             while upcoming or any(task.job for task in self._tasks.values()):
                 if upcoming and free:
-                    upcoming.worker = free.pop()
+                    # The worker that has least to do.
+                    upcoming.worker = max(free, key=free.count)
+                    free.remove(upcoming.worker)
                     self._submit(upcoming)
                     upcoming = next_task()
                     continue

@@ -34,7 +34,8 @@ class ShardFolder:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self._names = defaultdict(list)
+        self._names = defaultdict[str, list[str]](list)
+        self._damaged: dict[str, list[str]] = {}
         for name in sorted(tf.io.gfile.listdir(folder)):
             if name.endswith(_ENDING) and not name.startswith("."):
                 place, _, _ = name.rpartition("-")[0].rpartition("-")
@@ -52,16 +53,22 @@ class ShardFolder:
                     f"{self.folder!r} holds adversarial examples of other images or settings: "
                     f"{name}. Take another folder, or delete this one."
                 )
-        paths = [tf.io.gfile.join(self.folder, name) for name in self._names[place]]
-        return next((path for path in paths if is_intact(path)), None)
+        self._damaged[place] = [
+            name for name in self._names[place] if not is_intact(self._path(name))
+        ]
+        intact = [name for name in self._names[place] if name not in self._damaged[place]]
+        return self._path(intact[0]) if intact else None
 
     def remove_damaged(self, place: str) -> list[str]:
-        """Removes the damaged shards of a place, which was crafted again; returns their names."""
-        paths = {name: tf.io.gfile.join(self.folder, name) for name in self._names[place]}
-        damaged = [name for name, path in paths.items() if not is_intact(path)]
-        for name in damaged:
-            tf.io.gfile.remove(paths[name])
-        return damaged
+        """Removes what was damaged at a place, which was crafted again; returns the names."""
+        for name in self._damaged[place]:
+            # The new shard has the name of the damaged one if their contents were the same.
+            if not is_intact(self._path(name)):
+                tf.io.gfile.remove(self._path(name))
+        return self._damaged[place]
+
+    def _path(self, name: str) -> str:
+        return tf.io.gfile.join(self.folder, name)
 
 
 def is_intact(path: str) -> bool:
@@ -110,9 +117,15 @@ def parse_examples(
 ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """Parses a batch of examples to the elements of `cache_adversarial_examples`."""
     parsed = tf.io.parse_example(examples, FEATURES)
-    shape = [-1, *image_shape]
-    images = tf.reshape(tf.io.decode_raw(parsed["image"], tf.float32), shape)
-    perturbation = tf.reshape(tf.io.decode_raw(parsed["perturbation"], _PERTURBATION_TYPE), shape)
+    images = _decode(parsed["image"], tf.float32, image_shape)
+    perturbation = _decode(parsed["perturbation"], _PERTURBATION_TYPE, image_shape)
     adversarial = tf.clip_by_value(images + tf.cast(perturbation, tf.float32), 0.0, 1.0)
     crafting = {name: parsed[name] for name in ("epsilon", "attack", "predicted")}
     return {"images": images, "adversarial": adversarial, **crafting}, parsed["label"]
+
+
+def _decode(values: tf.Tensor, dtype: tf.DType, image_shape: ImageShape) -> tf.Tensor:
+    # Without this, a batch of small images could pass as fewer large ones.
+    size = tf.TensorShape(image_shape).num_elements()
+    pixels = tf.ensure_shape(tf.io.decode_raw(values, dtype), [None, size])
+    return tf.reshape(pixels, [-1, *image_shape])

@@ -1,7 +1,9 @@
 """Attacks, models and data that several test files need."""
 
+import contextlib
 import dataclasses
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -164,6 +166,20 @@ def of_two_sizes(images, labels):
 
     specs = (tf.TensorSpec((None, None, None, 1)), tf.TensorSpec((None,), tf.int64))
     return tf.data.Dataset.from_generator(batches, output_signature=specs)
+
+
+# --- Files ----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Lets no file grow beyond a number of bytes, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # --- What attacks do ------------------------------------------------------------------

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import keras_trn
 from keras_trn import attacks
+from keras_trn import shards
 from keras_trn.training import craft_training_images
 from tests.helpers import Batches
 from tests.helpers import NeverRun
@@ -19,6 +20,7 @@ from tests.helpers import WithHiddenSetting
 from tests.helpers import WithSetting
 from tests.helpers import classifier_of_any_size
 from tests.helpers import in_batches
+from tests.helpers import largest_file
 from tests.helpers import of_two_sizes
 from tests.helpers import random_classifier
 from tests.helpers import with_nan
@@ -219,12 +221,111 @@ def test_folder_of_an_older_version_is_refused(classifier, dataset, tmp_path):
     settings = json.loads((tmp_path / "settings.json").read_text())
     del settings["format"]
     (tmp_path / "settings.json").write_text(json.dumps(settings))
+    before = contents(tmp_path)
     with pytest.raises(ValueError, match="another version of keras_trn"):
         cache(classifier, dataset.take(1), tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_settings_that_cannot_be_read_are_refused(classifier, dataset, tmp_path):
+    cache(classifier, dataset.take(1), tmp_path)
+    for text in ("{", "7", "[" * 100_000):
+        (tmp_path / "settings.json").write_text(text)
+        with pytest.raises(ValueError, match="does not hold the settings of a cache"):
+            cache(classifier, dataset.take(1), tmp_path)
+
+
+def test_runs_of_other_settings_do_not_mix_if_both_begin_at_once(classifier, dataset, tmp_path):
+    cache(classifier, dataset.take(1), tmp_path)
+    # As if the other run had looked for the settings before they were written.
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(ValueError, match="of other images or settings: round-0-shard-00000"):
+        cache(classifier, dataset.take(1), tmp_path, seed=1)
+
+
+# --- Damage ---------------------------------------------------------------------------
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: content[:-5] + bytes([content[-5] ^ 1]) + content[-4:],
+    ],
+    ids=["torn", "empty", "altered"],
+)
+def test_damaged_shard_is_crafted_again(damage, classifier, dataset, tmp_path):
+    cache(classifier, dataset.take(1), tmp_path, shard_size=40)
+    before = contents(tmp_path)
+    path = min(tmp_path.glob("round-*.tfrecord"))
+    path.write_bytes(damage(before[path.name]))
+    with pytest.warns(UserWarning, match=f"{path.name} did not hold what was written"):
+        cache(classifier, dataset.take(1), tmp_path, shard_size=40)
+    assert contents(tmp_path) == before
+
+
+def test_damaged_shard_is_removed_where_the_new_one_differs(classifier, dataset, tmp_path):
+    cache(classifier, dataset.take(1), tmp_path, shard_size=128)
+    (path,) = tmp_path.glob("round-*.tfrecord")
+    start, _, _ = path.name.rpartition("-")
+    torn = tmp_path / f"{start}-000000000000.tfrecord"
+    path.rename(torn)
+    with pytest.warns(UserWarning, match="did not hold what was written"):
+        cache(classifier, dataset.take(1), tmp_path, shard_size=128)
+    assert list(tmp_path.glob("round-*.tfrecord")) == [path]
+
+
+def test_full_disk_is_an_error_that_destroys_nothing(classifier, dataset, tmp_path):
+    cache(classifier, dataset.take(1), tmp_path / "whole", shard_size=128)
+    cache(classifier, dataset.take(1), tmp_path / "full", shard_size=128)
+    (shard,) = (tmp_path / "full").glob("round-*.tfrecord")
+    shard.unlink()
+    before = contents(tmp_path / "full")
+    with largest_file(20_000), pytest.raises(OSError, match=r"shard-00000.* cannot be"):
+        cache(classifier, dataset.take(1), tmp_path / "full", shard_size=128)
+    assert contents(tmp_path / "full") == before
+    cache(classifier, dataset.take(1), tmp_path / "full", shard_size=128)
+    assert contents(tmp_path / "full") == contents(tmp_path / "whole")
+
+
+def test_folder_that_cannot_be_made_is_named(classifier, dataset, tmp_path):
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(OSError, match="file/folder' cannot be made"):
+        cache(classifier, dataset.take(1), tmp_path / "file" / "folder")
+    assert (tmp_path / "file").read_text() == "a file"
+
+
+def test_every_file_system_of_tensorflow_is_accepted(classifier, dataset, examples):
+    for _ in range(2):
+        in_memory = collect(cache(classifier, dataset, "ram://examples"))
+    for name, values in examples.items():
+        np.testing.assert_array_equal(in_memory[name], values)
+
+
+@pytest.mark.parametrize("size", [1, 300, 100_000])
+def test_shard_of_a_stranger_with_images_of_absurd_size_is_refused(
+    size, classifier, dataset, tmp_path
+):
+    cache(classifier, dataset.take(1), tmp_path, shard_size=128)
+    (path,) = tmp_path.glob("round-*.tfrecord")
+    place, origin = path.name[: len("round-0-shard-00000")], path.name.split("-")[4]
+    path.unlink()
+    columns = {"image": np.zeros((128, size), "float32"), "label": np.zeros(128, "int64")}
+    columns["epsilon"] = np.zeros(128, "float32")
+    columns["attack"] = columns["predicted"] = columns["label"]
+    shards.write_shard(str(tmp_path), place, origin, columns["image"], columns)
+    pipeline = cache(classifier, dataset.take(1), tmp_path, shard_size=128)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="shape"):
+        list(pipeline)
 
 
 def test_folder_of_another_classifier_or_of_other_images_is_refused(classifier, dataset, tmp_path):
-    cache(classifier, dataset.take(1), tmp_path)
+    cache(classifier, dataset.take(1), tmp_path, shard_size=128)
     other = keras.models.clone_model(classifier)
     with pytest.raises(ValueError, match="classifier was"):
         cache(other, dataset.take(1), tmp_path)
@@ -339,7 +440,7 @@ def test_last_smaller_batch_can_be_left_out(classifier, dataset, tmp_path):
 
 
 def test_predict_says_that_it_takes_images(classifier, dataset, protect, tmp_path):
-    pipeline = cache(classifier, dataset.take(1), tmp_path)
+    pipeline = cache(classifier, dataset.take(1), tmp_path, shard_size=128)
     with pytest.raises(ValueError, match="received a dictionary"):
         protect(classifier).predict(pipeline, verbose=0)
 

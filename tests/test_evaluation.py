@@ -19,6 +19,7 @@ from tests.helpers import WithSetting
 from tests.helpers import classifier_of_any_size
 from tests.helpers import in_batches
 from tests.helpers import interrupted_after
+from tests.helpers import largest_file
 from tests.helpers import linear_classifier
 from tests.helpers import of_two_sizes
 from tests.helpers import random_classifier
@@ -688,6 +689,27 @@ def test_study_of_the_true_label_is_told_the_label_that_the_attack_leads_away_fr
     )[1::2]
     assert benign["agreement"] == predicted["agreement"] == 1.0
     assert true["accuracy"] == 1.0 and true["agreement"] < 1.0
+
+
+def test_checkpoint_survives_a_full_disk(tmp_path):
+    path = tmp_path / "report.jsonl"
+    checkpoint = Checkpoint(path)
+    checkpoint.keep("first", 1)
+    with largest_file(path.stat().st_size + 10), pytest.raises(OSError, match="too large"):
+        checkpoint.keep("second", 2)
+    with largest_file(10), pytest.raises(OSError, match="cannot be written"):
+        checkpoint.forget(["first"])
+    continued = Checkpoint(path)
+    assert continued.get("first") == 1 and not continued.holds("second")
+    continued.keep("second", 2)
+    assert Checkpoint(path).get("second") == 2
+
+
+def test_checkpoint_that_cannot_be_written_is_refused_at_once(classifier, dataset, tmp_path):
+    with pytest.raises(FileNotFoundError, match="missing/report"):
+        keras_trn.evaluate(
+            classifier, dataset, NeverRun(0.1), checkpoint=tmp_path / "missing" / "report.jsonl"
+        )
 
 
 def test_line_that_was_cut_off_is_not_read(tmp_path):

@@ -46,7 +46,6 @@ def test_killed_run_ends_with_the_same_result(run, classifier, processes, tmp_pa
         assert process.exitcode == 0
         return time.perf_counter() - started
 
-    finish(tmp_path / "warm-up")
     seconds = finish(tmp_path / "whole")
     whole = run.result(tmp_path / "whole")
     generator = np.random.default_rng(0)

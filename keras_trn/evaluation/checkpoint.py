@@ -21,7 +21,9 @@ class Checkpoint:
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else Path(path)
         self.results: dict[str, Any] = {}
-        if self.path is not None and self.path.exists():
+        if self.path is not None:
+            # Where it cannot be written, this fails before anything is computed.
+            self.path.touch()
             self._read(self.path)
 
     def _read(self, path: Path) -> None:
