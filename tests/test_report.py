@@ -158,7 +158,7 @@ def test_what_was_not_run_is_named_below_the_tables(report, tmp_path):
     missing = {"defence": "protected", "threat_model": "whitebox_full", "reason": reason}
     report.not_run.append(missing)
     report.cells[:] = [cell for cell in report.cells if cell["threat_model"] != "whitebox_full"]
-    note = "`whitebox_full` on `protected`, as TensorFlow has no derivative of LRNGrad."
+    note = "`whitebox_full` on `protected`, because TensorFlow has no derivative of LRNGrad."
     for shown in (report.to_markdown(), report.to_markdown("summary"), report._repr_markdown_()):
         assert f"\n\n**Not run:** {note}" in shown
     assert f"\nNot run: {note}\n" in str(report)
