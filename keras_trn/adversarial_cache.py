@@ -172,7 +172,7 @@ class _Cache:
                 progress.update(number)
 
     def _missing(self, data: CheckedData, progress: tqdm) -> Iterator[Job]:
-        """Yields the shards that are to be crafted, and takes the others while it goes."""
+        """Yields the shards that are to be crafted, and takes the others from the folder."""
         for shard, (images, labels) in enumerate(data.in_groups(self.shard_size)):
             if shard == 0:
                 # Data that do not keep their order have been refused by now.

@@ -17,6 +17,8 @@ LONGEST = (
     "test_tutorials.py",
     "test_doc_examples.py",
     "test_evaluation.py",
+    "test_cluster.py",
+    "test_survival.py",
     "test_preset_experiments.py",
     "test_checks.py",
     "test_tutorials_of_photographs.py",
