@@ -65,6 +65,18 @@ def test_missing_ray_is_named(monkeypatch):
 # --- With Ray -------------------------------------------------------------------------
 
 
+def started(make_nodes, attempts=3):
+    """Starts the first machine. Ray allows it 30 seconds, which a busy computer may exceed."""
+    try:
+        return make_nodes(
+            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        )
+    except Exception:
+        if attempts == 1:
+            raise
+        return started(make_nodes, attempts - 1)
+
+
 @pytest.fixture(scope="module")
 def nodes():
     """Starts Ray's test cluster: two machines of one core each, which are processes here."""
@@ -73,9 +85,7 @@ def nodes():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        nodes = Nodes(
-            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-        )
+        nodes = started(Nodes)
         nodes.add_node(num_cpus=1)
         patch.setenv("RAY_ADDRESS", nodes.address)
         yield nodes
