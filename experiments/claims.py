@@ -177,6 +177,14 @@ def label_leaks(results: Results, name: str) -> Finding:
     return f"{benign:.1%} without attack, {attacked:.1%} under it", attacked > benign + 0.3
 
 
+HARDENED = {
+    "In the worst case it keeps more than adversarial training": ahead(
+        "worst", "protected", ["adversarial training"]
+    ),
+    "Without an attack it is ahead of adversarial training": ahead(
+        "benign", "protected", ["adversarial training"]
+    ),
+}
 OTHERS = (*RESTORERS, *FILTERS)
 # By the name of the results that decide them.
 CLAIMS: dict[str, dict[str, Check]] = {
@@ -221,14 +229,8 @@ CLAIMS: dict[str, dict[str, Check]] = {
         ),
         "No restorer keeps 5% under an attacker with full knowledge": worst_below(5),
     },
-    "trn_hardened_cifar10": {
-        "In the worst case it keeps more than adversarial training": ahead(
-            "worst", "protected", ["adversarial training"]
-        ),
-        "Without an attack it is ahead of adversarial training": ahead(
-            "benign", "protected", ["adversarial training"]
-        ),
-    },
+    "trn_hardened_fashion_mnist": HARDENED,
+    "trn_hardened_cifar10": HARDENED,
     "trn_svhn_cropped": {
         "Attacks of several steps leave the bare classifier at most 1%": falls(ITERATIVE),
         "At least 60% are correct again under each of them": keeps(
