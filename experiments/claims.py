@@ -241,7 +241,7 @@ CLAIMS: dict[str, dict[str, Check]] = {
         "Under oblivious attacks it leads among the restorers": ahead(
             "oblivious", "protected", RESTORERS[1:]
         ),
-        "Under BPDA it does not": ahead("bpda", "single stream", ["protected"]),
+        "Under transferred attacks it does not": ahead("transfer", "single stream", ["protected"]),
     },
     "quickstart_digits": {
         "At least 94% are correct under each oblivious attack": keeps("accuracy", 0.94),
