@@ -325,7 +325,7 @@ def test_shard_of_a_stranger_with_images_of_absurd_size_is_refused(
 
 
 def test_folder_of_another_classifier_or_of_other_images_is_refused(classifier, dataset, tmp_path):
-    cache(classifier, dataset.take(1), tmp_path, shard_size=128)
+    cache(classifier, dataset.take(1), tmp_path)
     other = keras.models.clone_model(classifier)
     with pytest.raises(ValueError, match="classifier was"):
         cache(other, dataset.take(1), tmp_path)
