@@ -66,11 +66,13 @@ def test_missing_ray_is_named(monkeypatch):
 
 
 def started(make_nodes, attempts=3):
-    """Starts the first machine. Ray allows it 30 seconds, which a busy computer may exceed."""
+    """Starts two machines. Ray allows each 30 seconds, which a busy computer may exceed."""
     try:
-        return make_nodes(
+        nodes = make_nodes(
             initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
         )
+        nodes.add_node(num_cpus=1)
+        return nodes
     except Exception as error:
         if "timed out during startup" not in str(error):
             raise
@@ -88,7 +90,6 @@ def nodes():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         nodes = started(Nodes)
-        nodes.add_node(num_cpus=1)
         patch.setenv("RAY_ADDRESS", nodes.address)
         yield nodes
         ray.shutdown()
