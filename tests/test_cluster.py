@@ -89,6 +89,8 @@ def nodes():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # A worker imports TensorFlow before it registers, which takes long on a busy computer.
+        patch.setenv("RAY_worker_register_timeout_seconds", "240")
         nodes = started(Nodes)
         patch.setenv("RAY_ADDRESS", nodes.address)
         yield nodes
