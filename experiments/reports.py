@@ -3,18 +3,18 @@
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
+from experiments.recipe import ADAPTIVE
 from keras_trn.evaluation import Report
 from keras_trn.evaluation.tables import to_markdown
 
 # The columns of the short table, and the threat models whose worst case each of them shows.
 ATTACKERS = {
-    "full knowledge": {"bpda", "whitebox_stopgrad", "whitebox_full"},
-    "queries": {"blackbox"},
-    "transfer": {"transfer"},
-    "no knowledge": {"oblivious"},
+    "full knowledge": ADAPTIVE,
+    "queries": ("blackbox",),
+    "transfer": ("transfer",),
+    "no knowledge": ("oblivious",),
 }
 
 
@@ -42,34 +42,23 @@ def rename_evaluated(report: Report, name: str) -> Report:
     )
 
 
-def worst_of(report: Report, defence: str, threat_models: set[str]) -> float:
-    """Returns the accuracy in percent in the worst case over threat models; NaN if not run."""
-    norm, epsilon = report.budgets[0]
-    cells = [
-        cell
-        for cell in report.cells
-        if (cell["defence"], cell["threat_model"]) in {(defence, one) for one in threat_models}
-        and (cell["norm"], cell["epsilon"] <= epsilon) == (norm, True)
-    ]
-    if not cells:
-        return np.nan
-    cells.append(report.cell("benign", defence=defence))
-    return float(100 * np.all([report.correct(cell) for cell in cells], axis=0).mean())
-
-
 def overview(report: Report) -> pd.DataFrame:
     """Returns a row for each defence: accuracy in percent without attack, and in worst cases."""
     norm, epsilon = report.budgets[0]
-    rows = [
-        {
-            "defence": defence,
-            "benign": 100 * report.cell("benign", defence=defence)["accuracy"],
-            "worst": 100 * report.worst(defence, norm, epsilon),
-            **{name: worst_of(report, defence, models) for name, models in ATTACKERS.items()},
+    rows = {
+        defence: {
+            "benign": report.cell("benign", defence=defence)["accuracy"],
+            "worst": report.worst(defence, norm, epsilon),
+            **{
+                name: report.worst(defence, norm, epsilon, threat_models)
+                for name, threat_models in ATTACKERS.items()
+            },
         }
         for defence in report.defences
-    ]
-    return pd.DataFrame(rows).dropna(axis="columns", how="all")
+    }
+    # What was not run is None, and becomes NaN.
+    percent = 100 * pd.DataFrame.from_dict(rows, orient="index").astype("float64")
+    return percent.dropna(axis="columns", how="all").rename_axis("defence").reset_index()
 
 
 def overview_markdown(report: Report) -> str:

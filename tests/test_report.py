@@ -344,8 +344,9 @@ def test_defences_are_plotted_as_dots_in_the_order_of_the_report(report):
     np.testing.assert_allclose(dots["oblivious"], [0.0, 50.0])
 
 
-def test_overview_takes_the_worst_case_over_all_who_know_the_defence(report):
-    report.cells.append(make_cell("PGD-5", [1, 0, 1, 1], threat_model="bpda"))
+@pytest.mark.parametrize("threat_model", ["bpda", "transfer_from_estimator"])
+def test_overview_takes_the_worst_case_over_all_who_know_the_defence(report, threat_model):
+    report.cells.append(make_cell("PGD-5", [1, 0, 1, 1], threat_model=threat_model))
     table = overview(rename_evaluated(report, "plain TRN")).set_index("defence")
     assert table.loc["plain TRN"].to_dict() == {
         "benign": 75.0,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
@@ -168,7 +169,7 @@ class Report:
         defence: str | None = None,
         norm: str | None = None,
         epsilon: float | None = None,
-        threat_model: str | None = None,
+        threat_model: str | Collection[str] | None = None,
         labels: str | None = None,
     ) -> float | None:
         """Returns the accuracy in the worst case for each image.
@@ -180,7 +181,7 @@ class Report:
             defence: Name of the defence; by default the evaluated one.
             norm: `"linf"`, `"l2"` or `"l1"`; by default the norm of the first budget.
             epsilon: Largest epsilon to count; by default the largest of the norm.
-            threat_model: Name of the only threat model to count; by default all.
+            threat_model: Name of the only threat model to count, or several names; by default all.
             labels: `"true"` or `"predicted"`, to count only attacks on these labels.
 
         Returns:
@@ -196,6 +197,7 @@ class Report:
         if not budgets:
             raise KeyError(f"No attack of norm {norm!r} in this report, only {self.budgets}.")
         norm, largest = budgets[0]
+        names = [threat_model] if isinstance(threat_model, str) else threat_model
         attacked = [
             cell
             for cell in self.cells
@@ -203,7 +205,7 @@ class Report:
             and cell["attack"] != "benign"
             and cell["norm"] == norm
             and cell["epsilon"] <= (largest if epsilon is None else epsilon)
-            and threat_model in (None, cell["threat_model"])
+            and (names is None or cell["threat_model"] in names)
             and labels in (None, cell["labels"])
         ]
         if not attacked:
