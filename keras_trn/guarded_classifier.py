@@ -19,9 +19,10 @@ class GuardedClassifier(RestoredClassifier):
 
     A hardened restorer withstands attackers who know everything, but its images lack details. A
     restorer that was trained against attackers who do not know of it restores the details, but
-    falls to the others. This model combines them: the hardened restorer alone decides the class,
-    and the image of the second one is returned only if the classifier gives it the same class. So
-    the robust accuracy is that of the hardened restorer, whatever an attacker does to the second.
+    falls to the others. This model combines them: the hardened restorer alone decides the class.
+    `restore` returns the first image that the classifier gives this class: the image of the second
+    restorer, the unrestored image, or else the image of the hardened one. So the robust accuracy is
+    that of the hardened restorer, whatever an attacker does to the second.
 
     With `mixing`, the class also depends on the classifier's own belief about the unrestored
     image. That raises benign accuracy and costs robust accuracy. The cost is bounded: an attacker
@@ -84,16 +85,20 @@ class GuardedClassifier(RestoredClassifier):
         return self.hardened.forward_passes + (self.mixing > 0)
 
     def call(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-        logits = self._logits(self.hardened.restore_batch(images))
+        return self._decide(images, self.hardened.restore_batch(images))
+
+    def _decide(self, images: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
+        """Returns the logits, from the images before and after the hardened restorer."""
+        logits = self._logits(restored)
         if self.mixing == 0:
             return logits
-        restored, unrestored = tf.nn.softmax(logits), tf.nn.softmax(self._logits(images))
-        return tf.math.log((1 - self.mixing) * restored + self.mixing * unrestored)
+        unrestored = tf.nn.softmax(self._logits(images))
+        return tf.math.log((1 - self.mixing) * tf.nn.softmax(logits) + self.mixing * unrestored)
 
     def restore_batch(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         """Restores a batch; as `RestoredClassifier.restore_batch`."""
         restored = self.hardened.restore_batch(images)
-        decided = tf.argmax(self(images), axis=-1)
+        decided = tf.argmax(self._decide(images, restored), axis=-1)
         # The later candidate is closer to the clean image, and is taken if it has the class.
         for candidate in (images, self.second.restore_batch(images)):
             keeps_class = tf.argmax(self._logits(candidate), axis=-1) == decided
