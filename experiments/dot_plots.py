@@ -4,30 +4,25 @@
 a drawing next to each report, as `..._dots.svg`.
 """
 
-import hashlib
 import sys
 from pathlib import Path
 
 import matplotlib
 
 from experiments.reports import read_report
+from keras_trn.digests import digest_of_file
 
 # Text stays text, and equal reports give equal files.
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "keras_trn", "font.size": 9}
 
 
-def digest(path: Path) -> str:
-    """Returns the digest of a report, which its plot carries to show that it is up to date."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def write_dot_plot(path: Path) -> None:
-    """Writes the plot of a report next to it."""
+    """Writes the plot of a report next to it, with a digest that shows whether it is up to date."""
     with matplotlib.rc_context(STYLE):
         read_report(path).plot_defences().savefig(
             path.with_name(f"{path.stem}_dots.svg"),
             transparent=True,
-            metadata={"Date": None, "Source": digest(path)},
+            metadata={"Date": None, "Source": digest_of_file(path)},
         )
 
 

@@ -1,12 +1,11 @@
 """The files of cached adversarial examples: TFRecords whose names hold digests of their content."""
 
-import functools
-import hashlib
 from collections import defaultdict
 
 import numpy as np
 import tensorflow as tf
 
+from keras_trn.digests import digest_of_file
 from keras_trn.files import unfinished_file
 from keras_trn.types import ImageShape
 
@@ -22,7 +21,6 @@ FEATURES = {
 }
 _ENDING = ".tfrecord"
 _DIGITS = 12
-_READ_TOGETHER = 1 << 20
 
 
 class ShardFolder:
@@ -73,15 +71,11 @@ class ShardFolder:
 
 def is_intact(path: str) -> bool:
     """Tells whether a shard holds what was written into it."""
-    return path.endswith(f"-{_digest_of_file(path)}{_ENDING}")
+    return path.endswith(f"-{_short_digest(path)}{_ENDING}")
 
 
-def _digest_of_file(path: str) -> str:
-    digest = hashlib.sha256()
-    with tf.io.gfile.GFile(path, "rb") as file:
-        for part in iter(functools.partial(file.read, _READ_TOGETHER), b""):
-            digest.update(part)
-    return digest.hexdigest()[:_DIGITS]
+def _short_digest(path: str) -> str:
+    return digest_of_file(path)[:_DIGITS]
 
 
 def write_shard(
@@ -92,7 +86,7 @@ def write_shard(
     perturbations = (adversarial - columns["image"]).astype(_PERTURBATION_TYPE)
     with unfinished_file(start + _ENDING) as temporary:
         _write_examples(temporary, {"perturbation": perturbations, **columns})
-        path = f"{start}-{_digest_of_file(temporary)}{_ENDING}"
+        path = f"{start}-{_short_digest(temporary)}{_ENDING}"
         tf.io.gfile.rename(temporary, path, overwrite=True)
     return path
 

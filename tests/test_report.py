@@ -8,10 +8,10 @@ import pytest
 
 import keras_trn
 from experiments import headlines
-from experiments.dot_plots import digest
 from experiments.pages import with_tables
 from experiments.reports import overview
 from experiments.reports import rename_evaluated
+from keras_trn.digests import digest_of_file
 from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.packing import pack_bits
 from keras_trn.evaluation.packing import unpack_bits
@@ -360,7 +360,7 @@ def test_overview_takes_the_worst_case_over_all_who_know_the_defence(report, thr
 @pytest.mark.parametrize("path", sorted(ROOT.glob("results/*_dots.svg")), ids=lambda p: p.stem)
 def test_dot_plots_show_the_committed_results(path):
     report = path.with_name(path.name.removesuffix("_dots.svg") + ".json")
-    assert digest(report) in path.read_text(encoding="utf-8")
+    assert digest_of_file(report) in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
