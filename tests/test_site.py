@@ -27,8 +27,6 @@ ROOT = Path(__file__).parent.parent
 WIDTHS = {"desktop": 1280, "phone": 390}
 RESULTS = sorted(path.stem for path in ROOT.glob("docs/results/*.md"))
 MAX_PAGE_BYTES = 1_000_000
-# Its pictures of photographs have 1.3 MB.
-MAX_BYTES_OF = {"tutorials/05_your_own_classifier/": 2_000_000}
 # Fetched once, in the background.
 SEARCH_INDEX = "search/search_index.json"
 MAX_LOAD_MILLISECONDS = 2000
@@ -205,7 +203,7 @@ def test_every_page_loads_and_fits(site, address, browser, device):
         width = page.evaluate("document.scrollingElement.scrollWidth")
         if width > WIDTHS[device]:
             complain(f"is {width} pixels wide")
-        if sum(sizes) > MAX_BYTES_OF.get(path, MAX_PAGE_BYTES):
+        if sum(sizes) > MAX_PAGE_BYTES:
             complain(f"weighs {sum(sizes)} bytes")
         page.close()
     context.close()
