@@ -153,6 +153,12 @@ def test_text_has_all_tables(report):
         assert part in report._repr_markdown_()
 
 
+def test_text_aligns_the_row_of_the_worst_case(report):
+    table = str(report).split("threat model ")[1].splitlines()
+    header, worst = table[0], next(line for line in table if line.startswith("worst"))
+    assert worst.index("all") == header.index("attack") + len("threat model ")
+
+
 def test_what_was_not_run_is_named_below_the_tables(report, tmp_path):
     reason = "TensorFlow has no derivative of LRNGrad"
     missing = {"defence": "protected", "threat_model": "whitebox_full", "reason": reason}

@@ -456,8 +456,8 @@ class Report:
     def __str__(self) -> str:
         parts = []
         for table, caption in self._captions().items():
-            lines = [tables.to_text(self.table(table)), *self._notes(table)]
-            parts.append("\n".join(lines).replace("**", "") + f"\n{caption}")
+            notes = [note.replace("**", "") for note in self._notes(table)]
+            parts.append("\n".join([tables.to_text(self.table(table)), *notes, caption]))
         return "\n\n".join(parts)
 
     def plot_accuracy(self) -> "Figure":

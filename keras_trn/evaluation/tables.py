@@ -129,8 +129,10 @@ def to_markdown(frame: pd.DataFrame, decimals: Mapping[str, int] = _DECIMALS) ->
 def to_text(frame: pd.DataFrame, decimals: Mapping[str, int] = _DECIMALS) -> str:
     """Writes a table for the terminal, numbers to the right."""
     alignment = ["right" if is_numeric_dtype(dtype) else "left" for dtype in frame.dtypes]
+    rows = _as_text(frame, decimals)
     return tabulate(
-        _as_text(frame, decimals),
+        # A terminal shows no bold type.
+        [[text.replace("**", "") for text in row] for row in rows],
         headers=list(frame.columns),
         tablefmt="plain",
         disable_numparse=True,
