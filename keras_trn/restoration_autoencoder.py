@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_trn.input_validation import check_count
 from keras_trn.layers import PixelShuffle
+from keras_trn.restorer import Restorer
 from keras_trn.types import Config
 
 # With Keras' default, the averages lag behind the weights in short training.
@@ -16,7 +17,7 @@ _MOMENTUM = 0.9
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
-class RestorationAutoencoder(keras.Model):
+class RestorationAutoencoder(Restorer):
     """Draws the restored image from features of the attacked one.
 
     Strided convolutions reduce the resolution, residual blocks process the features, and one
@@ -54,8 +55,6 @@ class RestorationAutoencoder(keras.Model):
         hardened.compile("adam", attack=attack, threat_model="whitebox_full")
         ```
     """
-
-    takes_gradient_maps = False
 
     def __init__(self, width: int = 96, depth: int = 2, block_size: int = 4, **kwargs: Any) -> None:
         super().__init__(**kwargs)

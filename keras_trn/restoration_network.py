@@ -18,17 +18,17 @@ from keras_trn.layers import PixelShuffle
 from keras_trn.layers import PixelUnshuffle
 from keras_trn.layers import ResidualBlock
 from keras_trn.layers import Upsample
+from keras_trn.restorer import Restorer
 from keras_trn.types import Config
 
 
-class RestorationNetwork(keras.Model):
+class RestorationNetwork(Restorer):
     """Adds a gated correction to images; the base class of both restoration networks.
 
     A subclass defines `build_streams` and `stream_features`, and documents the arguments. The
     last convolution starts at zero, so an untrained network returns its input unchanged.
     """
 
-    takes_gradient_maps = False
     streams = 1
 
     def __init__(

@@ -8,6 +8,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 
@@ -69,6 +70,22 @@ def with_unknown_function(members, marker):
     return {**members, CONFIG: json.dumps(config).encode()}
 
 
+def with_width(width, members):
+    """Claims another width of the restorer than its weights have."""
+    config = json.loads(members[CONFIG])
+    config["config"]["restorer"]["config"]["width"] = width
+    return {**members, CONFIG: json.dumps(config).encode()}
+
+
+def with_other_shapes(members, marker):
+    return with_width(5, members)
+
+
+def with_absurd_shapes(members, marker):
+    """Asks for more memory than any machine has."""
+    return with_width(10**9, members)
+
+
 def with_bomb(members, marker):
     """Adds a gigabyte of zeros, which takes a megabyte in the file, among the assets."""
     return {**members, "assets/zeros": bytes(1 << 30)}
@@ -87,13 +104,15 @@ def write(path, members):
         with_pickle,
         with_pickled_config,
         with_unknown_function,
+        with_other_shapes,
+        with_absurd_shapes,
         pytest.param(with_bomb, marks=pytest.mark.slow),
     ],
 )
 def test_file_of_a_stranger_is_refused(make, members, tmp_path):
     marker = tmp_path / "marker"
     write(tmp_path / "stranger.keras", make(members, marker))
-    with pytest.raises((ValueError, TypeError)) as refused:
+    with pytest.raises((ValueError, TypeError, tf.errors.ResourceExhaustedError)) as refused:
         keras.saving.load_model(tmp_path / "stranger.keras")
     assert str(refused.value) and not marker.exists()
 
