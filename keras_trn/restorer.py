@@ -1,0 +1,16 @@
+"""What all restorers of this package share."""
+
+from typing import Any
+
+import keras
+
+
+class Restorer(keras.Model):
+    """Restores images; the base class of the restorers of this package."""
+
+    takes_gradient_maps = False
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Builds the network for the shapes of a saved one; raises what hinders it."""
+        # `keras.Model` hides errors here, and then loads no weights without a word.
+        keras.layers.Layer.build_from_config(self, config)
