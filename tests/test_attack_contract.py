@@ -137,8 +137,6 @@ def test_a_seed_gives_one_result(name, classifier, some):
     attack = shared(name)
     first = attack(classifier, images, labels, seed=1).numpy()
     np.testing.assert_array_equal(attack(classifier, images, labels, seed=1), first)
-    own = attack(classifier, images, labels)
-    np.testing.assert_array_equal(make(name)(classifier, images, labels), own)
     if name.startswith("mixture"):
         return
     changed = np.any(attack(classifier, images, labels, seed=2) != first)

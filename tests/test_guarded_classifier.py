@@ -127,3 +127,17 @@ def test_study_measures_all_images_on_the_same_attack(parts, digits, tmp_path):
     assert len({cell["attacked_psnr"] for cell in hit.values()}) == 1
     table = guard.images_table(cells)
     assert table.count("| both |") == 3 and "| bare |" not in table
+
+
+def test_study_evaluates_each_mixing(parts, digits, tmp_path):
+    settings = guard.Settings(mixing_images=40, mixings=(0.4,), batch_size=20, check_examples=2)
+    attack = keras_trn.attacks.FastGradientMethod(0.2)
+    (row,) = guard.measure_mixing(*parts, digits, [attack], settings, tmp_path / "report.jsonl")
+    mixed = keras_trn.GuardedClassifier(
+        parts[0], parts[1].restorer, parts[1].gradient_map, mixing=0.4
+    )
+    assert row["benign"] == np.mean(predictions(mixed, digits[0][:40]) == digits[1][:40])
+    assert row["worst"] < row["benign"]
+    assert guard.mixing_table([row]).endswith(
+        f"| 0.4 | {100 * row['benign']:.1f} | {100 * row['worst']:.1f} |"
+    )
