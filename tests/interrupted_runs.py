@@ -1,5 +1,6 @@
 """Long runs, which `test_survival.py` starts in processes of their own, and kills."""
 
+import dataclasses
 import json
 
 import keras
@@ -10,8 +11,11 @@ from keras_trn import attacks
 from tests.helpers import in_batches
 
 
+@dataclasses.dataclass
 class Run:
     """Computes something in a folder that holds a classifier, in many small pieces."""
+
+    cluster: str | None = None
 
     def __call__(self, folder):
         """Runs to the end, and continues what is there."""
@@ -37,6 +41,7 @@ class Crafting(Run):
             folder / "examples",
             shard_size=12,
             verbose=0,
+            cluster=self.cluster,
         )
 
     def progress(self, folder):
@@ -87,6 +92,7 @@ class Evaluation(Run):
             check_examples=2,
             checkpoint=folder / "report.jsonl",
             verbose=0,
+            cluster=self.cluster,
         )
         report.to_json(folder / "report.json")
 

@@ -1,5 +1,6 @@
 """Workers of a Ray cluster give the results of one process, also when some of them die."""
 
+import multiprocessing
 import sys
 import threading
 import time
@@ -16,6 +17,8 @@ from keras_trn.cluster import map_jobs
 from tests.helpers import KillsItsProcess
 from tests.helpers import in_batches
 from tests.helpers import random_images
+from tests.interrupted_runs import Crafting
+from tests.interrupted_runs import Evaluation
 
 needs_ray = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed")
 
@@ -146,6 +149,28 @@ def test_job_that_kills_every_worker_and_errors_of_jobs_are_raised(nodes, tmp_pa
 def test_machine_without_room_is_refused(nodes):
     with pytest.raises(ValueError, match="has room for a worker of 64 cores"):
         list(map_jobs(len, [], Cluster(cpus_per_worker=64)))
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [Crafting, Evaluation])
+def test_killed_run_continues_on_the_cluster(make, classifier, nodes, tmp_path):
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    for path in (whole, folder):
+        path.mkdir()
+        classifier.save(path / "classifier.keras")
+    make()(whole)
+    run = make("auto")
+    process = multiprocessing.get_context("spawn").Process(target=run, args=(folder,))
+    process.start()
+    while process.is_alive() and not run.progress(folder):
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    begun = run.progress(folder)
+    assert 0 < begun < run.progress(whole)
+    run(folder)
+    assert run.result(folder) == run.result(whole)
 
 
 @needs_ray
