@@ -1,4 +1,4 @@
-"""Fits the tutorials into the site: links, alternative texts, one style sheet, search titles.
+"""Fits the tutorials into the site: links, width, alternative texts, styles, search titles.
 
 In a notebook links lead to files, such as `../docs/method.md`, so that they work in JupyterLab
 and in a browser of the repository alike. An alternative text is in the metadata of the cell
@@ -37,6 +37,8 @@ def on_page_content(content, page, config, files):
     """Corrects links and alternative texts of a notebook that was turned into HTML."""
     if not page.file.src_uri.endswith(".ipynb"):
         return content
+    # The tables of a report need the width of the navigation, which the overview replaces.
+    page.meta["hide"] = ["navigation"]
     alternative_texts = iter(_alternative_texts(Path(page.file.abs_src_path)))
     content = _NO_ALTERNATIVE_TEXT.sub(lambda _: f'alt="{next(alternative_texts, "")}"', content)
     content = _PERMANENT_LINK.sub(r'\1 aria-label="Permanent link"></a>', content)
