@@ -14,7 +14,7 @@ from keras_trn.evaluation import measure as evaluate_attack
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """Times the row of one attack in an evaluation, its calls, and its passes."""
+    """Times the row of one attack in an evaluation, without checks; its calls; and its passes."""
     classifier, attack = load_preset().classifier, make_attack(settings.steps)
     dataset = random_dataset(settings.evaluated_images, settings.data_batch_size).cache()
     passes_of_each = [attack_passes(classifier, images, settings.steps) for images, _ in dataset]

@@ -81,6 +81,7 @@ def parts_of(protected: keras_trn.ProtectedClassifier) -> dict[str, Part]:
         "bare": (functools.partial(classifier, training=False), IMAGE_SHAPE),
         "protected": (functools.partial(protected, training=False), IMAGE_SHAPE),
         "classifier_passes": (classifier_passes, IMAGE_SHAPE),
+        "gradient": (gradient_of(classifier), IMAGE_SHAPE),
         "first_restoration": (gradient_map.restore_first, IMAGE_SHAPE),
         "two_streams": (restore, maps_shape),
         "residual_blocks": (residual_blocks, features_shape),

@@ -125,6 +125,7 @@ PARTS = {
     "bare": "the classifier alone",
     "protected": "**protected**, all together",
     "classifier_passes": "passes of the classifier for the gradient map",
+    "gradient": "the forward and backward pass among them",
     "first_restoration": "first restoration, for the gradient map",
     "two_streams": "the two streams",
     "residual_blocks": "the residual blocks in them",

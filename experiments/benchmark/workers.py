@@ -89,10 +89,9 @@ def run(work: Work, settings: Settings, cluster: Cluster | None) -> dict[str, An
         mock.patch.object(measurement, "map_jobs", timed_jobs),
     ):
         digest = work(settings, cluster)
+    images_per_second = settings.data_batch_size * sum(map(rate, finished.values()))
     return {
-        "images_per_second": sum(
-            settings.data_batch_size * rate(times) for times in finished.values()
-        ),
+        "images_per_second": round(images_per_second, 2),
         "images_of_each_worker": [
             settings.data_batch_size * len(times) for times in finished.values()
         ],
