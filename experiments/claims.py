@@ -265,10 +265,10 @@ CLAIMS: dict[str, dict[str, Check]] = {
         "Evaluating takes at most 1.15 times the attack's passes": costs_at_most(
             1.15, "evaluating", "evaluation_over_passes"
         ),
-        "Ten times the images take at most 1.1 times the memory to craft": costs_at_most(
+        "More images take at most 1.1 times the memory to craft": costs_at_most(
             1.1, "memory", "crafting", "growth"
         ),
-        "They take at most 1.1 times the memory to evaluate": costs_at_most(
+        "More images take at most 1.1 times the memory to evaluate": costs_at_most(
             1.1, "memory", "evaluating", "growth"
         ),
     },

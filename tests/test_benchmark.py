@@ -80,8 +80,15 @@ def test_work_in_one_process_is_timed_after_the_first_batch():
     assert timed["images_of_each_worker"] == [TINY.worker_images]
     seconds = (TINY.worker_images - TINY.data_batch_size) / timed["images_per_second"]
     assert 0 < seconds < timed["seconds_with_start"] + 0.05
+
+
+def test_rate_of_workers_is_that_while_all_of_them_work():
+    # The second worker starts later, and the first one is faster until then.
+    early = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0]
+    late = [3.0, 4.0, 5.0]
+    assert workers.rate_together([early, late]) == 2.0
     with pytest.raises(ValueError, match=r"finished 1 batches.*worker_images"):
-        workers.rate([1.0])
+        workers.rate_together([early, [5.0]])
 
 
 def test_peak_memory_is_in_mebibytes():

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -89,7 +90,12 @@ def run(work: Work, settings: Settings, cluster: Cluster | None) -> dict[str, An
         mock.patch.object(measurement, "map_jobs", timed_jobs),
     ):
         digest = work(settings, cluster)
-    images_per_second = settings.data_batch_size * sum(map(rate, finished.values()))
+    if cluster and len(finished) != cluster.workers:
+        raise ValueError(
+            f"{len(finished)} of {cluster.workers} workers worked: take more images, with "
+            "`worker_images`."
+        )
+    images_per_second = settings.data_batch_size * rate_together([*finished.values()])
     return {
         "images_per_second": round(images_per_second, 2),
         "images_of_each_worker": [
@@ -100,14 +106,22 @@ def run(work: Work, settings: Settings, cluster: Cluster | None) -> dict[str, An
     }
 
 
-def rate(times: list[float]) -> float:
-    """Returns the batches that a worker finishes in a second, after its first one."""
-    if len(times) < 2:
-        raise ValueError(
-            f"A worker finished {len(times)} batches, and its first one does not count: take more "
-            "images, with `worker_images`."
-        )
-    return (len(times) - 1) / (max(times) - min(times))
+def rate_together(finished: Sequence[list[float]]) -> float:
+    """Returns the batches that all workers finish in a second, while all of them work.
+
+    Takes the times at which each worker finished a batch. The first one only starts the clock.
+    """
+    start, end = max(map(min, finished)), min(map(max, finished))
+    rates = []
+    for times in finished:
+        together = [when for when in times if start <= when <= end]
+        if len(together) < 2:
+            raise ValueError(
+                f"A worker finished {len(together)} batches while all worked, and at least 2 are "
+                "needed: take more images, with `worker_images`."
+            )
+        rates.append((len(together) - 1) / (max(together) - min(together)))
+    return sum(rates)
 
 
 def compare(work: Work, settings: Settings) -> dict[str, Any]:
