@@ -13,7 +13,7 @@ CLASSES = 10
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Holds the sizes of all measurements; the defaults are those of the documentation.
+    """Holds the sizes of all measurements; the documentation shows the defaults.
 
     Args:
         batch_size: Images of a batch that is attacked, restored or trained on.
