@@ -6,6 +6,7 @@ figures that decide them, and whether they hold. New results may change any of i
 
 import functools
 import json
+import operator
 import sys
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -177,6 +178,16 @@ def label_leaks(results: Results, name: str) -> Finding:
     return f"{benign:.1%} without attack, {attacked:.1%} under it", attacked > benign + 0.3
 
 
+def costs_at_most(limit: float, *keys: str) -> Check:
+    """Claims that a ratio of a benchmark is at most a limit; the keys lead to the ratio."""
+
+    def check(results: Results, name: str) -> Finding:
+        ratio = functools.reduce(operator.getitem, keys, results.study(name))
+        return f"{ratio:.2f}", ratio <= limit
+
+    return check
+
+
 HARDENED = {
     "In the worst case it keeps more than adversarial training": ahead(
         "worst", "protected", ["adversarial training"]
@@ -249,6 +260,17 @@ CLAIMS: dict[str, dict[str, Check]] = {
     "gradient_maps_fashion_mnist": {
         "The map restores better than a single stream": map_helps("single stream"),
         "It restores better than zeros": map_helps("EstimatedLabel, map zeroed"),
+    },
+    "benchmark": {
+        "Evaluating takes at most 1.15 times the attack's passes": costs_at_most(
+            1.15, "evaluating", "evaluation_over_passes"
+        ),
+        "More images take at most 1.1 times the memory to craft": costs_at_most(
+            1.1, "memory", "crafting", "growth"
+        ),
+        "More images take at most 1.1 times the memory to evaluate": costs_at_most(
+            1.1, "memory", "evaluating", "growth"
+        ),
     },
     "label_leak_fashion_mnist": {
         "A restorer that learns true labels reads them from attacks": label_leaks,

@@ -373,6 +373,8 @@ def test_dot_plots_show_the_committed_results(path):
     "page",
     [
         "README.md",
+        "docs/cost.md",
+        "docs/guides/scale-out.md",
         "docs/index.md",
         "docs/method.md",
         "docs/evaluating.md",

@@ -1,13 +1,9 @@
-"""Measures the cost of restoring an image, and of evaluating a defence.
+"""Compares restoring an image with classifying it, for the models of CIFAR-10.
 
-    python -m experiments.studies.cost color_images results/cost_color_images.json
-    python -m experiments.studies.cost fashion_mnist results/cost_fashion_mnist.json
+`python -m experiments.studies.cost results/cost_color_images.json`
 
-`color_images` compares restoring with classifying, for the models of CIFAR-10. It counts operations
-with TensorFlow's profiler, and takes times as a graph and under XLA, with and without the
-convolutions of oneDNN. `fashion_mnist` compares evaluating PGD on 1,000 images with the forward and
-backward passes of the attack, and with ART's PGD. The weights are random, which does not change
-times.
+It counts operations with TensorFlow's profiler, and takes times as a graph and under XLA, with and
+without the convolutions of oneDNN. The weights are random, which does not change times.
 """
 
 import functools
@@ -25,9 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import keras_trn
 from experiments.recipes import cifar10
-from experiments.recipes import fashion_mnist
 from keras_trn.evaluation.environment import describe_environment
 
 Functions = Mapping[str, Callable[..., Any]]
@@ -58,9 +52,6 @@ def gradient_of(classifier: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
         return tape.gradient(logits, images)
 
     return forward_and_backward
-
-
-# --- Restoring compared with classifying ---------------------------------------------------
 
 
 def count_operations(function: Callable[..., Any], shape: tuple[int, ...]) -> int:
@@ -123,7 +114,7 @@ def _measure_restoration(batch_size: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def color_images(path: Path, batch_size: int = 128, repeats: int = 100) -> None:
+def main(path: Path, batch_size: int = 128, repeats: int = 100) -> None:
     """Measures the cost of restoring, and writes the results and a table."""
     results = {
         "batch_size": batch_size,
@@ -157,81 +148,5 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-# --- Evaluating compared with the passes that it needs --------------------------------------
-
-
-def make_art_attack(
-    classifier: keras.Model, dataset: tf.data.Dataset, attack: keras_trn.attacks.Attack
-) -> Callable[[], Any]:
-    """Makes a function that crafts images with ART's PGD, with the same steps and images."""
-    # Slow to import, and only this comparison needs it.
-    import art.attacks.evasion
-    import art.estimators.classification
-
-    batch_size = len(next(iter(dataset))[0])
-    estimator = art.estimators.classification.TensorFlowV2Classifier(
-        model=tf.function(lambda images, training: classifier(images, training=False)),
-        nb_classes=10,
-        input_shape=fashion_mnist.IMAGE_SHAPE,
-        loss_object=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        clip_values=(0.0, 1.0),
-    )
-    descent = art.attacks.evasion.ProjectedGradientDescent(
-        estimator,
-        eps=attack.epsilon,
-        eps_step=2.5 * attack.epsilon / attack.steps,
-        max_iter=attack.steps,
-        num_random_init=1,
-        batch_size=batch_size,
-        verbose=False,
-    )
-    images, labels = keras_trn.datasets.to_arrays(dataset)
-    return functools.partial(descent.generate, images, keras.utils.to_categorical(labels, 10))
-
-
-def fashion_mnist_evaluation(
-    path: Path, examples: int = 1000, batch_size: int = 250, steps: int = 20, repeats: int = 5
-) -> None:
-    """Measures the cost of an evaluation, and writes the results."""
-    keras.utils.set_random_seed(0)
-    classifier = fashion_mnist.make_classifier()
-    _, _, test = keras_trn.datasets.load("fashion_mnist", batch_size=batch_size)
-    dataset = test.take(examples // batch_size).cache()
-    attack = keras_trn.attacks.ProjectedGradientDescent(0.1, steps=steps, seed=0)
-    gradient = tf.function(gradient_of(classifier), autograph=False)
-
-    def passes() -> None:
-        for images, _ in dataset:
-            for _ in range(steps):
-                gradient(images)
-
-    def evaluation() -> float:
-        cells = keras_trn.evaluation.measure({"bare": classifier}, dataset, [attack], verbose=0)
-        return cells[-1]["seconds"]
-
-    functions = {
-        "passes": passes,
-        "evaluation": evaluation,
-        "art_attack": make_art_attack(classifier, dataset, attack),
-    }
-    seconds = {
-        name: [round(value, 3) for value in values]
-        for name, values in seconds_in_turn(functions, repeats).items()
-    }
-    medians = {name: float(np.median(values)) for name, values in seconds.items()}
-    results = {
-        "examples": examples,
-        "batch_size": batch_size,
-        "steps": steps,
-        "epsilon": attack.epsilon,
-        "seconds": seconds,
-        "evaluation_over_passes": round(medians["evaluation"] / medians["passes"], 3),
-        "art_attack_over_evaluation": round(medians["art_attack"] / medians["evaluation"], 3),
-        "environment": describe_environment(),
-    }
-    path.write_text(json.dumps(results, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    measurements = {"color_images": color_images, "fashion_mnist": fashion_mnist_evaluation}
-    measurements[sys.argv[1]](Path(sys.argv[2]))
+    main(Path(sys.argv[1]))
