@@ -196,6 +196,42 @@ HARDENED = {
         "benign", "protected", ["adversarial training"]
     ),
 }
+
+
+def guard_keeps_classes(results: Results, name: str) -> Finding:
+    """Compares the accuracies of both restorers with the hardened one's, for each attacker."""
+    pairs = list(
+        zip(*(_of_guard(results, name, part) for part in ("hardened TRN", "both")), strict=True)
+    )
+    figure = ", ".join(f"{100 * cell['accuracy']:.1f}%" for _, cell in pairs)
+    return figure, all(first["accuracy"] == second["accuracy"] for first, second in pairs)
+
+
+def guard_returns_images(results: Results, name: str) -> Finding:
+    """Compares the PSNR of attacked and restored images, for each attacker."""
+    cells = [cell for cell in _of_guard(results, name, "both") if cell["threat_model"]]
+    pairs = [(cell["attacked_psnr"], cell["restored_psnr"]) for cell in cells]
+    figure = ", ".join(f"{attacked:.1f} -> {restored:.1f} dB" for attacked, restored in pairs)
+    return figure, all(restored > attacked for attacked, restored in pairs)
+
+
+def mixing_costs(points: float) -> Check:
+    """Checks what the worst case pays, at least, for a point of benign accuracy."""
+
+    def check(results: Results, name: str) -> Finding:
+        first, *others = results.study(name)["mixing"]
+        paid = [
+            (first["worst"] - row["worst"]) / (row["benign"] - first["benign"]) for row in others
+        ]
+        return f"at least {min(paid):.1f} points", min(paid) >= points
+
+    return check
+
+
+def _of_guard(results: Results, name: str, defence: str) -> list[dict[str, Any]]:
+    return [cell for cell in results.study(name)["cells"] if cell["defence"] == defence]
+
+
 OTHERS = (*RESTORERS, *FILTERS)
 # By the name of the results that decide them.
 CLAIMS: dict[str, dict[str, Check]] = {
@@ -242,6 +278,11 @@ CLAIMS: dict[str, dict[str, Check]] = {
     },
     "trn_hardened_fashion_mnist": HARDENED,
     "trn_hardened_cifar10": HARDENED,
+    "guard_fashion_mnist": {
+        "Both restorers classify as the hardened one alone": guard_keeps_classes,
+        "Their images are closer to the clean ones than the attacked images": guard_returns_images,
+        "Mixing costs at least 4 points for each point of benign accuracy": mixing_costs(4),
+    },
     "trn_svhn_cropped": {
         "Attacks of several steps leave the bare classifier at most 1%": falls(ITERATIVE),
         "At least 60% are correct again under each of them": keeps(

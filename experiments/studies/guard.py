@@ -12,6 +12,7 @@ Writes both tables next to the file. An interrupted run continues where it stopp
 import dataclasses
 import importlib
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ def images_table(cells: list[Cell]) -> str:
             "attacker": cell["threat_model"] or "none",
             "defence": cell["defence"],
             "accuracy": 100 * cell["accuracy"],
-            "PSNR attacked": cell["attacked_psnr"],
+            # Unattacked images are exact copies, whose PSNR is infinite.
+            "PSNR attacked": cell["attacked_psnr"] if cell["threat_model"] else math.nan,
             "PSNR restored": cell["restored_psnr"],
             "SSIM attacked": cell["attacked_ssim"],
             "SSIM restored": cell["restored_ssim"],
