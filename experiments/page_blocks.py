@@ -9,6 +9,7 @@ A comment above a block says how it is run:
 import contextlib
 import dataclasses
 import io
+import linecache
 import re
 import subprocess
 import sys
@@ -51,9 +52,11 @@ class Block:
         if self.in_fresh_process:
             command = [sys.executable, "-c", self.code]
             return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        code = compile("\n" * (self.line - 1) + self.code, page, "exec")
+        name, source = f"{page}:{self.line}", "\n" * (self.line - 1) + self.code
+        # Tracebacks and AutoGraph find the source there, and not in the Markdown.
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
         with contextlib.redirect_stdout(io.StringIO()) as output:
-            exec(code, names)
+            exec(compile(source, name, "exec"), names)
         return output.getvalue()
 
 

@@ -53,5 +53,6 @@ def test_traceback_of_a_block_points_to_its_line():
     (block,) = find_blocks("Text.\n\n```python\na = 1\na / 0\n```\n")
     with pytest.raises(ZeroDivisionError) as error:
         block.run({}, "page.md")
-    assert str(error.traceback[-1].path) == "page.md"
-    assert error.traceback[-1].lineno + 1 == 5
+    last = error.traceback[-1]
+    assert (str(last.path), last.lineno + 1) == ("page.md:4", 5)
+    assert str(last.statement) == "a / 0"
