@@ -1,58 +1,23 @@
-"""Every example in the documentation runs, and every public name is documented."""
+"""Every public name is documented, and the examples of docstrings run."""
 
 import importlib
 import inspect
-import json
 import pkgutil
-import re
-import textwrap
 from pathlib import Path
 
-import keras
 import pytest
 
 import keras_trn
-from experiments.studies.first_example import first_block
+from experiments.page_blocks import find_blocks
 
-ROOT = Path(__file__).parent.parent
-# The home page has the first block of the README, and nothing else to run.
-MARKDOWN_FILES = [
-    ROOT / "README.md",
-    *sorted(set(ROOT.glob("docs/**/*.md")) - {ROOT / "docs/index.md"}),
-    *sorted(ROOT.glob("keras_trn/presets/*.md")),
-]
-PAGES_WITH_THE_FIRST_EXAMPLE = [ROOT / "README.md", ROOT / "docs/index.md"]
-_FENCED_PYTHON = re.compile(
-    r"^(?P<indent>[ ]*)```python\b[^\n]*\n(?P<code>.*?)^(?P=indent)```[ ]*$",
-    re.MULTILINE | re.DOTALL,
-)
-_NOT_RUN = re.compile(r"<!-- not run: \S.*?-->\s*\Z", re.DOTALL)
+PAGE = Path(__file__).parent.parent / "docs/api/index.md"
 
 
-def examples(text):
-    """Finds the fenced blocks of Python in a text, but those marked as not run.
-
-    Returns:
-        A list of pairs: the number of the block's first line in the text, and its code.
-    """
-    return [
-        (text.count("\n", 0, match.start("code")) + 1, textwrap.dedent(match["code"]))
-        for match in _FENCED_PYTHON.finditer(text)
-        if not _NOT_RUN.search(text, 0, match.start())
-    ]
-
-
-def run(code, name, first_line, namespace):
-    """Runs a block such that a traceback points to its line in the text."""
-    exec(compile("\n" * (first_line - 1) + code, name, "exec"), namespace)
-
-
-def docstring_namespace():
+def names_of_docstrings():
     """What docs/api/index.md defines for all docstring examples."""
-    (_, code), *_ = examples((ROOT / "docs/api/index.md").read_text(encoding="utf-8"))
-    namespace = {"__name__": "__main__"}
-    exec(code, namespace)
-    return namespace
+    names = {"__name__": "__main__"}
+    find_blocks(PAGE.read_text(encoding="utf-8"))[0].run(names, str(PAGE))
+    return names
 
 
 def modules():
@@ -116,73 +81,16 @@ PUBLIC = public_objects()
 PUBLIC_CLASSES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
 PUBLIC_CALLABLES = {name: value for name, value in PUBLIC.items() if callable(value)}
 DOCSTRING_EXAMPLES = [
-    pytest.param(name, line, code, id=f"{name}-{number}" if number else name)
+    pytest.param(name, block, id=f"{name}-{number}" if number else name)
     for name, value in DOCUMENTED.items()
-    for number, (line, code) in enumerate(examples(inspect.cleandoc(value.__doc__ or "")))
+    for number, block in enumerate(find_blocks(inspect.cleandoc(value.__doc__ or "")))
 ]
 
 
-# --- Examples run ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "line", "code"), DOCSTRING_EXAMPLES)
-def test_example_of_a_docstring_runs(name, line, code, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "block"), DOCSTRING_EXAMPLES)
+def test_example_of_a_docstring_runs(name, block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run(code, f"<docstring of {name}>", line, docstring_namespace())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "path", MARKDOWN_FILES, ids=[str(path.relative_to(ROOT)) for path in MARKDOWN_FILES]
-)
-def test_examples_of_a_page_run_in_order(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MPLBACKEND", "Agg")
-    keras.utils.set_random_seed(0)
-    namespace = {"__name__": "__main__"}
-    for line, code in examples(path.read_text(encoding="utf-8")):
-        run(code, str(path), line, namespace)
-    if path.name == "README.md":
-        # What a newcomer sees first is a defence that works.
-        report = namespace["report"]
-        assert report.cell("benign", defence="protected")["accuracy"] > 0.95
-        assert report.cell("PGD-5", "oblivious", defence="protected")["accuracy"] > 0.9
-        assert report.cell("PGD-5", "oblivious", defence="bare")["accuracy"] < 0.4
-
-
-def test_the_table_below_the_first_example_is_that_of_the_code_above():
-    shown = json.loads((ROOT / "results/first_example.json").read_text(encoding="utf-8"))
-    settings = shown["settings"]["checked_attack_settings"]
-    blocks = [first_block(p.read_text(encoding="utf-8")) for p in PAGES_WITH_THE_FIRST_EXAMPLE]
-    assert blocks[0] == blocks[1]
-    assert len(examples(PAGES_WITH_THE_FIRST_EXAMPLE[1].read_text(encoding="utf-8"))) == 1
-    assert f"epsilon={settings['epsilon']}, steps={settings['steps']}" in blocks[0]
-
-
-# --- Examples are found ---------------------------------------------------------------
-
-
-def test_blocks_of_python_are_found_with_their_lines():
-    indented = "    ```python\n    if a:\n        b\n    ```"
-    text = f"Text.\n\n```python\na = 1\n```\n\n```\nno\n```\n\n{indented}"
-    assert examples(text) == [(4, "a = 1\n"), (12, "if a:\n    b\n")]
-
-
-def test_block_after_a_comment_with_a_reason_is_not_run():
-    block = "```python\na = 1\n```\n"
-    assert examples(f"<!-- not run: needs a GPU -->\n{block}") == []
-    assert len(examples(f"<!-- not run: needs a GPU -->\n{block}\n{block}")) == 1
-    assert len(examples(f"<!-- not run: needs a GPU -->\nText.\n{block}")) == 1
-    assert len(examples(f"<!-- not run: -->\n{block}")) == 1
-
-
-def test_traceback_of_an_example_points_to_its_line():
-    with pytest.raises(ZeroDivisionError) as error:
-        run("a = 1\na / 0\n", "page.md", 4, {})
-    assert error.traceback[-1].lineno + 1 == 5
-
-
-# --- Everything is documented ---------------------------------------------------------
+    block.run(names_of_docstrings(), f"<docstring of {name}>")
 
 
 def test_examples_and_public_names_are_many():
@@ -218,4 +126,4 @@ def test_public_methods_have_docstrings(name):
     "name", [name for name, value in PUBLIC_CALLABLES.items() if not hasattr(value, "is_check")]
 )
 def test_public_class_or_function_has_an_example(name):
-    assert examples(inspect.cleandoc(PUBLIC_CALLABLES[name].__doc__ or ""))
+    assert find_blocks(inspect.cleandoc(PUBLIC_CALLABLES[name].__doc__ or ""))
