@@ -8,42 +8,44 @@ A page marks the place below a block of Python:
 """
 
 import contextlib
-import io
+import itertools
 import re
 import sys
 import tempfile
 import textwrap
 from pathlib import Path
+from typing import Any
 
-_PARTS = re.compile(
-    r"<!-- not run: [^>]*-->\s*```python.*?```"
-    r"|^(?P<indent> *)```python\n(?P<code>.*?)^(?P=indent)```$"
-    r"|(?P<start>^<!-- output -->\n).*?(?P<end>^<!-- end of output -->)",
-    re.DOTALL | re.MULTILINE,
+from experiments.page_blocks import find_blocks
+
+OUTPUT = re.compile(
+    r"^(?P<indent> *)<!-- output -->\n.*?<!-- end of output -->", re.DOTALL | re.MULTILINE
 )
 
 
-def with_outputs(page: str) -> str:
+def with_outputs(page: str, name: str = "page") -> str:
     """Returns a page with what its blocks print; all run in one namespace, in their order."""
-    names = {"__name__": "__main__"}
-    printed = ""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    blocks = find_blocks(page)
+    starts = [0, *(block.end for block in blocks), len(page)]
+    first, *others = (page[start:end] for start, end in itertools.pairwise(starts))
+    texts = [
+        _with_output(text, block.run(names, name))
+        for block, text in zip(blocks, others, strict=True)
+    ]
+    return first + "".join(texts)
 
-    def fill(part: re.Match[str]) -> str:
-        nonlocal printed
-        if part["code"] is not None:
-            with contextlib.redirect_stdout(io.StringIO()) as output:
-                exec(compile(textwrap.dedent(part["code"]), "a block of the page", "exec"), names)
-            printed = output.getvalue().rstrip()
-        elif part["start"] is not None:
-            shown = printed if printed.startswith("|") else f"```text\n{printed}\n```"
-            return f"{part['start']}\n{shown}\n\n{part['end']}"
-        return part[0]
 
-    return _PARTS.sub(fill, page)
+def _with_output(text: str, printed: str) -> str:
+    """Returns the text below a block with what the block printed."""
+    printed = printed.rstrip()
+    shown = printed if printed.startswith("|") else f"```text\n{printed}\n```"
+    place = f"<!-- output -->\n\n{shown}\n\n<!-- end of output -->"
+    return OUTPUT.sub(lambda match: textwrap.indent(place, match["indent"]), text)
 
 
 if __name__ == "__main__":
     for path in [Path(name).resolve() for name in sys.argv[1:]]:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            text = with_outputs(path.read_text(encoding="utf-8"))
+            text = with_outputs(path.read_text(encoding="utf-8"), str(path))
         path.write_text(text, encoding="utf-8")

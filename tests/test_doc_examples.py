@@ -1,221 +1,205 @@
-"""Every example in the documentation runs, and every public name is documented."""
+"""Each task is done, and each page runs, by copying the blocks of a page in their order."""
 
-import importlib
-import inspect
+import dataclasses
 import json
-import pkgutil
 import re
-import textwrap
+import sys
 from pathlib import Path
 
 import keras
 import pytest
 
-import keras_trn
-from experiments.studies.first_example import first_block
+from experiments.page_blocks import find_blocks
+from keras_trn import threat_models
+from keras_trn.evaluation import checks
 
 ROOT = Path(__file__).parent.parent
 # The home page has the first block of the README, and nothing else to run.
-MARKDOWN_FILES = [
-    ROOT / "README.md",
-    *sorted(set(ROOT.glob("docs/**/*.md")) - {ROOT / "docs/index.md"}),
-    *sorted(ROOT.glob("keras_trn/presets/*.md")),
-]
-PAGES_WITH_THE_FIRST_EXAMPLE = [ROOT / "README.md", ROOT / "docs/index.md"]
-_FENCED_PYTHON = re.compile(
-    r"^(?P<indent>[ ]*)```python\b[^\n]*\n(?P<code>.*?)^(?P=indent)```[ ]*$",
-    re.MULTILINE | re.DOTALL,
-)
-_NOT_RUN = re.compile(r"<!-- not run: \S.*?-->\s*\Z", re.DOTALL)
-
-
-def examples(text):
-    """Finds the fenced blocks of Python in a text, but those marked as not run.
-
-    Returns:
-        A list of pairs: the number of the block's first line in the text, and its code.
-    """
-    return [
-        (text.count("\n", 0, match.start("code")) + 1, textwrap.dedent(match["code"]))
-        for match in _FENCED_PYTHON.finditer(text)
-        if not _NOT_RUN.search(text, 0, match.start())
-    ]
-
-
-def run(code, name, first_line, namespace):
-    """Runs a block such that a traceback points to its line in the text."""
-    exec(compile("\n" * (first_line - 1) + code, name, "exec"), namespace)
-
-
-def docstring_namespace():
-    """What docs/api/index.md defines for all docstring examples."""
-    (_, code), *_ = examples((ROOT / "docs/api/index.md").read_text(encoding="utf-8"))
-    namespace = {"__name__": "__main__"}
-    exec(code, namespace)
-    return namespace
-
-
-def modules():
-    names = [module.name for module in pkgutil.walk_packages(keras_trn.__path__, "keras_trn.")]
-    return [keras_trn, *map(importlib.import_module, names)]
-
-
-def is_public(name):
-    return not name.startswith("_")
-
-
-def documented_objects():
-    """All public modules, classes, functions and methods, by their full names."""
-    objects = {}
-    for module in modules():
-        objects[module.__name__] = module
-        for name, value in vars(module).items():
-            if not is_public(name) or getattr(value, "__module__", None) != module.__name__:
-                continue
-            if not (inspect.isclass(value) or inspect.isfunction(value)):
-                continue
-            objects[f"{module.__name__}.{name}"] = value
-            if inspect.isclass(value):
-                for method_name, method in methods(value).items():
-                    objects[f"{module.__name__}.{name}.{method_name}"] = method
-    return objects
-
-
-def methods(cls):
-    """The public methods and properties that a class itself defines."""
-    return {
-        name: value
-        for name, value in vars(cls).items()
-        if is_public(name)
-        and (inspect.isfunction(value) or isinstance(value, (classmethod, staticmethod, property)))
-    }
-
-
-def public_objects():
-    """What is exported: all that `__all__` names, and what exported modules define."""
-    objects = {
-        f"{module.__name__}.{name}": getattr(module, name)
-        for module in modules()
-        for name in getattr(module, "__all__", [])
-        if is_public(name)
-    }
-    plain_modules = {
-        name
-        for name, value in objects.items()
-        if inspect.ismodule(value) and not hasattr(value, "__path__")
-    }
-    return objects | {
-        name: value
-        for name, value in documented_objects().items()
-        if name.rpartition(".")[0] in plain_modules
-    }
-
-
-DOCUMENTED = documented_objects()
-PUBLIC = public_objects()
-PUBLIC_CLASSES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
-PUBLIC_CALLABLES = {name: value for name, value in PUBLIC.items() if callable(value)}
-DOCSTRING_EXAMPLES = [
-    pytest.param(name, line, code, id=f"{name}-{number}" if number else name)
-    for name, value in DOCUMENTED.items()
-    for number, (line, code) in enumerate(examples(inspect.cleandoc(value.__doc__ or "")))
+PAGES = [
+    str(path.relative_to(ROOT))
+    for path in (
+        ROOT / "README.md",
+        *sorted(set(ROOT.glob("docs/**/*.md")) - {ROOT / "docs/index.md"}),
+        *sorted(ROOT.glob("keras_trn/presets/*.md")),
+    )
+    if find_blocks(path.read_text(encoding="utf-8"))
 ]
 
+START = "docs/getting-started.md"
+HARDEN = "docs/guides/harden-a-restorer.md"
+EVALUATE = "docs/guides/evaluate-and-report.md"
+WRITE = "docs/guides/write-an-attack-or-a-baseline.md"
+SCALE_OUT = "docs/guides/scale-out.md"
 
-# --- Examples run ---------------------------------------------------------------------
+# The page of each task, the section that ends it, and what then holds.
+TASKS = {
+    "protect": (
+        START,
+        "Put a restorer in front",
+        "protected.restorer.built and protected.classifier is classifier",
+    ),
+    "train": (
+        START,
+        "Train",
+        "protected.optimizer.iterations > 0 and 'val_adversarial_accuracy' in history.history",
+    ),
+    "calibrate": (
+        START,
+        "Limit the loss of benign accuracy",
+        "calibration.benign_after >= 0.99",
+    ),
+    "save and load in a fresh process": (
+        START,
+        "Save and load",
+        'f\'{report.cell("benign")["accuracy"]:.1%}\' in printed',
+    ),
+    "harden": (
+        HARDEN,
+        "Check that it holds",
+        "hardened.threat_model.name == 'whitebox_full' and report.evaluated == 'protected'",
+    ),
+    "evaluate": (
+        EVALUATE,
+        "Run it",
+        "report.worst() <= report.cell('PGD-10', 'whitebox_full')['accuracy']",
+    ),
+    "read the report": (
+        EVALUATE,
+        "Share it",
+        "again.worst() == report.worst() and report.checks['protected']",
+    ),
+    "write an attack": (
+        WRITE,
+        "An attack",
+        "wrong.mean() > (classifier.predict(images, verbose=0).argmax(-1) != labels).mean()",
+    ),
+    "write a baseline": (
+        WRITE,
+        "Both in a report",
+        "report.cell(attack.name, 'oblivious', defence='mean')['examples'] == len(images)",
+    ),
+    "scale out": (
+        SCALE_OUT,
+        "Scale out",
+        "report.cell('PGD-5', 'bpda')['examples'] == 360",
+    ),
+}
+
+# Tracing attackers and sanity checks takes most of the time. These pages run all epochs and default
+# attackers, and one of them all checks. Elsewhere, one epoch, one check, and the attackers who know
+# nothing or everything show that a page runs.
+PAGES_IN_FULL = ("README.md", "docs/evaluating.md")
+PAGE_WITH_ALL_CHECKS = "docs/evaluating.md"
+EPOCHS = re.compile(r"\bepochs=\d+")
 
 
-@pytest.mark.parametrize(("name", "line", "code"), DOCSTRING_EXAMPLES)
-def test_example_of_a_docstring_runs(name, line, code, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run(code, f"<docstring of {name}>", line, docstring_namespace())
+def attackers_who_know_all(samples):
+    return [threat_models.WhiteboxFull(samples=samples), threat_models.Blackbox(samples=samples)]
+
+
+def one_check(examination):
+    return [checks.outputs_are_logits(examination)]
+
+
+class Reader:
+    """Copies the blocks of a page into a program: in their order, and each of them once."""
+
+    def __init__(self, page, folder):
+        self.page, self.folder = page, folder
+        self.blocks = find_blocks((ROOT / page).read_text(encoding="utf-8"))
+        self.names = {"__name__": "__main__"}
+        self.copied, self.printed = 0, ""
+
+    def copy(self, last_section=None):
+        """Copies the blocks up to the end of a section, or else of the page."""
+        sections = [block.heading for block in self.blocks]
+        assert last_section is None or last_section in sections
+        last = max(n for n, section in enumerate(sections) if last_section in (None, section))
+        while self.copied <= last:
+            self.printed = self._run(self.blocks[self.copied])
+            self.copied += 1
+
+    def _run(self, block):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            patch.setenv("MPLBACKEND", "Agg")
+            if self.page != PAGE_WITH_ALL_CHECKS:
+                patch.setattr("keras_trn.evaluation.evaluator.run_checks", one_check)
+            if self.page not in PAGES_IN_FULL:
+                block = dataclasses.replace(block, code=EPOCHS.sub("epochs=1", block.code))
+                defaults = "keras_trn.evaluation.default_threat_models._adaptive"
+                patch.setattr(defaults, attackers_who_know_all)
+            return block.run(self.names, self.page)
+
+
+@pytest.fixture(scope="module")
+def reader_of(tmp_path_factory, ray_of_this_machine):
+    """Finds the reader of a page, who goes on where the last test left off."""
+    readers = {}
+
+    def reader_of(page):
+        if page == SCALE_OUT:
+            ray_of_this_machine()
+        if page not in readers:
+            keras.utils.set_random_seed(0)
+            readers[page] = Reader(page, tmp_path_factory.mktemp("page"))
+        return readers[page]
+
+    return reader_of
+
+
+@pytest.fixture(scope="module")
+def ray_of_this_machine():
+    """Lets a page start Ray, and shuts it down in the end; skips the test without Ray."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # A worker imports TensorFlow before it registers, which takes long on a busy computer.
+        patch.setenv("RAY_worker_register_timeout_seconds", "240")
+        yield lambda: pytest.importorskip("ray", reason="Ray is not installed")
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path", MARKDOWN_FILES, ids=[str(path.relative_to(ROOT)) for path in MARKDOWN_FILES]
-)
-def test_examples_of_a_page_run_in_order(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MPLBACKEND", "Agg")
-    keras.utils.set_random_seed(0)
-    namespace = {"__name__": "__main__"}
-    for line, code in examples(path.read_text(encoding="utf-8")):
-        run(code, str(path), line, namespace)
-    if path.name == "README.md":
-        # What a newcomer sees first is a defence that works.
-        report = namespace["report"]
-        assert report.cell("benign", defence="protected")["accuracy"] > 0.95
-        assert report.cell("PGD-5", "oblivious", defence="protected")["accuracy"] > 0.9
-        assert report.cell("PGD-5", "oblivious", defence="bare")["accuracy"] < 0.4
+@pytest.mark.parametrize("task", TASKS)
+def test_task_is_done_by_copying_blocks(task, reader_of):
+    page, last_section, expectation = TASKS[task]
+    reader = reader_of(page)
+    reader.copy(last_section)
+    assert eval(expectation, {**reader.names, "printed": reader.printed}), expectation
 
 
-def test_the_table_below_the_first_example_is_that_of_the_code_above():
-    shown = json.loads((ROOT / "results/first_example.json").read_text(encoding="utf-8"))
-    settings = shown["settings"]["checked_attack_settings"]
-    blocks = [first_block(p.read_text(encoding="utf-8")) for p in PAGES_WITH_THE_FIRST_EXAMPLE]
-    assert blocks[0] == blocks[1]
-    assert len(examples(PAGES_WITH_THE_FIRST_EXAMPLE[1].read_text(encoding="utf-8"))) == 1
-    assert f"epsilon={settings['epsilon']}, steps={settings['steps']}" in blocks[0]
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_page_runs_to_its_end(page, reader_of):
+    reader_of(page).copy()
 
 
-# --- Examples are found ---------------------------------------------------------------
+@pytest.mark.slow
+def test_first_example_is_a_defence_that_works(reader_of):
+    """What a newcomer sees first."""
+    reader = reader_of("README.md")
+    reader.copy()
+    report = reader.names["report"]
+    assert report.cell("benign", defence="protected")["accuracy"] > 0.95
+    assert report.cell("PGD-5", "oblivious", defence="protected")["accuracy"] > 0.9
+    assert report.cell("PGD-5", "oblivious", defence="bare")["accuracy"] < 0.4
+    assert rows(report.cells) == rows(shown_report()["cells"])
 
 
-def test_blocks_of_python_are_found_with_their_lines():
-    indented = "    ```python\n    if a:\n        b\n    ```"
-    text = f"Text.\n\n```python\na = 1\n```\n\n```\nno\n```\n\n{indented}"
-    assert examples(text) == [(4, "a = 1\n"), (12, "if a:\n    b\n")]
+def test_table_below_the_first_example_is_of_the_code_above():
+    settings = shown_report()["settings"]["checked_attack_settings"]
+    readme, home = (
+        find_blocks((ROOT / page).read_text(encoding="utf-8"))
+        for page in ("README.md", "docs/index.md")
+    )
+    assert [home[0].code] == [block.code for block in home] == [readme[0].code]
+    assert f"epsilon={settings['epsilon']}, steps={settings['steps']}" in home[0].code
 
 
-def test_block_after_a_comment_with_a_reason_is_not_run():
-    block = "```python\na = 1\n```\n"
-    assert examples(f"<!-- not run: needs a GPU -->\n{block}") == []
-    assert len(examples(f"<!-- not run: needs a GPU -->\n{block}\n{block}")) == 1
-    assert len(examples(f"<!-- not run: needs a GPU -->\nText.\n{block}")) == 1
-    assert len(examples(f"<!-- not run: -->\n{block}")) == 1
+def shown_report():
+    return json.loads((ROOT / "results/first_example.json").read_text(encoding="utf-8"))
 
 
-def test_traceback_of_an_example_points_to_its_line():
-    with pytest.raises(ZeroDivisionError) as error:
-        run("a = 1\na / 0\n", "page.md", 4, {})
-    assert error.traceback[-1].lineno + 1 == 5
-
-
-# --- Everything is documented ---------------------------------------------------------
-
-
-def test_examples_and_public_names_are_many():
-    assert len(DOCSTRING_EXAMPLES) >= 20
-    assert len(PUBLIC) >= 20
-
-
-@pytest.mark.parametrize("name", PUBLIC)
-def test_public_name_has_a_docstring(name):
-    value = PUBLIC[name]
-    assert (value.__doc__ or "").strip()
-    if inspect.isclass(value):
-        assert "__doc__" in vars(value) and vars(value)["__doc__"], "inherited, not its own"
-
-
-@pytest.mark.parametrize("name", PUBLIC_CLASSES)
-def test_public_methods_have_docstrings(name):
-    """A method may inherit its docstring; what Keras calls, Keras describes."""
-    cls = PUBLIC_CLASSES[name]
-    own_classes = [base for base in cls.__mro__ if base.__module__.startswith("keras_trn")]
-    foreign_classes = [base for base in cls.__mro__ if base not in own_classes]
-    undocumented = {
-        method_name
-        for base in own_classes
-        for method_name in methods(base)
-        if not inspect.getdoc(getattr(cls, method_name))
-        and not any(hasattr(foreign, method_name) for foreign in foreign_classes)
-    }
-    assert undocumented == set()
-
-
-@pytest.mark.parametrize(
-    "name", [name for name, value in PUBLIC_CALLABLES.items() if not hasattr(value, "is_check")]
-)
-def test_public_class_or_function_has_an_example(name):
-    assert examples(inspect.cleandoc(PUBLIC_CALLABLES[name].__doc__ or ""))
+def rows(cells):
+    return [(cell["threat_model"], cell["attack"], cell["defence"]) for cell in cells]

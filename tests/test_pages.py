@@ -1,11 +1,15 @@
 """What the pages show is what the committed commands make."""
 
+import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 
 import keras_trn
+from experiments.page_blocks import find_blocks
+from experiments.page_outputs import OUTPUT
 from experiments.page_outputs import with_outputs
 from experiments.studies import image_sizes
 from experiments.studies import landing_strip
@@ -30,6 +34,36 @@ def test_block_that_is_not_run_prints_nothing():
 def test_printed_table_becomes_a_table_of_the_page():
     page = "```python\nprint('| a |\\n| --- |')\n```\n" + PLACE.format("")
     assert with_outputs(page).endswith(PLACE.format("\n| a |\n| --- |\n\n"))
+
+
+def test_output_in_a_list_is_indented_like_its_block():
+    block = "    ```python\n    print('a')\n    ```\n"
+    page = f"- An item:\n\n{block}\n    <!-- output -->\n    <!-- end of output -->\n"
+    filled = with_outputs(page)
+    assert filled.endswith(
+        "    <!-- output -->\n\n    ```text\n    a\n    ```\n\n    <!-- end of output -->\n"
+    )
+    assert with_outputs(filled) == filled
+
+
+def pages_of_the_documented_command():
+    text = (ROOT / "docs/contributing.md").read_text(encoding="utf-8")
+    command = re.search(r"-m experiments\.page_outputs(.*?)\n```", text, re.DOTALL)[1]
+    return {page for pattern in re.findall(r"\S+\.md", command) for page in ROOT.glob(pattern)}
+
+
+def test_example_that_prints_shows_what_the_documented_command_writes():
+    # The report of the README and of the home page comes from `results/`.
+    for page in set(ROOT.glob("docs/**/*.md")) - {ROOT / "docs/index.md"}:
+        text = page.read_text(encoding="utf-8")
+        blocks = find_blocks(text)
+        ends = [*(block.end for block in blocks), len(text)]
+        for block, (start, end) in zip(blocks, itertools.pairwise(ends), strict=True):
+            if re.search(r"^ *print\(", block.code, re.MULTILINE):
+                output = OUTPUT.search(text, start, end)
+                assert output, f"{page}:{block.line} prints, and shows no output"
+                assert re.search("```text\n.*\\w|^ *\\|", output[0], re.MULTILINE), page
+                assert page in pages_of_the_documented_command()
 
 
 def test_photographs_are_the_first_correct_ones_of_each_class():

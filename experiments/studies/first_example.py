@@ -3,27 +3,18 @@
 `python -m experiments.studies.first_example results/first_example.json`
 """
 
-import re
 import sys
 from pathlib import Path
+from typing import Any
 
+from experiments.page_blocks import find_blocks
 from keras_trn.evaluation import Report
-
-_PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def first_block(page: str) -> str:
-    """Finds the first block of Python in a Markdown page."""
-    match = _PYTHON.search(page)
-    if match is None:
-        raise ValueError("The page has no block of Python.")
-    return match[1]
 
 
 def run(page: str) -> Report:
     """Runs the first block of a page, and returns its report."""
-    names = {"__name__": "__main__"}
-    exec(compile(first_block(page), "the first example", "exec"), names)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    find_blocks(page)[0].run(names, "the first example")
     return names["report"]
 
 
