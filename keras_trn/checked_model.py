@@ -8,6 +8,7 @@ import numpy as np
 from keras_trn.graphs import state_of
 from keras_trn.keras_settings import float32_numbers
 from keras_trn.pipelines import check_data
+from keras_trn.pipelines import plain_errors
 from keras_trn.types import ImageShape
 
 
@@ -20,6 +21,7 @@ class CheckedModel(keras.Model):
     image_shape: ImageShape
     num_classes: int
 
+    @plain_errors()
     @float32_numbers()
     def predict(
         self,

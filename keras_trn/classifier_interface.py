@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_trn.architecture import nested_layers
+from keras_trn.checked_model import CheckedModel
 from keras_trn.logits import logits_function
 from keras_trn.logits import looks_like_probabilities
 from keras_trn.types import ImageShape
@@ -49,6 +50,15 @@ def describe_classifier(classifier: keras.Model) -> tuple[ImageShape, int]:
             stacklevel=3,
         )
     return image_shape, scores.shape[-1]
+
+
+def known_image_shape(classifier: Any) -> ImageShape | None:
+    """Returns the image shape that a Keras model was built for; `None` if it has none."""
+    if isinstance(classifier, CheckedModel):
+        return classifier.image_shape
+    inputs = getattr(classifier, "inputs", None) if isinstance(classifier, keras.Model) else None
+    shape = tuple(inputs[0].shape[1:]) if inputs and len(inputs) == 1 else ()
+    return shape if len(shape) == 3 else None
 
 
 def _check_layers(classifier: keras.Model) -> None:

@@ -27,6 +27,8 @@ from keras_trn.losses import RestoredBatch
 from keras_trn.losses import RestorerLoss
 from keras_trn.metrics import Accuracy
 from keras_trn.metrics import PeakSignalToNoiseRatio
+from keras_trn.pipelines import BatchCheck
+from keras_trn.pipelines import with_checks
 from keras_trn.presets import preset_path
 from keras_trn.restoration_network import TwoStreamRestorationNetwork
 from keras_trn.restored_classifier import RestoredClassifier
@@ -382,8 +384,8 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
 
         Raises:
             ValueError: If images or labels are malformed, or a pipeline is endless and
-                `steps_per_epoch` is missing. `fit` checks arrays as a whole, but pipelines
-                only by their first batch.
+                `steps_per_epoch` is missing. `fit` checks arrays and the first batch of a
+                pipeline before it trains, and the other batches when it reads them.
         """
         self._open_gates()
         history = super().fit(x, y, *args, **kwargs)
@@ -536,7 +538,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             self._check_needs_no_labels()
         elif is_dictionary_pipeline(x):
             super()._checked(x.map(lambda inputs, *rest: (inputs["images"], *rest)), steps=steps)
-            return x, y
+            return with_checks(x, BatchCheck(self.image_shape, self.num_classes)), y
         return super()._checked(x, y, needs_labels, steps)
 
     @property

@@ -12,6 +12,7 @@ from keras_trn.checked_model import CheckedModel
 from keras_trn.input_validation import check_range
 from keras_trn.keras_settings import float32_numbers
 from keras_trn.metrics import Accuracy
+from keras_trn.pipelines import plain_errors
 from keras_trn.types import Config
 
 
@@ -76,6 +77,7 @@ class AdversarialTrainer(CheckedModel):
         # Otherwise Keras traces the training step twice, the first time to create variables.
         self.optimizer.build(self.trainable_variables)
 
+    @plain_errors()
     @float32_numbers()
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains against the attack of `compile`; as `keras.Model.fit`.
@@ -94,8 +96,8 @@ class AdversarialTrainer(CheckedModel):
 
         Raises:
             ValueError: If images or labels are malformed, or a pipeline is endless and
-                `steps_per_epoch` is missing. `fit` checks arrays as a whole, but pipelines
-                only by their first batch.
+                `steps_per_epoch` is missing. `fit` checks arrays and the first batch of a
+                pipeline before it trains, and the other batches when it reads them.
         """
         given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
         del given["self"]
@@ -116,6 +118,7 @@ class AdversarialTrainer(CheckedModel):
         images, labels, *weights = data
         return (*self._checked(images, labels), *weights)
 
+    @plain_errors()
     @float32_numbers()
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Measures accuracy with and without attack; as `keras.Model.evaluate`.

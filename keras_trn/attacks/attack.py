@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from keras_trn.attacks.norms import keep_inside
+from keras_trn.classifier_interface import known_image_shape
 from keras_trn.classifier_interface import squashing_head
 from keras_trn.graphs import GraphCache
 from keras_trn.input_validation import check_image_type
@@ -148,17 +149,18 @@ class Attack:
         epsilon: Any = None,
         seed: int | None = None,
     ) -> Tensor:
-        images = tf.convert_to_tensor(images)
         seed = self.seed if seed is None else check_seed(seed)
         if not tf.executing_eagerly():
+            images = tf.convert_to_tensor(images)
             check_image_type(images)
             images = with_known_shape(tf.cast(images, tf.float32))
             logits = differentiable_logits_function(classifier)
             return self._craft(logits, images, *self._draw(images, epsilon, seed), labels)
-        images = tf.cast(check_images(images), tf.float32)
+        images = tf.cast(check_images(images, known_image_shape(classifier)), tf.float32)
         self.check_image_shape(tuple(images.shape[1:]))
         if labels is not None:
-            check_labels(labels, self._num_classes(classifier, images), batch_size=len(images))
+            num_classes = self._num_classes(classifier, images)
+            labels = check_labels(labels, num_classes, batch_size=len(images))
             labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
         if epsilon is not None:
             epsilon = self.check_epsilon(np.ravel(epsilon))
