@@ -25,6 +25,7 @@ def describe_classifier(classifier: keras.Model) -> tuple[ImageShape, int]:
         raise ValueError(f"classifier must be a Keras model, received {type(classifier).__name__}.")
     _check_layers(classifier)
     image_shape = _image_shape(classifier)
+    check_number_types(classifier)
     scores = _probe_scores(classifier, image_shape)
     if scores.ndim != 2 or scores.shape[-1] < 2:
         raise ValueError(
@@ -32,6 +33,12 @@ def describe_classifier(classifier: keras.Model) -> tuple[ImageShape, int]:
             f"(batch, num_classes); it returns the shape (batch, {str(scores.shape[1:])[1:-1]}). "
             "A binary classifier needs two outputs, `Dense(2)`. To convert a trained one with one "
             "logit: `keras.ops.concatenate([keras.ops.zeros_like(logit), logit], axis=-1)`."
+        )
+    if not np.isfinite(scores).all(axis=-1).any():
+        raise ValueError(
+            f"The classifier must return finite logits; on noise, black and white images it "
+            f"returned NaN or infinity, such as {scores[0]}. Its training may have diverged: train "
+            "it again, or load other weights."
         )
     squashing = squashing_head(classifier)
     if squashing or looks_like_probabilities(scores):
@@ -76,6 +83,20 @@ def _check_layers(classifier: keras.Model) -> None:
                 "`image_data_format`: `keras.config.set_image_data_format('channels_last')`, or "
                 "the entry of that name in `~/.keras/keras.json`."
             )
+
+
+def check_number_types(classifier: Any) -> None:
+    """Refuses whole numbers, which images in [0, 1] and gradients do not survive."""
+    is_model = isinstance(classifier, keras.Model)
+    for name in ("inputs", "outputs") if is_model else ():
+        for tensor in getattr(classifier, name, None) or []:
+            if not keras.backend.is_float_dtype(tensor.dtype):
+                raise ValueError(
+                    f"The {name} of the classifier must be floating point, and they are "
+                    f"{tensor.dtype}. It must map images in [0, 1] to logits: begin with "
+                    "`keras.Input(image_shape)` and `keras.layers.Rescaling(255)`, and end in "
+                    "`Dense(num_classes)`."
+                )
 
 
 def squashing_head(classifier: Any) -> str | None:

@@ -182,6 +182,38 @@ def check_labels(labels: ArrayLike, num_classes: int, batch_size: int | None = N
     return labels
 
 
+def check_sample_weight(weights: Any, batch_size: int | None = None) -> None:
+    """Checks that there is a finite, non-negative weight for each image."""
+    values = as_array("Sample weights", weights)
+    values = np.asarray(values)
+    if values.dtype.kind not in "fiub" and values.dtype.name != "bfloat16":
+        raise ValueError(f"Sample weights must be numbers, received {values.dtype.name} values.")
+    shape = values.shape
+    if shape[1:] not in ((), (1,)) or not shape or batch_size not in (None, len(values)):
+        images = "images" if batch_size is None else f"{batch_size} images"
+        raise ValueError(
+            f"Sample weights must have the shape (batch,), one for each of the {images}, received "
+            f"shape {shape}."
+        )
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise ValueError(
+            "Sample weights must be finite and at least 0, received values from "
+            f"{values.min()} to {values.max()}."
+        )
+
+
+def check_class_weight(weights: Any, num_classes: int) -> None:
+    """Checks that class weights are a dictionary from class indices to weights."""
+    if not isinstance(weights, dict):
+        raise ValueError(
+            "class_weight must be a dictionary from class indices to weights, such as "
+            f"`{{0: 1.0, 1: 2.0}}`, received {weights!r}."
+        )
+    for label, weight in weights.items():
+        check_whole_number("A class in class_weight", label, 0, num_classes - 1)
+        check_range(f"class_weight of class {label}", weight, 0, math.inf)
+
+
 def check_range(name: str, value: Any, low: float, high: float) -> float:
     """Returns a number in `[low, high]` as a Python number; refuses anything else."""
     number = _python_number(value)

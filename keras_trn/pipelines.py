@@ -18,6 +18,7 @@ from keras_trn.input_validation import as_array
 from keras_trn.input_validation import check_image_type
 from keras_trn.input_validation import check_images
 from keras_trn.input_validation import check_labels
+from keras_trn.input_validation import check_sample_weight
 from keras_trn.input_validation import known_shape
 from keras_trn.types import ImageShape
 from keras_trn.types import LabelledImages
@@ -78,6 +79,8 @@ class BatchCheck:
                 "Training and evaluation need labels: pass `fit(images, labels)`, or a dataset of "
                 "pairs of images and labels."
             )
+        if weights is not None:
+            check_sample_weight(weights, len(images))
         return pack(images, labels, weights)
 
 
@@ -105,11 +108,11 @@ def with_checks(dataset: tf.data.Dataset, check: BatchCheck) -> tf.data.Dataset:
     The images may be in a dictionary of `cache_adversarial_examples`.
     """
 
-    def checked_images(images: tf.Tensor, labels: tuple[tf.Tensor, ...]) -> tf.Tensor:
+    def checked_images(images: tf.Tensor, rest: list[tf.Tensor]) -> tf.Tensor:
         # Python can tell in its errors what came, and a graph cannot.
         checked = tf.numpy_function(
             lambda *batch: np.asarray(unpack(check(batch))[0]),
-            [images, *labels],
+            [images, *rest],
             images.dtype,
             stateful=False,
         )
@@ -119,9 +122,9 @@ def with_checks(dataset: tf.data.Dataset, check: BatchCheck) -> tf.data.Dataset:
     def checked(*batch: Any) -> Any:
         inputs, *rest = batch
         if not isinstance(inputs, dict):
-            return pack(checked_images(inputs, batch[1:2]), *rest)
+            return pack(checked_images(inputs, rest), *rest)
         images = {
-            name: checked_images(inputs[name], batch[1:2])
+            name: checked_images(inputs[name], rest)
             for name in ("images", "adversarial")
             if name in inputs
         }

@@ -248,7 +248,13 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         """
         images = np.concatenate([batch for batch, _ in self._batches(images, None, 1024)])
         images = images.astype("float32")
-        attack = attack or getattr(self, "validation_attack", None)
+        if attack is None:
+            attack = getattr(self, "validation_attack", None)
+        elif not isinstance(attack, Attack):
+            raise ValueError(
+                "attack must be one of `keras_trn.attacks`, such as "
+                f"`ProjectedGradientDescent(epsilon=8 / 255)`, or None; received {attack!r}."
+            )
         self.calibration = calibrate_gates(self, images, benign_agreement, attack)
         return self.calibration
 
@@ -651,6 +657,10 @@ def _as_restorer_loss(loss: Any) -> RestorerLoss:
 def _checked_names(class_names: list[str] | None, num_classes: int) -> list[str] | None:
     if class_names is None:
         return None
+    if not isinstance(class_names, (list, tuple, np.ndarray)):
+        raise ValueError(
+            f"class_names must be a list of {num_classes} names, received {class_names!r}."
+        )
     names = [str(name) for name in class_names]
     if len(names) != num_classes:
         raise ValueError(f"Received {len(names)} class names for {num_classes} classes: {names}.")
@@ -659,7 +669,7 @@ def _checked_names(class_names: list[str] | None, num_classes: int) -> list[str]
 
 def _check_parts(restorer: Any, gradient_map: Any) -> None:
     """Checks that the restorer matches the gradient map, or its absence."""
-    if not hasattr(restorer, "takes_gradient_maps"):
+    if isinstance(restorer, type) or not hasattr(restorer, "takes_gradient_maps"):
         raise ValueError(
             "restorer must be a `keras_trn.TwoStreamRestorationNetwork`, a "
             "`keras_trn.SingleStreamRestorationNetwork`, or a Keras model with an attribute "

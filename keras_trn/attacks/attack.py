@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from keras_trn.attacks.norms import keep_inside
+from keras_trn.classifier_interface import check_number_types
 from keras_trn.classifier_interface import known_image_shape
 from keras_trn.classifier_interface import squashing_head
 from keras_trn.graphs import GraphCache
@@ -149,6 +150,11 @@ class Attack:
         epsilon: Any = None,
         seed: int | None = None,
     ) -> Tensor:
+        if isinstance(classifier, type) or not callable(classifier):
+            raise ValueError(
+                "classifier must be a Keras model or a function from images to logits, received "
+                f"{classifier!r}."
+            )
         seed = self.seed if seed is None else check_seed(seed)
         if not tf.executing_eagerly():
             images = tf.convert_to_tensor(images)
@@ -174,7 +180,13 @@ class Attack:
         """Counts the classes of a classifier; queries it only once."""
 
         def count() -> int:
-            return logits_function(classifier)(images[:1]).shape[-1]
+            shape = logits_function(classifier)(images[:1]).shape
+            if len(shape) != 2:
+                raise ValueError(
+                    "The classifier must return logits of shape (batch, num_classes); it returned "
+                    f"the shape {tuple(shape)} for one image."
+                )
+            return shape[-1]
 
         return self._graphs.remember("classes", classifier, count)
 
@@ -338,6 +350,7 @@ def _passes_on(self: Any, *args: Any, **kwargs: Any) -> None:
 
 def attackable(classifier: Classifier) -> Logits:
     """Returns the logits to attack, and warns if they are probabilities."""
+    check_number_types(classifier)
     if squashing := squashing_head(classifier):
         warnings.warn(
             f"The attacked classifier ends in a {squashing}: its gradient vanishes when a "
