@@ -178,9 +178,12 @@ class RestoredClassifier(CheckedModel):
                     "`tf.data.Dataset`. Restore one batch of it at a time."
                 )
             check_finite(images)
+            batch = None
             for batch in images:
                 batch, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
                 yield check_images(batch, self.image_shape), None
+            if batch is None:
+                raise ValueError("Received no images: the data are empty.")
             return
         images = np.asarray(check_images(images, self.image_shape))
         if labels is not None:
@@ -200,8 +203,6 @@ class RestoredClassifier(CheckedModel):
 
 def _check_same_size(results: list[np.ndarray]) -> None:
     """Checks that the results of all batches fit into one array."""
-    if not results:
-        raise ValueError("Received no images: the data are empty.")
     sizes = sorted({result.shape[1:3] for result in results})
     if len(sizes) > 1:
         *first, last = [f"{height} x {width}" for height, width in sizes]

@@ -31,13 +31,20 @@ IMAGES = (np.random.default_rng(0).integers(0, 256, (NUMBER, *SHAPE)) / 256).ast
 LABELS = np.arange(NUMBER) % CLASSES
 ATTACK = attacks.FastGradientMethod(0.1)
 
-few_examples = hypothesis.settings(
-    max_examples=3,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
+
+def with_draws(check):
+    """Runs a check of `draw` with a few draws, which are the same each time."""
+    # A parametrized test of Hypothesis' own exceeds the recursion limit after a thousand cells.
+    settings = hypothesis.settings(
+        max_examples=3,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    given = hypothesis.given(data=st.data())
+    settings(given(lambda data: check(data.draw)))()
 
 
 def assert_names(error, said):
@@ -221,9 +228,9 @@ def range_kind(low, high):
     """Puts a value of this range into one pixel."""
 
     def spoil(draw):
-        value = np.float32(draw(st.floats(low, high, width=32)))
+        value = np.float32(draw(st.floats(low, high)))
         images = in_container(draw, with_pixel(draw, value))
-        return (images, LABELS), [r"must lie in \[0, 1\]", re.escape(f"{value:.3g}"[:4])]
+        return (images, LABELS), [r"must lie in \[0, 1\]", re.escape(f"{float(value):g}")]
 
     return spoil
 
@@ -233,7 +240,10 @@ def dtype_kind(*dtypes):
 
     def spoil(draw):
         dtype = drawn(draw, *dtypes)
-        return ((255 * IMAGES).astype(dtype), LABELS), ["must be (floating|numbers)", dtype]
+        return ((255 * IMAGES).astype(dtype), LABELS), [
+            "must be (floating|numbers)",
+            re.escape(dtype),
+        ]
 
     return spoil
 
@@ -436,7 +446,7 @@ LABEL_KINDS = kinds(
 )
 LABELS_MISSING = kinds(
     NEED_LABELS,
-    labels_missing=label_kind(lambda _: None, "need labels|Labels must be an array", "labels"),
+    labels_missing=label_kind(lambda _: None, "need labels|Labels must be an array", "[Ll]abels"),
 )
 
 
@@ -487,7 +497,7 @@ PIPELINE_KINDS = {
             r"\(batch, height",
         ),
         batched_twice=pipeline_kind(
-            lambda _: in_batches(3, IMAGES, LABELS).batch(2), "3, 4, 4, 1", r"\(batch, height"
+            lambda _: in_batches(3, IMAGES, LABELS).batch(2), r"4, 4, 1\)", r"\(batch, height"
         ),
         no_batches=pipeline_kind(
             lambda draw: drawn(draw, lambda d: d.take(0), lambda d: d.filter(lambda *_: False))(
@@ -544,7 +554,7 @@ PIPELINE_KINDS = {
             "must be",
         ),
         functions=pipeline_kind(lambda _: lambda: iter([FIRST]), "received function", "must be"),
-        lists_of_batches=pipeline_kind(lambda _: [FIRST, SECOND], "list", "one array"),
+        lists_of_batches=pipeline_kind(lambda _: [FIRST, SECOND], "list|tuple", "one array"),
         second_nan=second_batch_kind(
             lambda draw: spoilt_pixel(draw, np.nan), "NaN .* 1 of 3", "finite", forms=[generated]
         ),
@@ -628,26 +638,36 @@ PIPELINE_KINDS = {
     ),
 }
 KINDS = {**IMAGE_KINDS, **LABEL_KINDS, **LABELS_MISSING, **PIPELINE_KINDS}
+RIGHT_KINDS = {
+    "float_types",
+    "containers",
+    "label_containers",
+    "label_types",
+    "partial_batch",
+    "py_dataset",
+    "weighted",
+}
 CELLS = [
     pytest.param(entry, kind, id=f"{entry}-{kind}")
     for kind in KINDS
     for entry in sorted(KINDS[kind].entries)
+    if not (kind in RIGHT_KINDS and entry in NO_RESULTS)
 ]
 
 
 @pytest.mark.filterwarnings("ignore:Your .PyDataset. class:UserWarning")
 @pytest.mark.parametrize(("entry", "kind"), CELLS)
-@few_examples
-@hypothesis.given(data=st.data())
-def test_data_give_the_right_result_or_are_named(entry, kind, data):
-    given, demanded = KINDS[kind].spoil(data.draw)
-    if not isinstance(demanded, Right):
+def test_data_give_the_right_result_or_are_named(entry, kind):
+    @with_draws
+    def check(draw):
+        given, demanded = KINDS[kind].spoil(draw)
+        if isinstance(demanded, Right):
+            expected = expected_result(entry, demanded.batch_size)
+            np.testing.assert_allclose(ENTRIES[entry](*given), expected, atol=1e-5)
+            return
         with pytest.raises((ValueError, TypeError)) as caught:
             ENTRIES[entry](*given)
         assert_names(caught.value, demanded)
-    elif entry not in NO_RESULTS:
-        expected = expected_result(entry, demanded.batch_size)
-        np.testing.assert_allclose(ENTRIES[entry](*given), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("entry", sorted(TAKE_PIPELINES))
@@ -750,7 +770,7 @@ def test_unsuitable_classifiers_are_named(entry, kind):
 
 @pytest.mark.parametrize("kind", ["two_outputs", "two_inputs", "bytes", "whole_numbers", "path"])
 def test_attack_refuses_what_has_no_gradient(kind):
-    with pytest.raises((ValueError, TypeError), match="classifier must|input"):
+    with pytest.raises((ValueError, TypeError), match=r"classifier must|input"):
         ATTACK(CLASSIFIERS[kind][0](), IMAGES, LABELS)
 
 
@@ -880,10 +900,10 @@ ARGUMENTS = {
         lambda value: keras_trn.ProtectedClassifier(classifier(), value),
         ["text", "zero", "class"],
     ),
-    "protected class_names": (argument(make_protected, "class_names"), ["text", "zero", "list"]),
+    "protected class_names": (argument(make_protected, "class_names"), ["text", "zero", "numbers"]),
     "bit depth bits": (lambda value: baselines.BitDepthReduction(classifier(), value), COUNT),
 }
-EXPECTED = r"must|needs|there are|Unknown|for \d classes|has no|expected"
+EXPECTED = r"must|needs|supports|there are|Unknown|for \d classes|has no|expected"
 
 
 @pytest.mark.parametrize(
@@ -894,13 +914,13 @@ EXPECTED = r"must|needs|there are|Unknown|for \d classes|has no|expected"
         for kind in wrong
     ],
 )
-@few_examples
-@hypothesis.given(data=st.data())
-def test_wrong_arguments_are_named(call, kind, data):
-    value = data.draw(WRONG[kind])
-    with pytest.raises((ValueError, TypeError)) as caught:
-        call(value)
-    assert_names(caught.value, [re.escape(repr(value)), EXPECTED])
+def test_wrong_arguments_are_named(call, kind):
+    @with_draws
+    def check(draw):
+        value = draw(WRONG[kind])
+        with pytest.raises((ValueError, TypeError)) as caught:
+            call(value)
+        assert_names(caught.value, [re.escape(repr(value)), EXPECTED])
 
 
 @pytest.mark.parametrize(
@@ -974,11 +994,11 @@ def test_wrong_arguments_are_named(call, kind, data):
             lambda: fit(*DATA, validation_data=(IMAGES,)),
             ["validation_data", "received 1"],
         ),
-        "labels beside a pipeline": (
+        "labels next to a pipeline": (
             lambda: fit(in_batches(3, *DATA), LABELS),
             ["`y` should not be passed"],
         ),
-        "labels beside a pipeline to restore": (
+        "labels next to a pipeline to restore": (
             lambda: protected().restore(in_batches(3, IMAGES), LABELS),
             ["received labels and a `tf.data.Dataset`"],
         ),
@@ -1002,7 +1022,7 @@ def test_arguments_that_do_not_fit_are_named(call, said):
 
 
 def test_paths_of_something_else_are_named(tmp_path):
-    with pytest.raises(ValueError, match="must be the path of a file.*is a folder"):
+    with pytest.raises(ValueError, match=r"must be the path of a file.*is a folder"):
         measure(*DATA, checkpoint=tmp_path)
     other = tmp_path / "other.json"
     other.write_text("[1, 2]\n")
