@@ -663,7 +663,9 @@ def _checked_names(class_names: list[str] | None, num_classes: int) -> list[str]
         )
     names = [str(name) for name in class_names]
     if len(names) != num_classes:
-        raise ValueError(f"Received {len(names)} class names for {num_classes} classes: {names}.")
+        raise ValueError(
+            f"Received {len(names)} class names for {num_classes} classes: {class_names!r}."
+        )
     return names
 
 

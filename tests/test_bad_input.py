@@ -170,7 +170,7 @@ TAKE_PIPELINES = set(ENTRIES) - {"train_on_batch", "predict_on_batch", "attack"}
 # Wherever labels come with the images of a pipeline, they are ignored.
 IGNORE_LABELS = {"restore", "estimate_gradient_maps", "calibrate"}
 # They are slow, and the others share their checks.
-NO_RESULTS = {"fit_with_validation", "evaluate"}
+NO_RESULTS = {"fit_with_validation", "train_on_batch", "evaluate"}
 
 
 @functools.cache
@@ -435,12 +435,15 @@ LABEL_KINDS = kinds(
     label_containers=lambda draw: (
         (
             IMAGES,
-            drawn(draw, tf.constant, pd.Series, np.ndarray.tolist, tuple, pd.DataFrame)(LABELS),
+            drawn(
+                draw,
+                *(tf.constant, pd.Series, np.ndarray.tolist, tuple, pd.DataFrame),
+                *(
+                    lambda labels, t=t: labels.astype(t)
+                    for t in ("uint8", "int32", "uint64", ">i4")
+                ),
+            )(LABELS),
         ),
-        Right(),
-    ),
-    label_types=lambda draw: (
-        (IMAGES, LABELS.astype(drawn(draw, "uint8", "int8", "int32", "uint64", ">i4"))),
         Right(),
     ),
 )
@@ -642,7 +645,6 @@ RIGHT_KINDS = {
     "float_types",
     "containers",
     "label_containers",
-    "label_types",
     "partial_batch",
     "py_dataset",
     "weighted",
