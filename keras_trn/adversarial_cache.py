@@ -123,7 +123,10 @@ def cache_adversarial_examples(
     for single in attacks:
         # Raises `TypeError` if `get_config` lacks settings that the examples depend on.
         single.with_seed(single.seed)
-    cache = _Cache(classifier, attacks, os.fspath(folder), rounds, shard_size, seed)
+    folder = os.fsdecode(folder)
+    if not folder:
+        raise ValueError("folder must be the path of a folder, received ''.")
+    cache = _Cache(classifier, attacks, folder, rounds, shard_size, seed)
     cache.craft_missing(dataset, workers, verbose)
     if cache.is_random:
         warnings.warn(

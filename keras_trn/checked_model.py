@@ -6,9 +6,31 @@ import keras
 import numpy as np
 
 from keras_trn.graphs import state_of
+from keras_trn.input_validation import check_whole_number
 from keras_trn.keras_settings import float32_numbers
 from keras_trn.pipelines import check_data
+from keras_trn.pipelines import plain_errors
 from keras_trn.types import ImageShape
+
+# The numbers that Keras' own methods take, and the smallest that make sense.
+_LOOP_NUMBERS = {
+    "batch_size": 1,
+    "epochs": 0,
+    "initial_epoch": 0,
+    "steps": 1,
+    "steps_per_epoch": 1,
+    "validation_batch_size": 1,
+    "validation_freq": 1,
+    "validation_steps": 1,
+}
+
+
+def check_loop(given: dict[str, Any]) -> None:
+    """Checks the numbers among the arguments of `fit`, `evaluate` or `predict`."""
+    for name, value in given.items():
+        # `validation_freq` may also be a list of epochs.
+        if name in _LOOP_NUMBERS and value is not None and not isinstance(value, (list, tuple)):
+            check_whole_number(name, value, _LOOP_NUMBERS[name])
 
 
 class CheckedModel(keras.Model):
@@ -20,6 +42,7 @@ class CheckedModel(keras.Model):
     image_shape: ImageShape
     num_classes: int
 
+    @plain_errors()
     @float32_numbers()
     def predict(
         self,
@@ -44,6 +67,7 @@ class CheckedModel(keras.Model):
         Raises:
             ValueError: If the images are malformed, or the pipeline is endless.
         """
+        check_loop({"batch_size": batch_size, "steps": steps})
         x, _ = self._checked(x, needs_labels=False, steps=steps)
         return super().predict(x, batch_size, verbose, steps, callbacks)
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_trn.architecture import nested_layers
+from keras_trn.checked_model import CheckedModel
 from keras_trn.logits import logits_function
 from keras_trn.logits import looks_like_probabilities
 from keras_trn.types import ImageShape
@@ -24,6 +25,7 @@ def describe_classifier(classifier: keras.Model) -> tuple[ImageShape, int]:
         raise ValueError(f"classifier must be a Keras model, received {type(classifier).__name__}.")
     _check_layers(classifier)
     image_shape = _image_shape(classifier)
+    check_number_types(classifier)
     scores = _probe_scores(classifier, image_shape)
     if scores.ndim != 2 or scores.shape[-1] < 2:
         raise ValueError(
@@ -31,6 +33,12 @@ def describe_classifier(classifier: keras.Model) -> tuple[ImageShape, int]:
             f"(batch, num_classes); it returns the shape (batch, {str(scores.shape[1:])[1:-1]}). "
             "A binary classifier needs two outputs, `Dense(2)`. To convert a trained one with one "
             "logit: `keras.ops.concatenate([keras.ops.zeros_like(logit), logit], axis=-1)`."
+        )
+    if not np.isfinite(scores).all(axis=-1).any():
+        raise ValueError(
+            f"The classifier must return finite logits; on noise, black and white images it "
+            f"returned NaN or infinity, such as {scores[0]}. Its training may have diverged: train "
+            "it again, or load other weights."
         )
     squashing = squashing_head(classifier)
     if squashing or looks_like_probabilities(scores):
@@ -51,6 +59,15 @@ def describe_classifier(classifier: keras.Model) -> tuple[ImageShape, int]:
     return image_shape, scores.shape[-1]
 
 
+def known_image_shape(classifier: Any) -> ImageShape | None:
+    """Returns the image shape that a Keras model was built for; `None` if it has none."""
+    if isinstance(classifier, CheckedModel):
+        return classifier.image_shape
+    inputs = getattr(classifier, "inputs", None) if isinstance(classifier, keras.Model) else None
+    shape = tuple(inputs[0].shape[1:]) if inputs and len(inputs) == 1 else ()
+    return shape if len(shape) == 3 else None
+
+
 def _check_layers(classifier: keras.Model) -> None:
     """Refuses channels-first layers, and finalizes `Normalization` layers."""
     for layer in nested_layers(classifier):
@@ -66,6 +83,20 @@ def _check_layers(classifier: keras.Model) -> None:
                 "`image_data_format`: `keras.config.set_image_data_format('channels_last')`, or "
                 "the entry of that name in `~/.keras/keras.json`."
             )
+
+
+def check_number_types(classifier: Any) -> None:
+    """Refuses whole numbers, which images in [0, 1] and gradients do not survive."""
+    is_model = isinstance(classifier, keras.Model)
+    for name in ("inputs", "outputs") if is_model else ():
+        for tensor in getattr(classifier, name, None) or []:
+            if not keras.backend.is_float_dtype(tensor.dtype):
+                raise ValueError(
+                    f"The {name} of the classifier must be floating point, and they are "
+                    f"{tensor.dtype}. It must map images in [0, 1] to logits: begin with "
+                    "`keras.Input(image_shape)` and `keras.layers.Rescaling(255)`, and end in "
+                    "`Dense(num_classes)`."
+                )
 
 
 def squashing_head(classifier: Any) -> str | None:

@@ -14,6 +14,49 @@ from keras_trn.types import ImageShape
 _ROUNDING = 1e-6
 
 
+def as_array(name: str, values: Any) -> Any:
+    """Converts images or labels to an array; a `tf.Tensor` stays one.
+
+    `name` says in errors what the values are. What forms no array of numbers or strings is
+    refused.
+    """
+    if isinstance(values, tf.Tensor) and not isinstance(values, tf.RaggedTensor):
+        return values
+    if not isinstance(values, (list, tuple)) and not hasattr(values, "__array__"):
+        raise ValueError(
+            f"{name} must be an array, a tensor or a list of numbers, received "
+            f"{type(values).__name__}. Ragged and sparse data need a dense copy of one shape."
+        )
+    if np.ma.is_masked(values):
+        raise ValueError(
+            f"{name} must have a value everywhere, received an array with "
+            f"{np.ma.count_masked(values)} masked values. Fill them: `values.filled(0)`."
+        )
+    array = _as_numpy(name, values)
+    # Python's floats have 64 bits, more than images need; TensorFlow takes no more than 64.
+    is_wide = isinstance(values, (list, tuple)) or array.dtype.itemsize > 8
+    return array.astype("float32") if is_wide and array.dtype.kind == "f" else array
+
+
+def _as_numpy(name: str, values: Any) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must form one array, received a {type(values).__name__} that does not: "
+            f"{error} Bring all items to one shape, and stack them with `np.stack`."
+        ) from error
+    is_text = array.dtype.kind == "O" and array.size and isinstance(array.flat[0], (str, bytes))
+    # NumPy counts bfloat16 among the records.
+    if array.dtype.kind in "OMmV" and not is_text and array.dtype.name != "bfloat16":
+        raise ValueError(
+            f"{name} must be numbers, received {array.dtype.name} values of shape {array.shape}. "
+            "Convert them with `values.astype('float32')`, or labels with "
+            "`labels.astype('int64')`."
+        )
+    return array
+
+
 def check_image_type(images: Any, image_shape: ImageShape | None = None) -> None:
     """Checks the data type and shape of images, which may be symbolic or a `tf.TensorSpec`."""
     dtype = np.dtype(getattr(images.dtype, "as_numpy_dtype", images.dtype))
@@ -63,7 +106,11 @@ def with_known_shape(images: tf.Tensor, image_shape: ImageShape | None = None) -
 
 
 def check_images(images: ArrayLike, image_shape: ImageShape | None = None) -> ArrayLike:
-    """Checks the type, shape and values of images, and clips rounding errors to [0, 1]."""
+    """Checks the type, shape and values of images, and clips rounding errors to [0, 1].
+
+    Returns an array or a `tf.Tensor`.
+    """
+    images = as_array("Images", images)
     check_image_type(images, image_shape)
     values = np.asarray(images)
     if not values.size:
@@ -105,8 +152,12 @@ def _range_advice(low: float, high: float) -> str:
     )
 
 
-def check_labels(labels: ArrayLike, num_classes: int, batch_size: int | None = None) -> None:
-    """Checks that labels are class indices, one for each image."""
+def check_labels(labels: ArrayLike, num_classes: int, batch_size: int | None = None) -> ArrayLike:
+    """Checks that labels are class indices, one for each image.
+
+    Returns an array or a `tf.Tensor`.
+    """
+    labels = as_array("Labels", labels)
     values = np.asarray(labels)
     if not np.issubdtype(values.dtype, np.integer):
         raise ValueError(
@@ -128,6 +179,39 @@ def check_labels(labels: ArrayLike, num_classes: int, batch_size: int | None = N
             f"received labels from {values.min()} to {values.max()}. Check that the classifier "
             "was trained on these classes, counted from 0."
         )
+    return labels
+
+
+def check_sample_weight(weights: Any, batch_size: int | None = None) -> None:
+    """Checks that there is a finite, non-negative weight for each image."""
+    values = as_array("Sample weights", weights)
+    values = np.asarray(values)
+    if values.dtype.kind not in "fiub" and values.dtype.name != "bfloat16":
+        raise ValueError(f"Sample weights must be numbers, received {values.dtype.name} values.")
+    shape = values.shape
+    if shape[1:] not in ((), (1,)) or not shape or batch_size not in (None, len(values)):
+        images = "images" if batch_size is None else f"{batch_size} images"
+        raise ValueError(
+            f"Sample weights must have the shape (batch,), one for each of the {images}, received "
+            f"shape {shape}."
+        )
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise ValueError(
+            "Sample weights must be finite and at least 0, received values from "
+            f"{values.min()} to {values.max()}."
+        )
+
+
+def check_class_weight(weights: Any, num_classes: int) -> None:
+    """Checks that class weights are a dictionary from class indices to weights."""
+    if not isinstance(weights, dict):
+        raise ValueError(
+            "class_weight must be a dictionary from class indices to weights, such as "
+            f"`{{0: 1.0, 1: 2.0}}`, received {weights!r}."
+        )
+    for label, weight in weights.items():
+        check_whole_number("A class in class_weight", label, 0, num_classes - 1)
+        check_range(f"class_weight of class {label}", weight, 0, math.inf)
 
 
 def check_range(name: str, value: Any, low: float, high: float) -> float:

@@ -1,6 +1,9 @@
 """Checks and converts the user's data: arrays, pipelines, generators, PyDatasets."""
 
+import contextlib
+import dataclasses
 import itertools
+import re
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -8,12 +11,15 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.utils import pack_x_y_sample_weight as pack
+from keras.utils import unpack_x_y_sample_weight as unpack
 
+from keras_trn.input_validation import as_array
 from keras_trn.input_validation import check_image_type
 from keras_trn.input_validation import check_images
 from keras_trn.input_validation import check_labels
+from keras_trn.input_validation import check_sample_weight
 from keras_trn.input_validation import known_shape
-from keras_trn.input_validation import with_known_shape
 from keras_trn.types import ImageShape
 from keras_trn.types import LabelledImages
 
@@ -28,65 +34,137 @@ def check_data(
 ) -> tuple[Any, Any]:
     """Checks the data for `fit`, `evaluate` or `predict`, and returns the `x` and `y` to use.
 
-    It checks arrays as a whole, and a pipeline by its first batch. `steps` is the number of
-    batches to take from a pipeline; without it, the pipeline must end.
+    It checks arrays and the first batch of a pipeline now, and the other batches when Keras reads
+    them. `steps` is the number of batches to take from a pipeline; without it, the pipeline must
+    end.
     """
+    check = BatchCheck(image_shape, num_classes, needs_labels)
     if steps is None and isinstance(x, (tf.data.Dataset, keras.utils.PyDataset)):
         check_finite(x)
     if isinstance(x, types.GeneratorType):
-        first = next(x, (None, None))
+        first = check(next(x, None))
         # Keras recognises a generator by its type, and a chain has another type.
-        x = (batch for batch in itertools.chain([first], x))
-    elif isinstance(x, tf.data.Dataset):
-        x = _with_known_shapes(x, image_shape)
+        return (batch for batch in itertools.chain([first], map(check, x))), y
+    if isinstance(x, tf.data.Dataset):
+        _check_spec(x.element_spec, image_shape)
         # The list reads `take(1)` to its end. TensorFlow 2.21 sometimes truncates a cached
         # pipeline for good if its iterator was not read to the end.
-        (first,) = list(x.take(1)) or [(None, None)]
-    elif isinstance(x, keras.utils.PyDataset):
-        first = x[0]
-    else:
-        x, y = _as_array(x), _as_array(y)
-        first = (x, y)
-    images, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
-    if images is None:
-        raise ValueError("Received no images: the data are missing or empty.")
-    checked = check_images(images, image_shape)
-    if labels is not None:
-        check_labels(labels, num_classes, batch_size=len(images))
-    elif needs_labels:
-        raise ValueError(
-            "Training and evaluation need labels: pass `fit(images, labels)`, or a dataset of "
-            "pairs of images and labels."
-        )
-    return (checked if x is images else x), y
+        (first,) = list(x.take(1)) or [None]
+        check(first)
+        return with_checks(x, check), y
+    if isinstance(x, keras.utils.PyDataset):
+        check(x[0] if x.num_batches != 0 else None)
+        return _CheckedBatches(x, check), y
+    images, labels, _ = unpack(check((x, y)))
+    return images, labels
 
 
-def _as_array(values: Any) -> Any:
-    """Converts lists, which Keras would treat as several inputs, to arrays."""
-    if not isinstance(values, (list, tuple)):
-        return values
-    array = np.asarray(values)
-    # Python floats have 64 bits, more than images need.
-    return array.astype("float32") if array.dtype == np.float64 else array
+@dataclasses.dataclass
+class BatchCheck:
+    """Checks a batch of a pipeline, and returns it with rounding errors clipped."""
+
+    image_shape: ImageShape
+    num_classes: int
+    needs_labels: bool = True
+
+    def __call__(self, batch: Any) -> Any:
+        images, labels, weights = unpack(batch)
+        if images is None:
+            raise ValueError("Received no images: the data are missing or empty.")
+        images = check_images(images, self.image_shape)
+        if labels is not None:
+            labels = check_labels(labels, self.num_classes, batch_size=len(images))
+        elif self.needs_labels:
+            raise ValueError(
+                "Training and evaluation need labels: pass `fit(images, labels)`, or a dataset of "
+                "pairs of images and labels."
+            )
+        if weights is not None:
+            check_sample_weight(weights, len(images))
+        return pack(images, labels, weights)
 
 
-def _with_known_shapes(dataset: tf.data.Dataset, image_shape: ImageShape) -> tf.data.Dataset:
-    """Sets the shape of a pipeline's images if TensorFlow does not know it."""
-    spec = dataset.element_spec
-    images_spec = spec[0] if isinstance(spec, tuple) else spec
-    if isinstance(images_spec, dict):
+def _check_spec(spec: Any, image_shape: ImageShape) -> None:
+    """Refuses a pipeline that cannot hold images and labels, from its description."""
+    parts = spec if isinstance(spec, tuple) else (spec,)
+    if isinstance(parts[0], dict):
         raise ValueError(
             "The pipeline must hold images and labels; received a dictionary of "
-            f"{', '.join(map(repr, images_spec))} instead of the images. Use adversarial examples "
+            f"{', '.join(map(repr, parts[0]))} instead of the images. Use adversarial examples "
             "that were cached for a frozen classifier only to train a restorer."
         )
-    check_image_type(images_spec, image_shape)
-    shape = known_shape(images_spec)
-    if shape is not None and None not in shape[1:]:
-        return dataset
-    if isinstance(spec, tuple):
-        return dataset.map(lambda images, *rest: (with_known_shape(images, image_shape), *rest))
-    return dataset.map(lambda images: with_known_shape(images, image_shape))
+    if len(parts) > 3 or not all(isinstance(part, tf.TensorSpec) for part in parts):
+        names = ", ".join(type(part).__name__ for part in parts)
+        raise ValueError(
+            "The pipeline must hold dense tensors of images, labels and, optionally, sample "
+            f"weights; its elements are ({names})."
+        )
+    check_image_type(parts[0], image_shape)
+
+
+def with_checks(dataset: tf.data.Dataset, check: BatchCheck) -> tf.data.Dataset:
+    """Checks each batch of a pipeline when it is read, and sets the shape of its images.
+
+    The images may be in a dictionary of `cache_adversarial_examples`.
+    """
+
+    def checked_images(images: tf.Tensor, rest: list[tf.Tensor]) -> tf.Tensor:
+        # Python can tell in its errors what came, and a graph cannot.
+        checked = tf.numpy_function(
+            lambda *batch: np.asarray(unpack(check(batch))[0]),
+            [images, *rest],
+            images.dtype,
+            stateful=False,
+        )
+        shape = tf.TensorShape((None, *check.image_shape)).merge_with(images.shape)
+        return tf.ensure_shape(checked, shape)
+
+    def checked(*batch: Any) -> Any:
+        inputs, *rest = batch
+        if not isinstance(inputs, dict):
+            return pack(checked_images(inputs, rest), *rest)
+        images = {
+            name: checked_images(inputs[name], rest)
+            for name in ("images", "adversarial")
+            if name in inputs
+        }
+        return ({**inputs, **images}, *rest)
+
+    return dataset.map(checked, tf.data.AUTOTUNE)
+
+
+class _CheckedBatches(keras.utils.PyDataset):
+    """Checks each batch of a `PyDataset` when it is read."""
+
+    def __init__(self, data: keras.utils.PyDataset, check: BatchCheck) -> None:
+        super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
+        self._data, self._check = data, check
+
+    @property
+    def num_batches(self) -> int | None:
+        return self._data.num_batches
+
+    def __getitem__(self, index: int) -> Any:
+        return self._check(self._data[index])
+
+    def on_epoch_begin(self) -> None:
+        self._data.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        self._data.on_epoch_end()
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raises the error of a batch, which TensorFlow hides in an error of its own, by itself."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        # TensorFlow gives the text of an error of Python, and then its traceback.
+        found = re.search(r"\bValueError: (.*?)\s*Traceback \(most", error.message, re.DOTALL)
+        if found is None:
+            raise
+        raise ValueError(f"A batch of the data: {found[1]}") from error
 
 
 def check_finite(data: tf.data.Dataset | keras.utils.PyDataset) -> None:
@@ -109,9 +187,12 @@ def as_dataset(data: LabelledImages, batch_size: int = 128) -> tf.data.Dataset:
     It drops sample weights. `batch_size` applies to arrays and lists only.
     """
     if isinstance(data, (tuple, list)) and len(data) in (2, 3):
-        images, labels = _as_array(data[0]), _as_array(data[1])
-        if len(images) != len(labels):
-            raise ValueError(f"Received {len(images)} images but {len(labels)} labels.")
+        images, labels = as_array("Images", data[0]), as_array("Labels", data[1])
+        if images.shape[:1] != labels.shape[:1] or not images.shape:
+            raise ValueError(
+                f"Received images of shape {known_shape(images)} and labels of shape "
+                f"{known_shape(labels)}, but there must be as many labels as images."
+            )
         return tf.data.Dataset.from_tensor_slices((images, labels)).batch(batch_size)
     if not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
         raise ValueError(
@@ -130,11 +211,15 @@ def as_dataset(data: LabelledImages, batch_size: int = 128) -> tf.data.Dataset:
 
 
 def _from_py_dataset(data: keras.utils.PyDataset) -> tf.data.Dataset:
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches() -> Iterator[tuple[Any, Any]]:
         for index in range(data.num_batches):
-            images, labels, _ = keras.utils.unpack_x_y_sample_weight(data[index])
-            yield np.asarray(images), np.asarray(labels)
+            images, labels, _ = unpack(data[index])
+            yield as_array("Images", images), as_array("Labels", labels)
 
-    specs = tuple(tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in next(batches()))
+    first = next(batches(), None)
+    if first is None:
+        raise ValueError("Received no images: the data are empty.")
+    # Shapes may differ between batches; whoever reads them checks that.
+    specs = tuple(tf.TensorSpec(None, part.dtype) for part in first)
     dataset = tf.data.Dataset.from_generator(batches, output_signature=specs)
     return dataset.apply(tf.data.experimental.assert_cardinality(data.num_batches))

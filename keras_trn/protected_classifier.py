@@ -27,6 +27,8 @@ from keras_trn.losses import RestoredBatch
 from keras_trn.losses import RestorerLoss
 from keras_trn.metrics import Accuracy
 from keras_trn.metrics import PeakSignalToNoiseRatio
+from keras_trn.pipelines import BatchCheck
+from keras_trn.pipelines import with_checks
 from keras_trn.presets import preset_path
 from keras_trn.restoration_network import TwoStreamRestorationNetwork
 from keras_trn.restored_classifier import RestoredClassifier
@@ -246,7 +248,13 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         """
         images = np.concatenate([batch for batch, _ in self._batches(images, None, 1024)])
         images = images.astype("float32")
-        attack = attack or getattr(self, "validation_attack", None)
+        if attack is None:
+            attack = getattr(self, "validation_attack", None)
+        elif not isinstance(attack, Attack):
+            raise ValueError(
+                "attack must be one of `keras_trn.attacks`, such as "
+                f"`ProjectedGradientDescent(epsilon=8 / 255)`, or None; received {attack!r}."
+            )
         self.calibration = calibrate_gates(self, images, benign_agreement, attack)
         return self.calibration
 
@@ -382,8 +390,8 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
 
         Raises:
             ValueError: If images or labels are malformed, or a pipeline is endless and
-                `steps_per_epoch` is missing. `fit` checks arrays as a whole, but pipelines
-                only by their first batch.
+                `steps_per_epoch` is missing. `fit` checks arrays and the first batch of a
+                pipeline before it trains, and the other batches when it reads them.
         """
         self._open_gates()
         history = super().fit(x, y, *args, **kwargs)
@@ -536,7 +544,7 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             self._check_needs_no_labels()
         elif is_dictionary_pipeline(x):
             super()._checked(x.map(lambda inputs, *rest: (inputs["images"], *rest)), steps=steps)
-            return x, y
+            return with_checks(x, BatchCheck(self.image_shape, self.num_classes)), y
         return super()._checked(x, y, needs_labels, steps)
 
     @property
@@ -649,15 +657,21 @@ def _as_restorer_loss(loss: Any) -> RestorerLoss:
 def _checked_names(class_names: list[str] | None, num_classes: int) -> list[str] | None:
     if class_names is None:
         return None
+    if not isinstance(class_names, (list, tuple, np.ndarray)):
+        raise ValueError(
+            f"class_names must be a list of {num_classes} names, received {class_names!r}."
+        )
     names = [str(name) for name in class_names]
     if len(names) != num_classes:
-        raise ValueError(f"Received {len(names)} class names for {num_classes} classes: {names}.")
+        raise ValueError(
+            f"Received {len(names)} class names for {num_classes} classes: {class_names!r}."
+        )
     return names
 
 
 def _check_parts(restorer: Any, gradient_map: Any) -> None:
     """Checks that the restorer matches the gradient map, or its absence."""
-    if not hasattr(restorer, "takes_gradient_maps"):
+    if isinstance(restorer, type) or not hasattr(restorer, "takes_gradient_maps"):
         raise ValueError(
             "restorer must be a `keras_trn.TwoStreamRestorationNetwork`, a "
             "`keras_trn.SingleStreamRestorationNetwork`, or a Keras model with an attribute "

@@ -172,14 +172,22 @@ class RestoredClassifier(CheckedModel):
     ) -> Iterator[tuple[Any, tf.Tensor | None]]:
         """Yields checked images, and their labels if there are any."""
         if isinstance(images, tf.data.Dataset):
+            if labels is not None:
+                raise ValueError(
+                    "labels belong to an array of images; received labels and a "
+                    "`tf.data.Dataset`. Restore one batch of it at a time."
+                )
             check_finite(images)
+            batch = None
             for batch in images:
                 batch, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
                 yield check_images(batch, self.image_shape), None
+            if batch is None:
+                raise ValueError("Received no images: the data are empty.")
             return
-        images = check_images(np.asarray(images), self.image_shape)
+        images = np.asarray(check_images(images, self.image_shape))
         if labels is not None:
-            check_labels(labels, self.num_classes, batch_size=len(images))
+            labels = np.asarray(check_labels(labels, self.num_classes, batch_size=len(images)))
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             yield images[batch], None if labels is None else tf.constant(labels[batch])
@@ -195,8 +203,6 @@ class RestoredClassifier(CheckedModel):
 
 def _check_same_size(results: list[np.ndarray]) -> None:
     """Checks that the results of all batches fit into one array."""
-    if not results:
-        raise ValueError("Received no images: the data are empty.")
     sizes = sorted({result.shape[1:3] for result in results})
     if len(sizes) > 1:
         *first, last = [f"{height} x {width}" for height, width in sizes]

@@ -491,7 +491,7 @@ def get(threat_model: str | ThreatModel) -> ThreatModel:
             "The threat model 'transfer' needs the attacker's surrogate: "
             "`keras_trn.threat_models.Transfer(another_classifier)`."
         )
-    if threat_model not in _BY_NAME:
+    if not isinstance(threat_model, str) or threat_model not in _BY_NAME:
         names = ", ".join(map(repr, _BY_NAME))
         raise ValueError(f"Unknown threat model {threat_model!r}; there are {names}.")
     return _BY_NAME[threat_model]()

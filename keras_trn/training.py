@@ -9,9 +9,14 @@ import tensorflow as tf
 from keras_trn.attacks import Attack
 from keras_trn.attacks import Mixture
 from keras_trn.checked_model import CheckedModel
+from keras_trn.checked_model import check_loop
+from keras_trn.input_validation import check_class_weight
+from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
+from keras_trn.input_validation import check_sample_weight
 from keras_trn.keras_settings import float32_numbers
 from keras_trn.metrics import Accuracy
+from keras_trn.pipelines import plain_errors
 from keras_trn.types import Config
 
 
@@ -56,6 +61,9 @@ class AdversarialTrainer(CheckedModel):
         """
         attack = as_attack(attack)
         benign_share = check_range("benign_share", benign_share, 0, 1)
+        if optimizer is None:
+            raise ValueError("optimizer must be a Keras optimizer or its name, received None.")
+        _check_execution(**keras_arguments)
         optimizer = keras.optimizers.get(optimizer)
         if self.trained_part.dtype_policy.name == "mixed_float16":
             optimizer = _with_loss_scaling(optimizer)
@@ -76,6 +84,7 @@ class AdversarialTrainer(CheckedModel):
         # Otherwise Keras traces the training step twice, the first time to create variables.
         self.optimizer.build(self.trainable_variables)
 
+    @plain_errors()
     @float32_numbers()
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains against the attack of `compile`; as `keras.Model.fit`.
@@ -94,11 +103,12 @@ class AdversarialTrainer(CheckedModel):
 
         Raises:
             ValueError: If images or labels are malformed, or a pipeline is endless and
-                `steps_per_epoch` is missing. `fit` checks arrays as a whole, but pipelines
-                only by their first batch.
+                `steps_per_epoch` is missing. `fit` checks arrays and the first batch of a
+                pipeline before it trains, and the other batches when it reads them.
         """
         given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
         del given["self"]
+        self._check_arguments(given)
         given["x"], given["y"] = self._checked(x, y, steps=given.get("steps_per_epoch"))
         validation_data = given.get("validation_data")
         if validation_data is not None:
@@ -110,12 +120,28 @@ class AdversarialTrainer(CheckedModel):
             given.setdefault("shuffle", False)
         return super().fit(**given)
 
+    def _check_arguments(self, given: dict[str, Any]) -> None:
+        """Checks what `fit` and `evaluate` are given in addition to images and labels."""
+        check_loop(given)
+        if given.get("validation_split") is not None:
+            check_range("validation_split", given["validation_split"], 0, 1)
+        if given.get("sample_weight") is not None:
+            check_sample_weight(given["sample_weight"])
+        if given.get("class_weight") is not None:
+            check_class_weight(given["class_weight"], self.num_classes)
+
     def _checked_validation_data(self, data: Any, steps: int | None) -> Any:
         if not isinstance(data, (list, tuple)):
             return self._checked(data, steps=steps)[0]
+        if len(data) not in (2, 3):
+            raise ValueError(
+                "validation_data must be a pipeline, or a tuple of images, labels and, optionally, "
+                f"sample weights; received {len(data)} items."
+            )
         images, labels, *weights = data
         return (*self._checked(images, labels), *weights)
 
+    @plain_errors()
     @float32_numbers()
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Measures accuracy with and without attack; as `keras.Model.evaluate`.
@@ -137,6 +163,7 @@ class AdversarialTrainer(CheckedModel):
             ValueError: If images or labels are malformed, or the pipeline is endless.
         """
         given = inspect.signature(keras.Model.evaluate).bind(self, x, y, *args, **kwargs)
+        self._check_arguments(given.arguments)
         # `fit` has checked its validation data already, and a generator would lose a batch.
         if not kwargs.get("_use_cached_eval_dataset"):
             x, y = self._checked(x, y, steps=given.arguments.get("steps"))
@@ -186,6 +213,15 @@ class AdversarialTrainer(CheckedModel):
     def compile_from_config(self, config: Config) -> None:
         """Compiles with the result of `get_compile_config`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
+
+
+def _check_execution(jit_compile: Any, run_eagerly: Any, steps_per_execution: Any) -> None:
+    """Checks arguments of `compile` that Keras takes whatever they are."""
+    check_count("steps_per_execution", steps_per_execution)
+    if jit_compile not in ("auto", True, False):
+        raise ValueError(f"jit_compile must be 'auto', True or False, received {jit_compile!r}.")
+    if run_eagerly not in (True, False):
+        raise ValueError(f"run_eagerly must be True or False, received {run_eagerly!r}.")
 
 
 def as_attack(attack: Any) -> Attack:

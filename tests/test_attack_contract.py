@@ -254,7 +254,7 @@ MALFORMED = {
     "nan": ((ZERO_IMAGES * np.nan,), "NaN or infinity in 2 of 2"),
     "empty": ((ZERO_IMAGES[:0],), "no images"),
     "strings": ((ZERO_IMAGES, ["cat", "dog"]), "Labels must be whole numbers .*StringLookup"),
-    "floats": ((ZERO_IMAGES, [0.0, 1.0]), r"float64.*astype\('int64'\)"),
+    "floats": ((ZERO_IMAGES, [0.0, 1.0]), r"float.*astype\('int64'\)"),
     "too_many_labels": ((ZERO_IMAGES, [0, 1, 2]), "2 images but 3 labels"),
     "negative_label": ((ZERO_IMAGES, [0, -1]), "received labels from -1 to 0"),
     "large_label": ((ZERO_IMAGES, [0, 10]), r"Labels must lie in \[0, 10\)"),

@@ -221,14 +221,19 @@ def test_keras_takes_all_batches_of_a_checked_generator():
     assert model.predict(checked, steps=3, verbose=0).shape == (6, 10)
 
 
-def test_a_pipeline_is_returned_as_it_is():
+def test_a_checked_pipeline_keeps_its_elements():
     data = pipeline(IMAGES, LABELS)
-    assert check_data(data, None, SHAPE, 10)[0] is data
+    checked, _ = check_data(data, None, SHAPE, 10)
+    assert checked.element_spec == data.element_spec
+    assert checked.cardinality() == data.cardinality()
+    for received, expected in zip(checked, data, strict=True):
+        np.testing.assert_array_equal(received[0], expected[0])
+        np.testing.assert_array_equal(received[1], expected[1])
 
 
 def test_an_endless_pipeline_is_accepted_where_a_part_is_taken():
     data = pipeline(IMAGES, LABELS).repeat()
-    assert check_data(data, None, SHAPE, 10, steps=2)[0] is data
+    assert check_data(data, None, SHAPE, 10, steps=2)[0].cardinality() == data.cardinality()
     with refused(["no end", "take(number_of_batches)", "steps_per_epoch"]):
         check_data(data, None, SHAPE, 10)
 
@@ -252,7 +257,8 @@ def test_missing_images_are_refused():
 def test_sample_weights_are_let_through():
     weights = np.ones(6, "float32")
     data = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS, weights)).batch(2)
-    assert check_data(data, None, SHAPE, 10)[0] is data
+    checked, _ = check_data(data, None, SHAPE, 10)
+    assert checked.element_spec == data.element_spec
 
 
 def test_a_pipeline_that_was_not_batched_is_refused():

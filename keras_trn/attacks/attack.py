@@ -12,6 +12,8 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from keras_trn.attacks.norms import keep_inside
+from keras_trn.classifier_interface import check_number_types
+from keras_trn.classifier_interface import known_image_shape
 from keras_trn.classifier_interface import squashing_head
 from keras_trn.graphs import GraphCache
 from keras_trn.input_validation import check_image_type
@@ -148,17 +150,23 @@ class Attack:
         epsilon: Any = None,
         seed: int | None = None,
     ) -> Tensor:
-        images = tf.convert_to_tensor(images)
+        if isinstance(classifier, type) or not callable(classifier):
+            raise ValueError(
+                "classifier must be a Keras model or a function from images to logits, received "
+                f"{classifier!r}."
+            )
         seed = self.seed if seed is None else check_seed(seed)
         if not tf.executing_eagerly():
+            images = tf.convert_to_tensor(images)
             check_image_type(images)
             images = with_known_shape(tf.cast(images, tf.float32))
             logits = differentiable_logits_function(classifier)
             return self._craft(logits, images, *self._draw(images, epsilon, seed), labels)
-        images = tf.cast(check_images(images), tf.float32)
+        images = tf.cast(check_images(images, known_image_shape(classifier)), tf.float32)
         self.check_image_shape(tuple(images.shape[1:]))
         if labels is not None:
-            check_labels(labels, self._num_classes(classifier, images), batch_size=len(images))
+            num_classes = self._num_classes(classifier, images)
+            labels = check_labels(labels, num_classes, batch_size=len(images))
             labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
         if epsilon is not None:
             epsilon = self.check_epsilon(np.ravel(epsilon))
@@ -172,7 +180,13 @@ class Attack:
         """Counts the classes of a classifier; queries it only once."""
 
         def count() -> int:
-            return logits_function(classifier)(images[:1]).shape[-1]
+            shape = logits_function(classifier)(images[:1]).shape
+            if len(shape) != 2:
+                raise ValueError(
+                    "The classifier must return logits of shape (batch, num_classes); it returned "
+                    f"the shape {tuple(shape)} for one image."
+                )
+            return shape[-1]
 
         return self._graphs.remember("classes", classifier, count)
 
@@ -336,6 +350,7 @@ def _passes_on(self: Any, *args: Any, **kwargs: Any) -> None:
 
 def attackable(classifier: Classifier) -> Logits:
     """Returns the logits to attack, and warns if they are probabilities."""
+    check_number_types(classifier)
     if squashing := squashing_head(classifier):
         warnings.warn(
             f"The attacked classifier ends in a {squashing}: its gradient vanishes when a "

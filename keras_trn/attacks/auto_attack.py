@@ -94,7 +94,7 @@ def auto_attack(
         assert names == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
         ```
     """
-    if version not in _VERSIONS:
+    if not isinstance(version, str) or version not in _VERSIONS:
         names = ", ".join(map(repr, _VERSIONS))
         raise ValueError(f"version must be one of {names}, received {version!r}.")
     if norm not in FastAdaptiveBoundary.norms:

@@ -90,7 +90,7 @@ class AutoProjectedGradientDescent(Attack):
         seed: int | None = None,
     ) -> None:
         super().__init__(epsilon, norm=norm, seed=seed)
-        if loss not in _VARIANTS:
+        if not isinstance(loss, str) or loss not in _VARIANTS:
             names = " or ".join(map(repr, _VARIANTS))
             raise ValueError(f"loss must be {names}, received {loss!r}.")
         self.loss = loss

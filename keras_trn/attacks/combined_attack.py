@@ -1,5 +1,6 @@
 """The base class of attacks that consist of several others."""
 
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 from typing import Self
@@ -21,17 +22,17 @@ class CombinedAttack(Attack):
     attacks: list[Attack]
 
     def _hold(self, attacks: Sequence[Attack]) -> None:
-        attacks = list(attacks)
-        if not attacks or not all(isinstance(attack, Attack) for attack in attacks):
+        held = list(attacks) if isinstance(attacks, Iterable) else []
+        if not held or not all(isinstance(attack, Attack) for attack in held):
             raise ValueError(
                 f"{type(self).__name__} needs a list of at least one attack of "
                 f"`keras_trn.attacks`, received {attacks!r}."
             )
-        self.attacks = attacks
-        self.gradient_free = all(attack.gradient_free for attack in attacks)
-        self.runs_in_graph = all(attack.runs_in_graph for attack in attacks)
-        self.is_random = any(attack.is_random for attack in attacks)
-        self.minimal_norm = all(attack.minimal_norm for attack in attacks)
+        self.attacks = held
+        self.gradient_free = all(attack.gradient_free for attack in held)
+        self.runs_in_graph = all(attack.runs_in_graph for attack in held)
+        self.is_random = any(attack.is_random for attack in held)
+        self.minimal_norm = all(attack.minimal_norm for attack in held)
 
     def check_epsilon(self, epsilon: ArrayLike | float) -> Any:
         checked, *_ = [attack.check_epsilon(epsilon) for attack in self.attacks]

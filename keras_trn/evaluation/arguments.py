@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,10 +18,12 @@ from keras_trn.threat_models import ThreatModel
 from keras_trn.types import ArrayLike
 from keras_trn.types import ImageShape
 
+_TEXT = (str, bytes)
+
 
 def checked_attacks(attacks: Attack | Iterable[Attack]) -> list[Attack]:
     """Returns one or several attacks as a list of attacks with one epsilon each."""
-    attacks = [attacks] if isinstance(attacks, Attack) else list(attacks)
+    attacks = _as_list(attacks, Attack)
     for attack in attacks:
         if not isinstance(attack, Attack):
             raise ValueError(
@@ -82,9 +85,14 @@ def as_threat_models(
     threat_models: ThreatModel | str | Iterable[ThreatModel | str],
 ) -> list[ThreatModel]:
     """Returns one or several threat models, or their names, as a list of threat models."""
-    if isinstance(threat_models, (str, ThreatModel)):
-        threat_models = [threat_models]
-    return [known_threat_models.get(threat_model) for threat_model in threat_models]
+    named = _as_list(threat_models, (str, ThreatModel))
+    return [known_threat_models.get(threat_model) for threat_model in named]
+
+
+def _as_list(values: Any, single: type | tuple[type, ...]) -> list[Any]:
+    """Returns several values as a list; whatever else as a list of one, to be refused or used."""
+    is_single = isinstance(values, (*_TEXT, type)) or not isinstance(values, Iterable)
+    return [values] if is_single or isinstance(values, single) else list(values)
 
 
 def check_image_shape(attacks: Iterable[Attack], image_shape: ImageShape) -> None:
@@ -95,6 +103,11 @@ def check_image_shape(attacks: Iterable[Attack], image_shape: ImageShape) -> Non
 
 def describe_all(defences: Mapping[str, keras.Model]) -> tuple[ImageShape, int]:
     """Returns the image shape and the number of classes that all defences must share."""
+    if not isinstance(defences, Mapping) or not all(isinstance(name, str) for name in defences):
+        raise ValueError(
+            "Models to measure must be a dictionary from names to Keras models, such as "
+            f"`{{'bare': classifier}}`; received {defences!r}."
+        )
     if not defences:
         raise ValueError("There is nothing to measure: `defences` is empty.")
     descriptions = {name: _describe(defence) for name, defence in defences.items()}

@@ -22,6 +22,8 @@ class Checkpoint:
         self.path = None if path is None else Path(path)
         self.results: dict[str, Any] = {}
         if self.path is not None:
+            if self.path.is_dir():
+                raise ValueError(f"checkpoint must be the path of a file; {path!r} is a folder.")
             # Where it cannot be written, this fails before anything is computed.
             self.path.touch()
             self._read(self.path)
@@ -34,6 +36,11 @@ class Checkpoint:
             except json.JSONDecodeError:
                 # The evaluation was killed while it was writing this line.
                 continue
+            if not isinstance(saved, dict) or not {"key", "result"} <= saved.keys():
+                raise ValueError(
+                    f"checkpoint must be a file that an evaluation has written; {str(path)!r} "
+                    f"holds the line {line[:80]!r}."
+                )
             self.results[saved["key"]] = saved["result"]
         if text and not text.endswith("\n"):
             # The next result must not continue the line that was cut off.

@@ -10,6 +10,7 @@ from keras_trn.digests import digest_of_json
 from keras_trn.input_validation import check_images
 from keras_trn.input_validation import check_labels
 from keras_trn.pipelines import as_dataset
+from keras_trn.pipelines import plain_errors
 from keras_trn.types import ImageShape
 from keras_trn.types import LabelledImages
 
@@ -35,14 +36,15 @@ class CheckedData:
         self._digests: list[str] = []
         self._sizes: list[int] = []
         shape: ImageShape | None = None
-        for number, (images, labels) in enumerate(self._dataset, start=1):
-            try:
-                _check_batch(images, labels, image_shape, num_classes, shape)
-            except ValueError as error:
-                raise ValueError(f"Batch {number} of the data: {error}") from error
-            shape = tuple(images.shape[1:])
-            self._digests.append(digest_of_arrays(images, labels))
-            self._sizes.append(len(images))
+        with plain_errors():
+            for number, (images, labels) in enumerate(self._dataset, start=1):
+                try:
+                    _check_batch(images, labels, image_shape, num_classes, shape)
+                except ValueError as error:
+                    raise ValueError(f"Batch {number} of the data: {error}") from error
+                shape = tuple(images.shape[1:])
+                self._digests.append(digest_of_arrays(images, labels))
+                self._sizes.append(len(images))
         if shape is None:
             raise ValueError("Received no images: the data are empty.")
         self.image_shape = shape

@@ -128,7 +128,7 @@ def evaluate(
     attacks = attacks_or_default(attacks, epsilon, norm)
     attacks = [attack.with_seed(seed) for attack in attacks]
     epsilons = checked_epsilons(epsilons, attacks)
-    defences, evaluated = _name_defences(defence, baselines or {})
+    defences, evaluated = _name_defences(defence, {} if baselines is None else baselines)
     kept = Checkpoint(checkpoint)
     measured = measure_all(
         defences, dataset, attacks, threat_models, epsilons, kept, cluster, verbose
@@ -176,6 +176,10 @@ def _name_defences(
     defence: keras.Model, baselines: Mapping[str, keras.Model]
 ) -> tuple[dict[str, keras.Model], str]:
     """Returns all models by name, the bare classifier first, and the name of the evaluated one."""
+    if not isinstance(baselines, Mapping):
+        raise ValueError(
+            f"baselines must be a dictionary from names to Keras models, received {baselines!r}."
+        )
     for name in (BARE, PROTECTED):
         if name in baselines:
             raise ValueError(

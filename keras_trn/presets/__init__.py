@@ -23,7 +23,7 @@ def list_presets() -> dict[str, str]:
 
 def preset_path(name: str) -> Path:
     """Returns the path of a preset's `.keras` file; raises a `ValueError` for an unknown name."""
-    if name not in list_presets():
+    if not isinstance(name, str) or name not in list_presets():
         names = ", ".join(map(repr, list_presets()))
         raise ValueError(f"Unknown preset {name!r}; there are {names}.")
     return FOLDER / f"{name}.keras"
