@@ -188,6 +188,28 @@ def costs_at_most(limit: float, *keys: str) -> Check:
     return check
 
 
+def time_over_operations(limit: float, images: str) -> Check:
+    """Claims that protection multiplies times hardly more than it multiplies operations."""
+
+    def check(results: Results, name: str) -> Finding:
+        restoring = results.study(name)["restoring"]
+        times = restoring[images]["over_bare"]["protected"]
+        ratio = times / restoring["operations_over_bare"]["protected"]
+        return f"{ratio:.2f}", ratio <= limit
+
+    return check
+
+
+def two_workers_share(efficiency: float) -> Check:
+    """Claims that two workers craft nearly twice as fast as one."""
+
+    def check(results: Results, name: str) -> Finding:
+        reached = results.study(name)["workers"]["crafting"]["speedup"] / 2
+        return f"{reached:.2f}", reached >= efficiency
+
+    return check
+
+
 HARDENED = {
     "In the worst case it keeps more than adversarial training": ahead(
         "worst", "protected", ["adversarial training"]
@@ -303,6 +325,16 @@ CLAIMS: dict[str, dict[str, Check]] = {
         "It restores better than zeros": map_helps("EstimatedLabel, map zeroed"),
     },
     "benchmark": {
+        "PGD-20 takes at most 1.1 times its passes": costs_at_most(
+            1.1, "attacks", "over_passes", "keras_trn"
+        ),
+        "An image takes at most 1.2 times what its operations say": time_over_operations(
+            1.2, "one_image"
+        ),
+        "128 images take at most 1.2 times what their operations say": time_over_operations(
+            1.2, "batch"
+        ),
+        "Two workers craft with an efficiency of at least 0.85": two_workers_share(0.85),
         "Evaluating takes at most 1.15 times the attack's passes": costs_at_most(
             1.15, "evaluating", "evaluation_over_passes"
         ),
