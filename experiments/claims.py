@@ -115,6 +115,12 @@ def worst_below(limit: float) -> Check:
     return check
 
 
+def leaves_nothing(results: Results, name: str) -> Finding:
+    """Counts the images that withstand all attackers of a report."""
+    worst = results.report(name).worst()
+    return f"{100 * worst:.1f}%", worst == 0
+
+
 def psnr(rises: bool) -> Check:
     """Claims that restoring brings images closer to the clean ones, or that it never does."""
 
@@ -319,6 +325,9 @@ CLAIMS: dict[str, dict[str, Check]] = {
     },
     "quickstart_digits": {
         "At least 94% are correct under each oblivious attack": keeps("accuracy", 0.94),
+    },
+    "attack_it_yourself_digits": {
+        "All attackers together leave nothing": leaves_nothing,
     },
     "gradient_maps_fashion_mnist": {
         "The map restores better than a single stream": map_helps("single stream"),
