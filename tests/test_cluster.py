@@ -6,6 +6,7 @@ import threading
 import time
 from importlib.util import find_spec
 
+import psutil
 import pytest
 
 import keras_trn
@@ -107,9 +108,19 @@ def without_times(report):
     return {**content, "cells": cells, "seconds": None, "environment": None}
 
 
+def kill_a_worker():
+    """Kills one of the processes that run jobs."""
+    for process in psutil.process_iter(["cmdline"]):
+        if (process.info["cmdline"] or [""])[0].startswith("ray::_Server"):
+            return process.kill()
+    raise AssertionError("there is no worker")
+
+
 @needs_ray
 @pytest.mark.slow
-def test_report_is_that_of_one_process(classifier, digits, protect, nodes):
+def test_report_is_that_of_one_process_where_a_worker_is_killed(
+    classifier, digits, protect, nodes, tmp_path
+):
     data = in_batches(16, digits[0][:100], digits[1][:100])
     arguments = {
         "attacks": attacks.ProjectedGradientDescent(0.2, steps=3),
@@ -117,9 +128,20 @@ def test_report_is_that_of_one_process(classifier, digits, protect, nodes):
         "check_examples": 2,
         "verbose": 0,
     }
+    checkpoint = tmp_path / "report.jsonl"
+
+    def kill_in_the_middle():
+        while not (checkpoint.exists() and checkpoint.read_text()):
+            time.sleep(0.01)
+        kill_a_worker()
+
     defence = protect(classifier)
+    killer = threading.Thread(target=kill_in_the_middle, daemon=True)
+    killer.start()
+    shared = keras_trn.evaluate(defence, data, cluster="auto", checkpoint=checkpoint, **arguments)
+    killer.join(timeout=60)
+    assert not killer.is_alive()
     alone = keras_trn.evaluate(defence, data, **arguments)
-    shared = keras_trn.evaluate(defence, data, cluster="auto", **arguments)
     assert without_times(shared) == without_times(alone)
 
 
