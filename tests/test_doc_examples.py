@@ -184,6 +184,8 @@ def test_first_example_is_a_defence_that_works(reader_of):
     assert report.cell("benign", defence="protected")["accuracy"] > 0.95
     assert report.cell("PGD-5", "oblivious", defence="protected")["accuracy"] > 0.9
     assert report.cell("PGD-5", "oblivious", defence="bare")["accuracy"] < 0.4
+    assert report.cell("benign", defence="hardened")["accuracy"] > 0.95
+    assert report.worst("hardened") > 0.6 > report.worst("protected")
     assert rows(report.cells) == rows(shown_report()["cells"])
 
 
