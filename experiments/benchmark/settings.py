@@ -36,7 +36,7 @@ class Settings:
     fitted_batches: int = 4
     data_batch_size: int = 100
     evaluated_images: int = 500
-    worker_images: int = 2500
+    worker_images: int = 4000
     worker_repeats: int = 2
     memory_images: tuple[int, int] = (1000, 10_000)
     photographs: int = 2
