@@ -1,6 +1,7 @@
 """The tutorials run from start to end, and show what they say they show."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -112,6 +113,15 @@ def test_tutorial_needs_the_package_alone(path):
     ]
     for unavailable in ("from experiments", "import experiments", "../results"):
         assert not [source for source in code if unavailable in source], unavailable
+
+
+def test_title_cells_give_the_measured_times():
+    measured = json.loads((TUTORIALS.parent / "results/tutorials.json").read_text())
+    for name, seconds in measured.items():
+        title = nbformat.read(TUTORIALS / f"{name}.ipynb", as_version=4).cells[0].source
+        number, unit = re.search(r"\*\*Time\*\*: (\d+) (minute|second)s", title).groups()
+        told = int(number) * {"minute": 60, "second": 1}[unit]
+        assert abs(told - seconds) <= 30, name
 
 
 @pytest.mark.gpu
