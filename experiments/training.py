@@ -30,7 +30,7 @@ def load_or_train(path: Path, train: Callable[[], keras.Model]) -> keras.Model:
 
 def backup(folder: Path) -> keras.callbacks.Callback:
     """Makes a callback that resumes interrupted training at its last epoch."""
-    return keras.callbacks.BackupAndRestore(folder, double_checkpoint=True)
+    return keras_trn.callbacks.BackupAndRestore(folder)
 
 
 def make_optimizer(

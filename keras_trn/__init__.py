@@ -8,6 +8,7 @@ _check_backend()
 
 from keras_trn import attacks as attacks
 from keras_trn import baselines as baselines
+from keras_trn import callbacks as callbacks
 from keras_trn import datasets as datasets
 from keras_trn import evaluation as evaluation
 from keras_trn import gradient_maps as gradient_maps
@@ -44,6 +45,7 @@ __all__ = [
     "attacks",
     "baselines",
     "cache_adversarial_examples",
+    "callbacks",
     "datasets",
     "evaluate",
     "evaluation",

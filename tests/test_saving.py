@@ -190,7 +190,7 @@ def test_interrupted_training_goes_on_where_it_was(classifier, images, labels, p
                 raise KeyboardInterrupt
 
     def backup():
-        return keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        return keras_trn.callbacks.BackupAndRestore(tmp_path / "backup")
 
     with pytest.raises(KeyboardInterrupt):
         protect(classifier).fit(
