@@ -22,8 +22,10 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
     Example:
         ```python
+        protected = keras_trn.ProtectedClassifier(classifier)
+        protected.compile("adam", attack=keras_trn.attacks.FastGradientMethod(epsilon=0.1))
         backup = keras_trn.callbacks.BackupAndRestore("backup")
-        protected.fit(train, epochs=2, callbacks=[backup])
+        protected.fit(images, labels, epochs=2, callbacks=[backup])
         ```
     """
 
