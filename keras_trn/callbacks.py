@@ -13,8 +13,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
     Keras' callback of this name overwrites its files. A process that is killed while they are
     written leaves weights that cannot be loaded, or weights and an epoch that do not belong
-    together. This one renames a complete copy at the end, and continues from the last complete
-    copy. At most the epoch in work is lost.
+    together. This one renames each complete backup, and continues from the last. At most the epoch in work is lost.
 
     Args:
         backup_dir: Folder of the backup, on a local file system. Take one for each training.
@@ -35,7 +34,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         super().__init__(str(self._unfinished), delete_checkpoint=delete_checkpoint)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Continues from the last complete copy, if there is one."""
+        """Continues from the last complete backup, if there is one."""
         shutil.rmtree(self._unfinished, ignore_errors=True)
         if complete := self._complete():
             shutil.copytree(complete[-1], self._unfinished)
@@ -45,10 +44,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         """Backs up the weights and the number of epochs."""
         super().on_epoch_end(epoch, logs)
         before = self._complete()
-        temporary = self.folder / "copy"
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(self._unfinished, temporary)
-        temporary.rename(self.folder / f"complete-{epoch + 1:06d}")
+        self._unfinished.rename(self.folder / f"complete-{epoch + 1:06d}")
         for folder in before:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -14,8 +14,6 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import tensorflow as tf
-from helpers import NeverRun
-from helpers import in_batches
 from hypothesis import strategies as st
 
 import keras_trn
@@ -23,6 +21,8 @@ from keras_trn import attacks
 from keras_trn import baselines
 from keras_trn import threat_models
 from keras_trn.gradient_maps import UniformLabel
+from tests.helpers import NeverRun
+from tests.helpers import in_batches
 
 LAYERS = keras.layers
 SHAPE, CLASSES, NUMBER = (4, 4, 1), 3, 6
