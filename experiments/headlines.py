@@ -5,13 +5,16 @@
 """
 
 import functools
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from experiments.reports import overview
 from experiments.reports import read_report
+from experiments.studies.certified import NAME
 from keras_trn.evaluation.tables import to_markdown
 
 # What can be chosen, and the name of the defence in the reports.
@@ -23,6 +26,7 @@ CHOICES = {
     "bit-depth filter": "bit depth",
     "JPEG filter": "JPEG",
 }
+CERTIFIED = "certified method"
 
 
 @functools.cache
@@ -72,4 +76,18 @@ def choices(data: str, folder: Path) -> str:
             for column in ("full knowledge", "no knowledge")
         }
         rows.append({"choice": choice, "benign": found["benign"], **attacked})
+    rows.append(certified_choice(data, folder))
     return to_markdown(pd.DataFrame(rows))
+
+
+def certified_choice(data: str, folder: Path) -> dict[str, Any]:
+    """Returns what the certified method keeps under attacks, and what it proves."""
+    found = figures(folder / f"certified_{data}.json").loc[NAME]
+    proofs = json.loads((folder / f"certified_{data}_proofs.json").read_text(encoding="utf-8"))
+    proved = 100 * proofs["test"]["certified_accuracy"]
+    return {
+        "choice": CERTIFIED,
+        "benign": found["benign"],
+        "full knowledge": f"{found['full knowledge']:.1f} ({proved:.1f} proved)",
+        "no knowledge": f"{found['no knowledge']:.1f}",
+    }

@@ -1,0 +1,110 @@
+"""Certificates hold under every attack, training makes more of them, and the study counts them."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import keras_trn
+from experiments.interval_bounds import IntervalTraining
+from experiments.interval_bounds import certified
+from experiments.interval_bounds import worst_logits
+from experiments.recipe import Data
+from experiments.recipes import digits as digits_recipe
+from experiments.studies import certified as study
+from keras_trn.evaluation import Report
+
+EPSILON = 0.1
+SETTINGS = study.Settings(
+    convolutions=((16, 1), (32, 2)),
+    units=32,
+    epochs=12,
+    batch_size=64,
+    learning_rate=4e-3,
+    images=60,
+    check_examples=6,
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    splits = keras_trn.datasets.load("digits")
+    train, validation, test = (keras_trn.datasets.to_arrays(split) for split in splits)
+    return Data(train=None, validation=validation, test=test, arrays=train)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    return study.train(data, EPSILON, 10, SETTINGS, tmp_path_factory.mktemp("training"))
+
+
+def test_training_certifies_most_images_and_clean_training_none(data, trained, classifier):
+    images, labels = map(tf.constant, data.test)
+    assert np.mean(certified(trained, images, labels, EPSILON)) >= 0.6
+    untrained = study.make_classifier((8, 8, 1), 10, SETTINGS)
+    assert np.mean(certified(untrained, images, labels, EPSILON)) <= 0.05
+
+
+def test_no_attack_breaks_a_certified_image(data, trained):
+    images, labels = map(tf.constant, data.test)
+    is_certified = np.asarray(certified(trained, images, labels, EPSILON))
+    for attack in (
+        keras_trn.attacks.ProjectedGradientDescent(EPSILON, steps=40),
+        keras_trn.attacks.auto_attack("fast", EPSILON),
+    ):
+        adversarial = attack(trained, images, labels)
+        is_correct = trained.predict(np.asarray(adversarial), verbose=0).argmax(-1) == np.asarray(
+            labels
+        )
+        assert np.all(is_correct[is_certified]), attack.name
+        assert is_correct.mean() < 1
+
+
+def test_bounds_hold_for_random_changes_and_are_exact_without_any(data, trained):
+    images, labels = (tf.constant(part[:20]) for part in data.test)
+    bounds = np.asarray(worst_logits(trained, images, labels, EPSILON))
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        change = EPSILON * random.choice([-1, 1], images.shape).astype("float32")
+        logits = np.asarray(trained(tf.clip_by_value(images + change, 0, 1)))
+        differences = logits - np.take_along_axis(logits, np.asarray(labels)[:, None], axis=1)
+        assert np.all(differences <= bounds + 1e-4)
+    logits = np.asarray(trained(images))
+    differences = logits - np.take_along_axis(logits, np.asarray(labels)[:, None], axis=1)
+    np.testing.assert_allclose(worst_logits(trained, images, labels, 0.0), differences, atol=1e-4)
+
+
+def test_layers_without_bounds_are_refused():
+    images = keras.Input((8, 8, 1))
+    features = layers.Flatten()(layers.MaxPooling2D()(images))
+    classifier = keras.Model(images, layers.Dense(10)(features))
+    with pytest.raises(TypeError, match="MaxPooling2D"):
+        worst_logits(classifier, tf.zeros((2, 8, 8, 1)), tf.zeros(2, tf.int64), EPSILON)
+
+
+def test_epsilon_rises_from_zero(data):
+    classifier = study.make_classifier((8, 8, 1), 10, SETTINGS)
+    training = IntervalTraining(classifier, EPSILON, warmup_steps=1000)
+    training.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    images, labels = data.arrays[0][:64], data.arrays[1][:64].astype("int64")
+    first, *_ = training.fit(images, labels, batch_size=64, verbose=0).history["loss"]
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    assert first == pytest.approx(float(cross_entropy(labels, classifier(images))), rel=1e-4)
+
+
+def test_study_counts_certificates_next_to_a_report_of_attacks(data, trained, tmp_path):
+    path = tmp_path / "certified.json"
+    (tmp_path / "certified.work").mkdir()
+    trained.save(tmp_path / "certified.work" / "classifier.keras")
+    recipe = dataclasses.replace(digits_recipe.RECIPE, load=lambda recipe: data, epsilon=EPSILON)
+    study.run(recipe, path, SETTINGS)
+    report = Report.from_json(path)
+    proofs = json.loads((tmp_path / "certified_proofs.json").read_text())
+    images, labels = (tf.constant(part[:60]) for part in data.test)
+    share = np.mean(certified(trained, images, labels, EPSILON))
+    assert proofs["test"]["certified_accuracy"] == pytest.approx(share)
+    assert share <= report.worst(study.NAME) <= proofs["test"]["accuracy"]
