@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_trn.evaluation import Report
+from keras_trn.evaluation.packing import unpack_bits
 
 # The figure, and whether the claim holds.
 Finding = tuple[str, bool]
@@ -260,6 +261,72 @@ def _of_guard(results: Results, name: str, defence: str) -> list[dict[str, Any]]
     return [cell for cell in results.study(name)["cells"] if cell["defence"] == defence]
 
 
+def attacks_respect_proofs(results: Results, name: str) -> Finding:
+    """Compares what attacks leave of a certified method with what it proves."""
+    proved = results.study(f"{name}_proofs")["test"]["certified_accuracy"]
+    worst = results.report(name).worst("interval bounds")
+    return f"{worst:.1%}; proved {proved:.1%}", worst >= proved
+
+
+def _survivors(results: Results, name: str) -> dict[tuple[str, str], list[Any]]:
+    """Returns who survives, by model and attack: the authors' implementation and our own."""
+    study = results.study(name)
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for cell in study["cells"]:
+        survive = unpack_bits(cell["survivors"], study["settings"]["images"])
+        found.setdefault((cell["model"], cell["attack"]), {})[cell["implementation"]] = survive
+    return {key: [of["authors"], of["keras_trn"]] for key, of in found.items()}
+
+
+def attacks_are_as_strong(points: float) -> Check:
+    """Claims that each attack leaves about as many images as the authors' implementation."""
+
+    def check(results: Results, name: str) -> Finding:
+        pairs = _survivors(results, name).values()
+        largest = max(100 * abs(theirs.mean() - own.mean()) for theirs, own in pairs)
+        return f"at most {largest:.1f} points apart", largest <= points + 1e-6
+
+    return check
+
+
+def ensembles_agree(at_least: float) -> Check:
+    """Claims that both implementations of the ensemble leave nearly the same images."""
+
+    def check(results: Results, name: str) -> Finding:
+        pairs = [
+            pair for (_, attack), pair in _survivors(results, name).items() if attack == "standard"
+        ]
+        smallest = min((theirs == own).mean() for theirs, own in pairs)
+        return f"{smallest:.1%}", smallest >= at_least
+
+    return check
+
+
+def fast_form_suffices(points: float) -> Check:
+    """Claims that the fast form of AutoAttack leaves about as many images as the standard one."""
+
+    def check(results: Results, name: str) -> Finding:
+        cells = results.study(name)["cells"]
+        pairs = list(zip(cells[::2], cells[1::2], strict=True))
+        largest = max(100 * (fast["accuracy"] - full["accuracy"]) for fast, full in pairs)
+        return f"at most {largest:.1f} points apart", largest <= points + 1e-6
+
+    return check
+
+
+def standard_form_costs_its_passes(limit: float) -> Check:
+    """Claims that the standard AutoAttack takes hardly longer than its passes."""
+
+    def check(results: Results, name: str) -> Finding:
+        ratios = [
+            cell["seconds"] / cell["seconds_of_passes"]
+            for cell in results.study(name)["cells"][1::2]
+        ]
+        return " and ".join(f"{ratio:.2f}" for ratio in ratios), max(ratios) <= limit
+
+    return check
+
+
 OTHERS = (*RESTORERS, *FILTERS)
 # By the name of the results that decide them.
 CLAIMS: dict[str, dict[str, Check]] = {
@@ -306,6 +373,17 @@ CLAIMS: dict[str, dict[str, Check]] = {
     },
     "trn_hardened_fashion_mnist": HARDENED,
     "trn_hardened_cifar10": HARDENED,
+    "certified_fashion_mnist": {
+        "No attack breaks more than the proofs allow": attacks_respect_proofs,
+    },
+    "auto_attack_linf": {
+        "Each attack of AutoAttack is within a point of the authors'": attacks_are_as_strong(1),
+        "Both ensembles leave the same images, for at least 98%": ensembles_agree(0.98),
+    },
+    "auto_attack_forms": {
+        "The fast form is within a point of the standard one": fast_form_suffices(1),
+        "The standard form takes at most 1.2 times its passes": standard_form_costs_its_passes(1.2),
+    },
     "guard_fashion_mnist": {
         "Both restorers classify as the hardened one alone": guard_keeps_classes,
         "Their images are closer to the clean ones than the attacked images": guard_returns_images,

@@ -49,7 +49,7 @@ class HardeningExperiment(Experiment):
         store_as_float16(preset, except_for=None if is_rounded else "classifier")
         baselines = {
             "plain TRN": plain,
-            **make_filters(plain.classifier, dict([self.hardening.best_filter])),
+            **make_filters(plain.classifier, self.hardening.filters),
             **{name: self.harden(name, make) for name, make in self.hardening.classifiers.items()},
         }
         surrogate = self.train_classifier(self.recipe.surrogate, "surrogate", self.data.train)

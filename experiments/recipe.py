@@ -193,8 +193,8 @@ class HardeningRecipe:
     restorer: dict[str, Any]
     # As large as the classifier and the restorer together.
     make_large_classifier: Callable[[], keras.Model]
-    # The filter with the best worst-case accuracy, and its strength.
-    best_filter: tuple[str, float]
+    # Filters to compare with, and their strengths.
+    filters: Mapping[str, float]
     evaluations: Sequence[Evaluation]
     preset: str
 

@@ -59,7 +59,7 @@ def test_preset_keeps_the_classifier_and_is_what_is_evaluated(
         settings=SETTINGS,
         restorer={"width": 4, "depth": 1},
         make_large_classifier=digits_recipe.make_classifier,
-        best_filter=("bit depth", 1),
+        filters={"bit depth": 1},
         evaluations=[Evaluation([FAST], ("oblivious", "transfer", "whitebox_full"), examples=16)],
         preset="hardened",
     )

@@ -60,7 +60,7 @@ def folder(digits, classifier, tmp_path_factory):
         settings=SETTINGS,
         restorer=RESTORER,
         make_large_classifier=digits_recipe.make_classifier,
-        best_filter=("bit depth", 1),
+        filters={"bit depth": 1},
         evaluations=[],
         preset="hardened",
     )

@@ -397,10 +397,14 @@ def test_choices_star_what_a_weaker_attack_measured(report, tmp_path, monkeypatc
     monkeypatch.setattr(headlines, "CHOICES", shown)
     report.to_json(tmp_path / "trn_a_worst.json")
     report.to_json(tmp_path / "trn_hardened_a.json")
+    rename_evaluated(report, "interval bounds").to_json(tmp_path / "certified_a.json")
+    proofs = {"test": {"certified_accuracy": 0.25}}
+    (tmp_path / "certified_a_proofs.json").write_text(json.dumps(proofs))
     assert headlines.choices("a", tmp_path).splitlines()[2:] == [
         "| no defence | 100.0 | - | 0.0 |",
         "| plain | 75.0 | 50.0* | 50.0* |",
         "| hardened | 75.0 | 50.0 | 50.0 |",
+        "| certified method | 75.0 | 50.0 (25.0 proved) | 50.0 |",
     ]
 
 
