@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from experiments.reports import overview
@@ -37,25 +36,23 @@ def figures(path: Path) -> pd.DataFrame:
 
 def headlines(folder: Path) -> str:
     """Writes three figures of CIFAR-10 as cards: no knowledge, full knowledge, no attack."""
-    oblivious, plain, hardened = (
-        figures(folder / f"{name}.json")
-        for name in ("trn_cifar10", "trn_cifar10_worst", "trn_hardened_cifar10")
-    )
+    found = figures(folder / "trn_hardened_cifar10.json")
+    bare, plain, hardened = (found.loc[name] for name in ("bare", "plain TRN", "hardened TRN"))
     cards = [
         (
-            oblivious.loc["plain TRN", "no knowledge"],
+            plain["no knowledge"],
             "under an attacker who does not know of the restorer. "
-            f"Without it: {oblivious.loc['bare', 'no knowledge']:.1f}%.",
+            f"Without it: {bare['no knowledge']:.1f}%.",
         ),
         (
-            hardened.loc["hardened TRN", "worst"],
+            hardened["worst"],
             "under an attacker who knows everything, with the hardened restorer. "
-            f"The plain one keeps {plain.loc['plain TRN', 'worst']:.1f}%.",
+            f"The plain one keeps {plain['worst']:.1f}%.",
         ),
         (
-            plain.loc["plain TRN", "benign"],
-            f"when nobody attacks. Without a restorer: {plain.loc['bare', 'benign']:.1f}%; "
-            f"hardened: {hardened.loc['hardened TRN', 'benign']:.1f}%.",
+            plain["benign"],
+            f"when nobody attacks. Without a restorer: {bare['benign']:.1f}%; "
+            f"hardened: {hardened['benign']:.1f}%.",
         ),
     ]
     items = [f"-   **{value:.1f}%** correct\n\n    {text}" for value, text in cards]
@@ -63,20 +60,15 @@ def headlines(folder: Path) -> str:
 
 
 def choices(data: str, folder: Path) -> str:
-    """Writes what each choice keeps on a data set; a star marks a figure under PGD alone."""
-    plain, hardened = (
-        figures(folder / f"{name}.json") for name in (f"trn_{data}_worst", f"trn_hardened_{data}")
-    )
+    """Writes what each choice keeps on a data set."""
+    found = figures(folder / f"trn_hardened_{data}.json")
     rows = []
     for choice, defence in CHOICES.items():
-        star = "" if defence in hardened.index else "*"
-        found = (plain if star else hardened).loc[defence]
-        attacked = {
-            column: "-" if np.isnan(found[column]) else f"{found[column]:.1f}{star}"
-            for column in ("full knowledge", "no knowledge")
-        }
-        rows.append({"choice": choice, "benign": found["benign"], **attacked})
-    rows.append(certified_choice(data, folder))
+        row = found.loc[defence]
+        attacked = {name: f"{row[name]:.1f}" for name in ("full knowledge", "no knowledge")}
+        rows.append({"choice": choice, "benign": row["benign"], **attacked})
+    if (folder / f"certified_{data}.json").exists():
+        rows.append(certified_choice(data, folder))
     return to_markdown(pd.DataFrame(rows))
 
 

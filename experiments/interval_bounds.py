@@ -21,15 +21,25 @@ def propagate(
     layer: layers.Layer, center: tf.Tensor, radius: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns center and radius of a layer's outputs, from those of its inputs."""
-    if isinstance(layer, layers.Conv2D):
-        padding = layer.padding.upper()
-        return layer(center), tf.nn.conv2d(radius, tf.abs(layer.kernel), layer.strides, padding)
-    if isinstance(layer, layers.Dense):
-        return layer(center), tf.matmul(radius, tf.abs(layer.kernel))
     if isinstance(layer, (layers.ReLU, layers.Flatten)):
         lower, upper = layer(center - radius), layer(center + radius)
         return (lower + upper) / 2, (upper - lower) / 2
-    raise TypeError(f"Intervals pass Conv2D, Dense, ReLU and Flatten, received {layer!r}.")
+    is_linear = getattr(layer, "activation", None) is keras.activations.linear
+    if is_linear and isinstance(layer, layers.Dense):
+        return layer(center), tf.matmul(radius, tf.abs(layer.kernel))
+    if is_linear and isinstance(layer, layers.Conv2D) and layer.groups == 1:
+        width = tf.nn.conv2d(
+            radius,
+            tf.abs(layer.kernel),
+            layer.strides,
+            layer.padding.upper(),
+            dilations=layer.dilation_rate,
+        )
+        return layer(center), width
+    raise TypeError(
+        f"Bounds pass Flatten, ReLU, Dense and Conv2D, the last two without activation and groups, "
+        f"received {layer!r}."
+    )
 
 
 def worst_logits(
@@ -38,19 +48,19 @@ def worst_logits(
     """Bounds how far each class gets ahead of the label, over all images within epsilon.
 
     Args:
-        classifier: A chain of layers as in `propagate`; the last one is dense, without activation.
+        classifier: A chain of layers as in `propagate`; the last one is dense.
         images: Images in [0, 1], shape `(batch, height, width, channels)`.
         labels: Class indices, shape `(batch,)`.
         epsilon: The largest change of a pixel.
 
     Returns:
         Upper bounds of the differences to the logit of the label, shape `(batch, classes)`. The
-        answer is certified where no bound is above zero, which is the value at the label.
+        right answer is certified where the bounds of all other classes are below zero. The bounds
+        are computed in float32, and leave out its rounding.
     """
     lower, upper = tf.maximum(images - epsilon, 0.0), tf.minimum(images + epsilon, 1.0)
     center, radius = (lower + upper) / 2, (upper - lower) / 2
-    # The first layer is the input.
-    _, *hidden, head = classifier.layers
+    *hidden, head = (one for one in classifier.layers if not isinstance(one, layers.InputLayer))
     for layer in hidden:
         center, radius = propagate(layer, center, radius)
     # Bounding the differences of logits is tighter than subtracting the bounds of logits.

@@ -19,6 +19,7 @@ from experiments.studies import certified as study
 from keras_trn.evaluation import Report
 
 EPSILON = 0.1
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 SETTINGS = study.Settings(
     convolutions=((16, 1), (32, 2)),
     units=32,
@@ -42,11 +43,14 @@ def trained(data, tmp_path_factory):
     return study.train(data, EPSILON, 10, SETTINGS, tmp_path_factory.mktemp("training"))
 
 
-def test_training_certifies_most_images_and_clean_training_none(data, trained, classifier):
+def test_training_certifies_most_images_and_training_on_clean_images_hardly_any(data, trained):
     images, labels = map(tf.constant, data.test)
-    assert np.mean(certified(trained, images, labels, EPSILON)) >= 0.6
-    untrained = study.make_classifier((8, 8, 1), 10, SETTINGS)
-    assert np.mean(certified(untrained, images, labels, EPSILON)) <= 0.05
+    assert np.mean(certified(trained, images, labels, EPSILON)) >= 0.5
+    clean = study.make_classifier((8, 8, 1), 10, SETTINGS)
+    clean.compile(keras.optimizers.Adam(4e-3), CROSS_ENTROPY, ["accuracy"], jit_compile=False)
+    clean.fit(*data.arrays, batch_size=64, epochs=5, verbose=0)
+    assert clean.evaluate(*data.test, verbose=0)[1] >= 0.9
+    assert np.mean(certified(clean, images, labels, EPSILON)) <= 0.05
 
 
 def test_no_attack_breaks_a_certified_image(data, trained):
@@ -78,11 +82,14 @@ def test_bounds_hold_for_random_changes_and_are_exact_without_any(data, trained)
     np.testing.assert_allclose(worst_logits(trained, images, labels, 0.0), differences, atol=1e-4)
 
 
-def test_layers_without_bounds_are_refused():
+@pytest.mark.parametrize(
+    "layer", [layers.MaxPooling2D(), layers.Conv2D(4, 3, activation="relu")], ids=["pool", "relu"]
+)
+def test_layers_without_bounds_are_refused(layer):
     images = keras.Input((8, 8, 1))
-    features = layers.Flatten()(layers.MaxPooling2D()(images))
+    features = layers.Flatten()(layer(images))
     classifier = keras.Model(images, layers.Dense(10)(features))
-    with pytest.raises(TypeError, match="MaxPooling2D"):
+    with pytest.raises(TypeError, match="without activation"):
         worst_logits(classifier, tf.zeros((2, 8, 8, 1)), tf.zeros(2, tf.int64), EPSILON)
 
 
@@ -92,8 +99,7 @@ def test_epsilon_rises_from_zero(data):
     training.compile(keras.optimizers.SGD(0.0), jit_compile=False)
     images, labels = data.arrays[0][:64], data.arrays[1][:64].astype("int64")
     first, *_ = training.fit(images, labels, batch_size=64, verbose=0).history["loss"]
-    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    assert first == pytest.approx(float(cross_entropy(labels, classifier(images))), rel=1e-4)
+    assert first == pytest.approx(float(CROSS_ENTROPY(labels, classifier(images))), rel=1e-4)
 
 
 def test_study_counts_certificates_next_to_a_report_of_attacks(data, trained, tmp_path):
