@@ -246,8 +246,9 @@ def test_a_used_attack_can_be_copied(copied, attack, classifier, digits):
 def test_a_copied_cache_is_empty():
     graphs = GraphCache()
     model = layers.Dense(2)
-    graphs.get("call", model, lambda: model)(tf.ones((1, 2)))
-    assert graphs._entries and not copy.deepcopy(graphs)._entries
+    graphs.remember("call", model, lambda: "made")
+    assert graphs.remember("call", model, lambda: "made again") == "made"
+    assert copy.deepcopy(graphs).remember("call", model, lambda: "made again") == "made again"
 
 
 # --- Gradients of the images alone -------------------------------------------------
