@@ -18,6 +18,7 @@ from experiments.studies import label_leak
 from experiments.studies import tutorials
 from experiments.studies import variants
 from experiments.studies.gradient_maps_plots import plot_gradient_maps
+from experiments.writing import write_results
 from keras_trn.gradient_maps import EstimatedLabel
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -131,6 +132,15 @@ def test_table_of_the_label_leak_is_that_of_its_results():
 
 
 # --- Cost and tutorials ---------------------------------------------------------------
+
+
+def test_results_are_written_with_their_tables(tmp_path):
+    write_results(tmp_path / "cost.json", {"ratio": [1, 2]}, {"": "| a |", "_parts": "| b |"})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "cost.json": '{\n "ratio": [\n  1,\n  2\n ]\n}\n',
+        "cost.md": "| a |\n",
+        "cost_parts.md": "| b |\n",
+    }
 
 
 def test_operations_are_counted_and_costs_relative_to_the_bare_classifier():
