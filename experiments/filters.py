@@ -1,19 +1,21 @@
 """Chooses the strengths of the filter baselines on validation images."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from typing import NamedTuple
 
 import keras
+import pandas as pd
 import tensorflow as tf
 
 import keras_trn
 from experiments.recipe import Arrays
+from experiments.writing import write_results
 from keras_trn import attacks
 from keras_trn import threat_models
 from keras_trn.evaluation.environment import describe_environment
+from keras_trn.evaluation.tables import to_markdown
 
 
 class Filter(NamedTuple):
@@ -87,8 +89,7 @@ def choose_strengths(
         "chosen": {name: titles[name, strength] for name, strength in chosen.items()},
         "environment": describe_environment(),
     }
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    path.with_suffix(".md").write_text(to_markdown(results))
+    write_results(path, results, accuracies_table(results))
     return chosen
 
 
@@ -106,12 +107,8 @@ def make_filters(classifier: keras.Model, strengths: Mapping[str, float]) -> dic
     }
 
 
-def to_markdown(results: Mapping[str, Any]) -> str:
+def accuracies_table(results: Mapping[str, Any]) -> str:
     """Makes a table of the accuracies in percent; the chosen strengths are bold."""
-    columns = list(next(iter(results["accuracies"].values())))
-    lines = [f"| filter | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
-    for title, accuracies in results["accuracies"].items():
-        name = f"**{title}**" if title in results["chosen"].values() else title
-        row = [f"{100 * accuracies[attack]:.1f}" for attack in columns]
-        lines.append(f"| {name} | {' | '.join(row)} |")
-    return "\n".join(lines) + "\n"
+    percent = 100 * pd.DataFrame.from_dict(results["accuracies"], orient="index")
+    chosen = {title: f"**{title}**" for title in results["chosen"].values()}
+    return to_markdown(percent.rename(index=chosen).rename_axis("filter").reset_index())

@@ -1,11 +1,14 @@
 """Stores the weights of a saved model as float16, in half the space."""
 
 import io
+import os
 import zipfile
 from pathlib import Path
 
 import h5py
 import numpy as np
+
+from keras_trn.files import unfinished_file
 
 _WEIGHTS = "model.weights.h5"
 
@@ -22,11 +25,11 @@ def store_as_float16(path: Path, except_for: str | None = None) -> None:
     with zipfile.ZipFile(path) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     content[_WEIGHTS] = _halved(content[_WEIGHTS], except_for)
-    unfinished = path.with_name(f"unfinished_{path.name}")
-    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in content.items():
-            archive.writestr(name, data)
-    unfinished.rename(path)
+    with unfinished_file(path) as unfinished:
+        with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in content.items():
+                archive.writestr(name, data)
+        os.replace(unfinished, path)
 
 
 def _halved(weights: bytes, except_for: str | None) -> bytes:

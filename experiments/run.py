@@ -10,7 +10,6 @@ A work folder next to the path lets an interrupted run continue.
 
 import functools
 import importlib
-import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -36,6 +35,8 @@ from experiments.training import copy_weights
 from experiments.training import load_or_train
 from experiments.training import make_single_stream
 from experiments.training import train_defence
+from experiments.writing import markdown_table
+from experiments.writing import write_results
 from keras_trn import losses
 from keras_trn import threat_models
 from keras_trn.evaluation.environment import describe_environment
@@ -230,10 +231,7 @@ class Experiment:
         """Writes the accuracies of both classifiers on validation images."""
         images, labels = self.data.validation
         results = {"data": self.recipe.data, "seed": SEED, "environment": describe_environment()}
-        lines = [
-            "| classifier | weights | accuracy on validation images |",
-            "| --- | ---: | ---: |",
-        ]
+        rows = []
         for key, title, model in (
             ("make_classifier", "protected", classifier),
             ("make_other_classifier", "for transfer", surrogate),
@@ -244,9 +242,10 @@ class Experiment:
                 "validation_accuracy": accuracy,
                 "validation_images": len(labels),
             }
-            lines.append(f"| {title} | {model.count_params():,} | {accuracy:.1%} |")
-        self.result_path("_classifiers.json").write_text(json.dumps(results, indent=1) + "\n")
-        self.result_path("_classifiers.md").write_text("\n".join(lines) + "\n")
+            rows.append((title, f"{model.count_params():,}", f"{accuracy:.1%}"))
+        header = ("classifier", "weights", "accuracy on validation images")
+        table = markdown_table(header, rows, "lrr")
+        write_results(self.result_path("_classifiers.json"), results, table)
 
     def run(self, presets: Path = FOLDER) -> None:
         """Runs the missing steps, and writes results and preset."""

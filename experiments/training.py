@@ -1,6 +1,7 @@
 """Trains classifiers and defences in a way that survives interruptions."""
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from experiments.recipe import ClassifierRecipe
 from experiments.recipe import Recipe
 from keras_trn import attacks
 from keras_trn.attacks import Attack
+from keras_trn.files import unfinished_file
 
 SEED = 0
 
@@ -22,9 +24,9 @@ def load_or_train(path: Path, train: Callable[[], keras.Model]) -> keras.Model:
     if not path.exists():
         model = train()
         # The next run must not load a half-written file.
-        unfinished = path.with_name(f"unfinished_{path.name}")
-        model.save(unfinished)
-        unfinished.rename(path)
+        with unfinished_file(path) as unfinished:
+            model.save(unfinished)
+            os.replace(unfinished, path)
     return keras.saving.load_model(path, compile=False)
 
 

@@ -129,10 +129,10 @@ def test_it_writes_what_it_measures(monkeypatch, tmp_path):
         results["restoring"]["operations_over_bare"] == (known["restoring"]["operations_over_bare"])
     )
     for suffix, text in benchmark.texts(results).items():
-        assert (tmp_path / f"benchmark{suffix}.md").read_text() == text
+        assert (tmp_path / f"benchmark{suffix}.md").read_text() == text + "\n"
 
 
 def test_tables_are_those_of_the_committed_results():
     results = json.loads((RESULTS / "benchmark.json").read_text(encoding="utf-8"))
     for suffix, text in benchmark.texts(results).items():
-        assert (RESULTS / f"benchmark{suffix}.md").read_text(encoding="utf-8") == text
+        assert (RESULTS / f"benchmark{suffix}.md").read_text(encoding="utf-8") == text + "\n"

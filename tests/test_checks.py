@@ -313,7 +313,12 @@ def plain(examine):
 
 
 def test_every_check_has_a_planted_fault():
-    assert set(PLANTED) == set(checks.ALL_CHECKS)
+    missing = set(checks.ALL_CHECKS) - set(PLANTED)
+    assert not missing, (
+        f"Nothing shows that {sorted(missing)} can warn. Add an entry to PLANTED for each: a list "
+        'of arguments of `examine` for which the check must warn, such as [{"attack": Idle}].'
+    )
+    assert not set(PLANTED) - set(checks.ALL_CHECKS)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +345,8 @@ def test_sound_classifier_passes(plain):
         is_about_attack = checks.ALL_CHECKS[result.name].subject != "defence"
         assert result.attack == (plain.attack.name if is_about_attack else None)
         assert result.finding.endswith("."), result
-    assert json.loads(json.dumps([dataclasses.asdict(result) for result in results]))
+    saved = json.loads(json.dumps([dataclasses.asdict(result) for result in results]))
+    assert [checks.CheckResult(**fields) for fields in saved] == results
 
 
 @pytest.mark.parametrize("name", sorted(OF_RESTORATIONS))

@@ -18,6 +18,7 @@ from experiments.studies import label_leak
 from experiments.studies import tutorials
 from experiments.studies import variants
 from experiments.studies.gradient_maps_plots import plot_gradient_maps
+from experiments.writing import write_results
 from keras_trn.gradient_maps import EstimatedLabel
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -90,8 +91,8 @@ def test_tables_of_the_comparison_are_those_of_its_results():
     path = RESULTS / "gradient_maps_fashion_mnist.json"
     runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
     for name, table in gradient_maps.tables(runs).items():
-        written = path.with_name(f"{path.stem}_{name}.md").read_text(encoding="utf-8")
-        assert written == table
+        written = path.with_name(f"{path.stem}{name}.md").read_text(encoding="utf-8")
+        assert written == table + "\n"
     left, right = plot_gradient_maps(runs).axes
     assert len(left.get_yticklabels()) == len({run["variant"] for run in runs}) - 2
     assert len(right.lines) == 5
@@ -120,17 +121,26 @@ def test_label_leak_measures_both_restorers(few_digits, tmp_path):
     rows = json.loads(path.read_text())["rows"]
     defences = ["bare", "trained on the truth", "trained on predictions"]
     assert [row["defence"] for row in rows] == defences * 5
-    assert path.with_suffix(".md").read_text() == label_leak.to_markdown(rows)
+    assert path.with_suffix(".md").read_text() == label_leak.to_markdown(rows) + "\n"
 
 
 def test_table_of_the_label_leak_is_that_of_its_results():
     path = RESULTS / "label_leak_fashion_mnist.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     written = path.with_suffix(".md").read_text(encoding="utf-8")
-    assert written == label_leak.to_markdown(rows)
+    assert written == label_leak.to_markdown(rows) + "\n"
 
 
 # --- Cost and tutorials ---------------------------------------------------------------
+
+
+def test_results_are_written_with_their_tables(tmp_path):
+    write_results(tmp_path / "cost.json", {"ratio": [1, 2]}, {"": "| a |", "_parts": "| b |"})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "cost.json": '{\n "ratio": [\n  1,\n  2\n ]\n}\n',
+        "cost.md": "| a |\n",
+        "cost_parts.md": "| b |\n",
+    }
 
 
 def test_operations_are_counted_and_costs_relative_to_the_bare_classifier():
@@ -156,7 +166,7 @@ def test_functions_are_timed_in_turn_and_not_the_first_time():
 def test_table_of_the_cost_is_that_of_its_results():
     path = RESULTS / "cost_color_images.json"
     table = cost.to_markdown(json.loads(path.read_text(encoding="utf-8")))
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == table
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == table + "\n"
 
 
 def test_executed_tutorial_keeps_what_is_for_readers():

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_trn.attacks import DeepFool
 from keras_trn.attacks import FastAdaptiveBoundary
-from keras_trn.attacks.fast_adaptive_boundary import _search_segment
+from keras_trn.attacks.fast_adaptive_boundary import search_segment
 from keras_trn.attacks.hyperplane_projection import shortest_change
 from keras_trn.attacks.rivals import most_likely_rivals
 from keras_trn.threat_models import WhiteboxFull
@@ -223,7 +223,7 @@ def test_the_search_on_the_segment_moves_to_the_boundary():
         return tf.stack([tf.fill(tf.shape(brightness), 0.7), tf.sqrt(brightness)], axis=-1)
 
     images, fooling = (np.full((3, 2, 2, 1), value, "float32") for value in (0.1, 1.0))
-    found = _search_segment(logits, images, fooling, tf.zeros(3, tf.int64))
+    found = search_segment(logits, images, fooling, tf.zeros(3, tf.int64))
     assert np.all(np.argmax(logits(found), axis=-1) == 1)
     assert np.min(found) >= 0.49 and np.max(found) < 0.5
 
@@ -236,7 +236,7 @@ def test_the_search_keeps_a_lead_that_rounding_does_not_take():
 
     images = np.linspace(0.0, 0.4, 50, dtype="float32").reshape(-1, 1, 1, 1)
     labels = tf.zeros(50, tf.int64)
-    found = _search_segment(logits, images, np.ones_like(images), labels)
+    found = search_segment(logits, images, np.ones_like(images), labels)
     leads = np.diff(logits(found), axis=-1)
     assert np.min(leads) >= 1e-3 and np.max(leads) < 1e-2
 

@@ -179,7 +179,10 @@ def test_callbacks_just_work(classifier, images, labels, protect, tmp_path):
     )
     # The loss falls, so waiting for it to rise stops the training early.
     assert len(history.epoch) < 6
-    assert keras.models.load_model(tmp_path / "best.keras").classifier is not None
+    best = keras.models.load_model(tmp_path / "best.keras")
+    measured = best.evaluate(images, labels, verbose=0, return_dict=True)
+    highest = max(history.history["val_adversarial_accuracy"])
+    assert measured["adversarial_accuracy"] == pytest.approx(highest)
     assert list((tmp_path / "logs").rglob("events*"))
 
 

@@ -223,7 +223,7 @@ def test_the_squares_shrink_as_in_the_paper():
     halvings = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9]
     for queries in (10_000, 20_000):
         shares = [
-            square._share(tf.constant(p * queries // 10_000, tf.int64), queries) for p in planned
+            square.share(tf.constant(p * queries // 10_000, tf.int64), queries) for p in planned
         ]
         np.testing.assert_allclose(shares, 0.8 / 2.0 ** np.array(halvings))
 
@@ -285,7 +285,7 @@ def paper_pattern(side):
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 9])
 def test_the_pattern_in_l2_is_that_of_the_paper(side):
     np.testing.assert_allclose(
-        square_proposals._two_bumps(tf.constant(side)), paper_pattern(side), atol=1e-6
+        square_proposals.two_bumps(tf.constant(side)), paper_pattern(side), atol=1e-6
     )
 
 

@@ -10,7 +10,6 @@ machine.
 """
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from experiments.benchmark import training
 from experiments.benchmark import workers
 from experiments.benchmark.processes import in_new_process
 from experiments.benchmark.settings import Settings
+from experiments.writing import write_results
 from keras_trn.evaluation.environment import describe_environment
 
 MEASUREMENTS: dict[str, Callable[[Settings], dict[str, Any]]] = {
@@ -52,14 +52,7 @@ def main(path: Path, settings: Settings | None = None) -> None:
     )
     results["seconds"] = round(time.perf_counter() - started)
     results["environment"] = describe_environment()
-    write(path, results)
-
-
-def write(path: Path, results: dict[str, Any]) -> None:
-    """Writes the results as JSON, and a table of each kind."""
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    for suffix, text in texts(results).items():
-        path.with_name(f"{path.stem}{suffix}.md").write_text(text, encoding="utf-8")
+    write_results(path, results, texts(results))
 
 
 def texts(results: dict[str, Any]) -> dict[str, str]:
@@ -67,7 +60,7 @@ def texts(results: dict[str, Any]) -> dict[str, str]:
     return {
         "": tables.comparisons(results),
         "_parts": tables.parts(results),
-        "_imagenet": f"{tables.imagenet(results)}\n{tables.assumption_of_imagenet(results)}",
+        "_imagenet": f"{tables.imagenet(results)}\n\n{tables.assumption_of_imagenet(results)}",
     }
 
 

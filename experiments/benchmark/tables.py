@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.writing import markdown_table
+
 Results = Mapping[str, Any]
 # What was measured, its value, what it is compared with, the value of that, and the ratio.
 Row = tuple[str, str, str, str, float]
@@ -18,7 +20,7 @@ def comparisons(results: Results) -> str:
         *_of_workers(results),
         *_of_memory(results),
     ]
-    return _table(
+    return markdown_table(
         ("measured", "", "compared with", "", "ratio"),
         [(*row[:-1], f"{row[-1]:.2f}") for row in rows],
         "lrlrr",
@@ -142,7 +144,7 @@ def parts(results: Results) -> str:
         restoring["batch"]["over_bare"],
         restoring["one_image"]["over_bare"],
     ]
-    return _table(
+    return markdown_table(
         ("part", "operations", f"time, {restoring['batch']['images']} images", "time, 1 image"),
         [(title, *(f"{column[name]:.2f}" for column in columns)) for name, title in PARTS.items()],
         "lrrr",
@@ -153,7 +155,7 @@ def imagenet(results: Results) -> str:
     """Shows how long ImageNet takes on some numbers of workers."""
     hours = results["imagenet"]["hours"].items()
     rows = [(workers, f"{number:,.0f}", f"{number / 24:,.1f}") for workers, number in hours]
-    return _table(("workers of one core", "hours", "days"), rows, "rrr")
+    return markdown_table(("workers of one core", "hours", "days"), rows, "rrr")
 
 
 def assumption_of_imagenet(results: Results) -> str:
@@ -165,7 +167,7 @@ def assumption_of_imagenet(results: Results) -> str:
         f"billion multiply-adds, and {given['seconds_per_image']:.1f} seconds on one core: "
         f"{given['seconds_per_billion_multiply_adds']:.3f} seconds for a billion. The assumption: "
         "any number of workers keeps the efficiency that two had on one machine, "
-        f"{given['efficiency']:.0%}.\n"
+        f"{given['efficiency']:.0%}."
     )
 
 
@@ -179,8 +181,3 @@ def _count(images: int) -> str:
 
 def _rate(run: Results) -> str:
     return f"{run['images_per_second']:.0f} images/s"
-
-
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]], alignment: str) -> str:
-    ruler = tuple("---:" if one == "r" else "---" for one in alignment)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows)) + "\n"

@@ -36,6 +36,7 @@ from experiments.recipes import fashion_mnist
 from experiments.run import Experiment
 from experiments.torch_classifier import TorchClassifier
 from experiments.training import SEED
+from experiments.writing import write_results
 from keras_trn import attacks
 from keras_trn.attacks import Attack
 from keras_trn.digests import digest_of_arrays
@@ -43,7 +44,6 @@ from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.packing import pack_bits
 from keras_trn.evaluation.packing import unpack_bits
 from keras_trn.evaluation.passes import CountedTarget
-from keras_trn.files import write_text
 from keras_trn.graphs import compile_function
 from keras_trn.logits import logits_function
 from keras_trn.types import Classifier
@@ -263,7 +263,7 @@ class Comparison:
             "cells": self.cells,
             "environment": environment,
         }
-        write_text(self.path, json.dumps(results, indent=1) + "\n")
+        write_results(self.path, results)
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
@@ -289,7 +289,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
                 for cell in pair
             ]
             lines.append(f"| {model} | {attack} | {' | '.join(figures)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 # --- The models ----------------------------------------------------------------------------
@@ -328,8 +328,8 @@ def main(path: Path, settings: Settings, trained: Path | None = None) -> None:
     comparison = Comparison(path, models, examples, settings)
     for implementation in IMPLEMENTATIONS:
         comparison.run(implementation)
-    table = to_markdown(json.loads(path.read_text(encoding="utf-8")))
-    write_text(path.with_suffix(".md"), table)
+    results = json.loads(path.read_text(encoding="utf-8"))
+    write_results(path, results, to_markdown(results))
 
 
 if __name__ == "__main__":

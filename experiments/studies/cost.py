@@ -7,7 +7,6 @@ without the convolutions of oneDNN. The weights are random, which does not chang
 """
 
 import functools
-import json
 import multiprocessing
 import os
 import sys
@@ -22,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from experiments.recipes import cifar10
+from experiments.writing import write_results
 from keras_trn.evaluation.environment import describe_environment
 
 Functions = Mapping[str, Callable[..., Any]]
@@ -123,8 +123,7 @@ def main(path: Path, batch_size: int = 128, repeats: int = 100) -> None:
         "without_onednn": measure_restoration(False, batch_size, repeats),
         "environment": describe_environment(),
     }
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    path.with_suffix(".md").write_text(to_markdown(results))
+    write_results(path, results, to_markdown(results))
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
@@ -145,7 +144,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
             ratio = results[setting]["relative_to_bare"]["graph"][key]
             row += [f"{milliseconds:.2f} ms", f"{ratio:.2f}"]
         lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

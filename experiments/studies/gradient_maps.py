@@ -11,7 +11,6 @@ folder next to the results keeps the weights, so an interrupted run can continue
 
 import dataclasses
 import functools
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -38,6 +37,7 @@ from experiments.studies.small_fashion_mnist import Settings
 from experiments.studies.small_fashion_mnist import Study
 from experiments.training import copy_weights
 from experiments.training import count_parameters
+from experiments.writing import write_results
 from keras_trn import attacks
 from keras_trn import threat_models
 from keras_trn.evaluation.environment import describe_environment
@@ -209,18 +209,16 @@ def main(
         **describe_environment(),
         "runs": runs,
     }
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    for name, table in tables(runs).items():
-        path.with_name(f"{path.stem}_{name}.md").write_text(table, encoding="utf-8")
+    write_results(path, results, tables(runs))
     plot_gradient_maps(runs).savefig(path.with_suffix(".png"), dpi=120)
 
 
 def tables(runs: list[dict[str, Any]]) -> dict[str, str]:
     """Makes the Markdown tables, by the ending of their file names."""
     return {
-        "variants": variants_table(runs),
-        "agreement": attacks_table(runs, "agreement", 100),
-        "psnr": attacks_table(runs, "restored_psnr"),
+        "_variants": variants_table(runs),
+        "_agreement": attacks_table(runs, "agreement", 100),
+        "_psnr": attacks_table(runs, "restored_psnr"),
     }
 
 

@@ -55,7 +55,7 @@ def variants_table(runs: Runs) -> str:
             ),
         ]
         lines.append(f"| {variant} | {' | '.join(row)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def attacks_table(runs: Runs, measure: str, factor: float = 1) -> str:
@@ -65,7 +65,7 @@ def attacks_table(runs: Runs, measure: str, factor: float = 1) -> str:
     for title, cells in as_frame(runs).groupby("title", sort=False):
         row = (with_range(factor * cells[cells["variant"] == one][measure]) for one in compared)
         lines.append(f"| {title} | {' | '.join(row)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def with_range(values: Iterable[float]) -> str:

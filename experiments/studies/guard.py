@@ -11,7 +11,6 @@ Writes both tables next to the file. An interrupted run continues where it stopp
 
 import dataclasses
 import importlib
-import json
 import math
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ from experiments.filters import first_batches
 from experiments.recipe import Arrays
 from experiments.recipe import HardeningRecipe
 from experiments.training import SEED
+from experiments.writing import write_results
 from keras_trn import attacks
 from keras_trn import threat_models
 from keras_trn.attacks import Attack
@@ -31,7 +31,6 @@ from keras_trn.evaluation import measure
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.runs import Cell
 from keras_trn.evaluation.tables import to_markdown
-from keras_trn.files import write_text
 from keras_trn.protected_classifier import ProtectedClassifier
 
 # The attacker who knows how the class is decided attacks the hardened restorer.
@@ -156,9 +155,8 @@ def run(recipe: HardeningRecipe, path: Path) -> None:
         "mixing": rows,
         "environment": describe_environment(),
     }
-    write_text(path, json.dumps(results, indent=1) + "\n")
-    for ending, table in (("_images", images_table(cells)), ("_mixing", mixing_table(rows))):
-        write_text(path.with_name(f"{path.stem}{ending}.md"), table + "\n")
+    tables = {"_images": images_table(cells), "_mixing": mixing_table(rows)}
+    write_results(path, results, tables)
 
 
 if __name__ == "__main__":

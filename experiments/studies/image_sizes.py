@@ -7,7 +7,6 @@ on their values. Each row is measured in a process of its own, so that its memor
 """
 
 import functools
-import json
 import multiprocessing
 import resource
 import sys
@@ -20,6 +19,7 @@ import tensorflow as tf
 
 import keras_trn
 from experiments.studies.cost import count_operations
+from experiments.writing import write_results
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.tables import to_markdown
 
@@ -95,8 +95,7 @@ def main(path: Path) -> None:
             rows.append(pool.apply(measure, size))
     settings = {"width": WIDTH, "depth": DEPTH, "batch_size": BATCH_SIZE, "attack_steps": STEPS}
     results = {"settings": settings, "rows": rows, "environment": describe_environment()}
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(table(rows) + "\n", encoding="utf-8")
+    write_results(path, results, table(rows))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ is the accuracy on images that the classifier gets wrong without any attack, bec
 perturbation can help there. It writes a table next to the JSON file.
 """
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from experiments.studies.small_fashion_mnist import RECIPE
 from experiments.studies.small_fashion_mnist import Settings
 from experiments.studies.small_fashion_mnist import Study
 from experiments.training import SEED
+from experiments.writing import write_results
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.packing import unpack_bits
 
@@ -92,7 +92,7 @@ def to_markdown(rows: list[dict[str, Any]]) -> str:
             values += [row["accuracy"], row["accuracy_where_wrong_before"]]
         figures = " | ".join(f"{100 * value:.1f}" for value in values)
         lines.append(f"| {of_bare['attack']} | {knows} | {figures} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def main(path: Path, settings: Settings = SETTINGS) -> None:
@@ -110,8 +110,7 @@ def main(path: Path, settings: Settings = SETTINGS) -> None:
     images = first_batches(study.data.validation, settings.validation_images, 250)
     rows = measure(classifier, surrogate, restorers, images)
     results = {"split": "validation", "seed": SEED, "rows": rows, **describe_environment()}
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(to_markdown(rows), encoding="utf-8")
+    write_results(path, results, to_markdown(rows))
 
 
 if __name__ == "__main__":

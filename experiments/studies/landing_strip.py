@@ -7,7 +7,6 @@ gets right. Nobody looked at their restorations to choose them. The attacker kno
 and the classifier, and does not know of the restorer.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ import numpy as np
 
 import keras_trn
 from experiments.recipes.cifar10 import EPSILON
+from experiments.writing import write_results
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.visualization import new_figure
 
@@ -90,7 +90,7 @@ def draw(states: list[np.ndarray], results: dict[str, Any], colors: tuple[str, s
 def main(path: Path) -> None:
     """Writes the results, and a drawing for light pages and for dark ones."""
     states, results = restore()
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_results(path, results)
     for mode, colors in TEXT_COLORS.items():
         drawing = draw(states, results, colors)
         drawing.savefig(path.with_name(f"{path.stem}_{mode}.png"), dpi=160, transparent=True)

@@ -17,6 +17,8 @@ from typing import Any
 import nbformat
 import papermill
 
+from experiments.writing import write_results
+
 FOLDER = Path("tutorials")
 
 
@@ -62,7 +64,7 @@ def main(results: Path, *names: str) -> None:
     seconds = json.loads(path.read_text()) if path.exists() else {}
     for name in names:
         seconds[name] = round(execute(name, results))
-        path.write_text(json.dumps(dict(sorted(seconds.items())), indent=1) + "\n")
+        write_results(path, dict(sorted(seconds.items())))
 
 
 if __name__ == "__main__":

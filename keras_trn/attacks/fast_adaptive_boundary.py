@@ -118,7 +118,7 @@ class FastAdaptiveBoundary(Attack):
         )
 
         def search(images: Tensor, best: Tensor, labels: Tensor) -> Tensor:
-            return _search_segment(logits, images, best, labels)
+            return search_segment(logits, images, best, labels)
 
         found = tf.math.is_finite(shortest)
         return update_survivors(found, best, search, images, best, labels)
@@ -206,7 +206,7 @@ def _lead(scores: Tensor, labels: Tensor, rivals: Tensor) -> Tensor:
     return logit_of(scores, labels) - logit_of(scores, rivals)
 
 
-def _search_segment(logits: Logits, images: Tensor, fooling: Tensor, labels: Tensor) -> Tensor:
+def search_segment(logits: Logits, images: Tensor, fooling: Tensor, labels: Tensor) -> Tensor:
     """Moves fooling images as far back towards the clean ones as they still fool.
 
     Each step assumes linear logits on the segment, and picks the point at which the wrong class

@@ -86,7 +86,7 @@ class Square(Attack):
         def step(index: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
             seed = tf.random.fold_in(random_seed, index, alg=ALGORITHM)
             queries = self.queries if self.scaled_schedule else _PLANNED_QUERIES
-            side = proposals.side(_share(index, queries), images)
+            side = proposals.side(share(index, queries), images)
             # Drawn for the whole batch, so an image's squares do not depend on the others.
             numbers = proposals.draw(images, seed)
 
@@ -114,7 +114,7 @@ class Square(Attack):
         return adversarial
 
 
-def _share(index: Tensor, queries: int) -> Tensor:
+def share(index: Tensor, queries: int) -> Tensor:
     """Returns the share of the image that a square covers at a query."""
     planned = index * _PLANNED_QUERIES // queries
     halvings = tf.reduce_sum(tf.cast(planned > tf.constant(_HALVED_AFTER, tf.int64), tf.float32))

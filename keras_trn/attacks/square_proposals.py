@@ -61,8 +61,8 @@ class L2Proposals:
         rows, columns = height // side, width // side
         numbers = _uniform([batch, rows, columns, channels + 1], seed)
         numbers = tf.repeat(tf.repeat(numbers, side, axis=1), side, axis=2)
-        tiles = tf.tile(_two_bumps(side), [rows, columns])[None, :, :, None]
-        turned = tf.tile(tf.transpose(_two_bumps(side)), [rows, columns])[None, :, :, None]
+        tiles = tf.tile(two_bumps(side), [rows, columns])[None, :, :, None]
+        turned = tf.tile(tf.transpose(two_bumps(side)), [rows, columns])[None, :, :, None]
         tiles = tf.where(numbers[..., :1] < 0.5, tiles, turned) * _signs(numbers[..., 1:])
         top, left = (height - rows * side) // 2, (width - columns * side) // 2
         tiles = tf.image.pad_to_bounding_box(tiles, top, left, height, width)
@@ -136,10 +136,10 @@ def _pattern(rows: Tensor, columns: Tensor, number: Tensor, side: Tensor) -> Ten
     rows, columns = tf.clip_by_value(rows, 0, side - 1), tf.clip_by_value(columns, 0, side - 1)
     is_turned = (number < 0.5)[:, None, None, None]
     places = tf.where(is_turned, columns * side + rows, rows * side + columns)
-    return tf.gather(tf.reshape(_two_bumps(side), [-1]), places)
+    return tf.gather(tf.reshape(two_bumps(side), [-1]), places)
 
 
-def _two_bumps(side: Tensor) -> Tensor:
+def two_bumps(side: Tensor) -> Tensor:
     """Makes the paper's pattern: a bump in the upper half of a square, a pit in the lower."""
     half = side // 2
     pattern = tf.concat([_bump(half, side), -_bump(side - half, side)], axis=0)
