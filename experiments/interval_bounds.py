@@ -20,7 +20,7 @@ def interval_normal(inputs: int, seed: int) -> keras.initializers.Initializer:
 def propagate(
     layer: layers.Layer, center: tf.Tensor, radius: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns center and radius of a layer's outputs, from those of its inputs."""
+    """Maps center and radius of the inputs of a layer to center and radius of its outputs."""
     if isinstance(layer, (layers.ReLU, layers.Flatten)):
         lower, upper = layer(center - radius), layer(center + radius)
         return (lower + upper) / 2, (upper - lower) / 2

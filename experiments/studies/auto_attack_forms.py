@@ -9,7 +9,6 @@ Writes a table next to the file. An interrupted run continues where it stopped.
 
 import dataclasses
 import functools
-import json
 import sys
 from pathlib import Path
 
@@ -25,13 +24,13 @@ from experiments.recipes import fashion_mnist
 from experiments.studies.cost import gradient_of
 from experiments.studies.cost import seconds_in_turn
 from experiments.training import SEED
+from experiments.writing import write_results
 from keras_trn import attacks
 from keras_trn.evaluation import measure
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.packing import unpack_bits
 from keras_trn.evaluation.runs import Cell
 from keras_trn.evaluation.tables import to_markdown
-from keras_trn.files import write_text
 
 PRESETS = {"plain TRN": "trn_fashion_mnist", "hardened TRN": "trn_hardened_fashion_mnist"}
 
@@ -129,8 +128,7 @@ def run(path: Path, settings: Settings) -> None:
         "agreement": agreements,
         "environment": describe_environment(),
     }
-    write_text(path, json.dumps(results, indent=1) + "\n")
-    write_text(path.with_suffix(".md"), table(cells) + "\n")
+    write_results(path, results, table(cells) + "\n")
 
 
 if __name__ == "__main__":

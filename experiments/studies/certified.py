@@ -9,7 +9,6 @@ continues where it stopped.
 
 import dataclasses
 import importlib
-import json
 import sys
 from pathlib import Path
 
@@ -27,9 +26,9 @@ from experiments.recipe import Recipe
 from experiments.training import SEED
 from experiments.training import backup
 from experiments.training import load_or_train
+from experiments.writing import write_results
 from keras_trn import attacks
 from keras_trn.evaluation.environment import describe_environment
-from keras_trn.files import write_text
 
 NAME = "interval bounds"
 
@@ -152,7 +151,7 @@ def run(recipe: Recipe, path: Path, settings: Settings | None = None) -> None:
         **proofs,
         "environment": describe_environment(),
     }
-    write_text(path.with_name(f"{path.stem}_proofs.json"), json.dumps(results, indent=1) + "\n")
+    write_results(path.with_name(f"{path.stem}_proofs.json"), results)
 
 
 if __name__ == "__main__":
