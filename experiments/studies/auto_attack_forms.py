@@ -128,7 +128,7 @@ def run(path: Path, settings: Settings) -> None:
         "agreement": agreements,
         "environment": describe_environment(),
     }
-    write_results(path, results, table(cells) + "\n")
+    write_results(path, results, table(cells))
 
 
 if __name__ == "__main__":
