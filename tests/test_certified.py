@@ -47,7 +47,9 @@ def test_training_certifies_most_images_and_training_on_clean_images_hardly_any(
     images, labels = map(tf.constant, data.test)
     assert np.mean(certified(trained, images, labels, EPSILON)) >= 0.5
     clean = study.make_classifier((8, 8, 1), 10, SETTINGS)
-    clean.compile(keras.optimizers.Adam(4e-3), CROSS_ENTROPY, ["accuracy"], jit_compile=False)
+    clean.compile(
+        keras.optimizers.Adam(4e-3), CROSS_ENTROPY, metrics=["accuracy"], jit_compile=False
+    )
     clean.fit(*data.arrays, batch_size=64, epochs=5, verbose=0)
     assert clean.evaluate(*data.test, verbose=0)[1] >= 0.9
     assert np.mean(certified(clean, images, labels, EPSILON)) <= 0.05
