@@ -384,7 +384,9 @@ CLAIMS: dict[str, dict[str, Check]] = {
         "Both ensembles leave the same images, for at least 98%": ensembles_agree(0.98),
     },
     "auto_attack_forms": {
-        "The fast form is within a point of the standard one": fast_form_suffices(1),
+        "The fast form keeps at most 1.5 points more than the standard one": fast_form_suffices(
+            1.5
+        ),
         "The standard form takes at most 1.2 times its passes": standard_form_costs_its_passes(1.2),
     },
     "guard_fashion_mnist": {

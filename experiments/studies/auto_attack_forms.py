@@ -99,10 +99,10 @@ def table(cells: list[Cell]) -> str:
             "defence": cell["defence"],
             "attack": cell["attack"],
             "accuracy": 100 * cell["accuracy"],
-            "forward passes": f"{cell['forward_passes']:.0f}",
-            "backward passes": f"{cell['backward_passes']:.0f}",
-            "seconds": f"{cell['seconds']:.0f}",
-            "seconds of its passes": f"{cell['seconds_of_passes']:.0f}",
+            "forward passes": round(cell["forward_passes"]),
+            "backward passes": round(cell["backward_passes"]),
+            "seconds": round(cell["seconds"]),
+            "seconds of its passes": round(cell["seconds_of_passes"]),
             "ratio": f"{cell['seconds'] / cell['seconds_of_passes']:.2f}",
         }
         for cell in cells
