@@ -13,10 +13,6 @@ from keras_trn.classifier_interface import describe_classifier
 from keras_trn.logits import single_output
 from keras_trn.metrics import Accuracy
 from keras_trn.training import AdversarialTrainer
-from keras_trn.training import count_benign
-from keras_trn.training import craft_training_images
-from keras_trn.training import per_replica_loss
-from keras_trn.training import unpack
 from keras_trn.types import Config
 
 
@@ -126,35 +122,12 @@ class AdversariallyTrainedClassifier(AdversarialTrainer):
         """Returns the classifier."""
         return self.classifier
 
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        clean, labels, sample_weight = unpack(data)
-        benign_count = count_benign(
-            self.benign_share, tf.shape(clean)[0], self.optimizer.iterations
-        )
-        images = craft_training_images(self.attack, self.classifier, clean, labels, benign_count)
-        with tf.GradientTape() as tape:
-            logits = self(images, training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-            weight_penalty = per_replica_loss(sum(self.losses, start=0.0))
-            loss = per_replica_loss(losses, sample_weight) + weight_penalty
-            scaled_loss = self.optimizer.scale_loss(loss)
-        self.apply_gradients(tape, scaled_loss)
-        self.loss_metric.update_state(losses, sample_weight)
-        self.benign_accuracy.update_state(labels[:benign_count], logits[:benign_count])
-        self.update_adversarial_metrics(labels[benign_count:], logits[benign_count:])
-        return self.get_metrics_result()
-
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        clean, labels, sample_weight = unpack(data)
-        attacked = self.validation_attack(self.classifier, clean, labels)
-        benign_logits, logits = self(clean, training=False), self(attacked, training=False)
-        self.benign_accuracy.update_state(labels, benign_logits, sample_weight)
-        self.update_adversarial_metrics(labels, logits, sample_weight)
-        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits
-        losses = self.benign_share * cross_entropy(labels, benign_logits)
-        losses += (1 - self.benign_share) * cross_entropy(labels, logits)
-        self.loss_metric.update_state(losses, sample_weight)
-        return self.get_metrics_result()
+    def _forward_with_losses(
+        self, images: tf.Tensor, targets: tf.Tensor, clean: tf.Tensor, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        logits = self(images, training=training)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
+        return images, logits, losses
 
     def get_config(self) -> Config:
         return {"name": self.name, "classifier": architecture_config(self.classifier)}
