@@ -1,19 +1,16 @@
 """Adversarial training: a classifier trained on adversarial images, without a restorer."""
 
 from typing import Any
-from typing import Self
 
 import keras
 import tensorflow as tf
 
-from keras_trn.architecture import architecture_config
 from keras_trn.architecture import clone_with_new_weights
 from keras_trn.attacks import Attack
 from keras_trn.classifier_interface import describe_classifier
 from keras_trn.logits import single_output
 from keras_trn.metrics import Accuracy
 from keras_trn.training import AdversarialTrainer
-from keras_trn.types import Config
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -65,14 +62,8 @@ class AdversariallyTrainedClassifier(AdversarialTrainer):
         self.adversarial_accuracy = Accuracy(name="adversarial_accuracy", dtype="float32")
         self.build((None, *self.image_shape))
 
-    def build(self, images_shape: tuple) -> None:
-        self.built = True
-
     def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return tf.cast(single_output(self.classifier(images, training=training)), tf.float32)
-
-    def compute_output_shape(self, images_shape: tuple) -> tuple:
-        return (images_shape[0], self.num_classes)
 
     def compile(
         self,
@@ -128,11 +119,3 @@ class AdversariallyTrainedClassifier(AdversarialTrainer):
         logits = self(images, training=training)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
         return images, logits, losses
-
-    def get_config(self) -> Config:
-        return {"name": self.name, "classifier": architecture_config(self.classifier)}
-
-    @classmethod
-    def from_config(cls, config: Config, custom_objects: Config | None = None) -> Self:
-        classifier = keras.saving.deserialize_keras_object(config["classifier"], custom_objects)
-        return cls(**{**config, "classifier": classifier})
