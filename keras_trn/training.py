@@ -377,11 +377,6 @@ def unpack(data: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
     """Returns the images, the labels and the sample weights of a batch."""
     images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     images = images["images"] if isinstance(images, dict) else images
-    if labels is None:
-        raise ValueError(
-            "Training and evaluation need labels: pass `fit(images, labels)`, or a dataset of "
-            "pairs of images and labels."
-        )
     images = _copied(tf.cast(images, tf.float32))
     return images, tf.cast(tf.reshape(labels, [-1]), tf.int64), sample_weight
 
