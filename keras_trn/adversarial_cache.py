@@ -119,7 +119,7 @@ def cache_adversarial_examples(
     shard_size = check_count("shard_size", shard_size)
     seed = check_whole_number("seed", seed, 0, np.iinfo(np.int32).max)
     workers = as_cluster(cluster)
-    attacks = _single_attacks(as_attack(attack))
+    attacks = as_attack(attack).parts()
     for single in attacks:
         # Raises `TypeError` if `get_config` lacks settings that the examples depend on.
         single.with_seed(single.seed)
@@ -136,12 +136,6 @@ def cache_adversarial_examples(
             stacklevel=2,
         )
     return cache.make_pipeline(batch_size, drop_remainder)
-
-
-def _single_attacks(attack: Attack) -> list[Attack]:
-    """Returns the attacks of a mixture, which may hold mixtures; or the single attack."""
-    parts = getattr(attack, "attacks", None)
-    return [attack] if parts is None else [one for part in parts for one in _single_attacks(part)]
 
 
 @dataclasses.dataclass

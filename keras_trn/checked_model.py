@@ -1,15 +1,18 @@
 """Checks the data of a Keras model before Keras uses them."""
 
 from typing import Any
+from typing import Self
 
 import keras
 import numpy as np
 
+from keras_trn.architecture import architecture_config
 from keras_trn.graphs import state_of
 from keras_trn.input_validation import check_whole_number
 from keras_trn.keras_settings import float32_numbers
 from keras_trn.pipelines import check_data
 from keras_trn.pipelines import plain_errors
+from keras_trn.types import Config
 from keras_trn.types import ImageShape
 
 # The numbers that Keras' own methods take, and the smallest that make sense.
@@ -34,13 +37,21 @@ def check_loop(given: dict[str, Any]) -> None:
 
 
 class CheckedModel(keras.Model):
-    """Checks images and labels before the first step.
+    """Holds a classifier, and checks images and labels before the first step.
 
-    A subclass sets `image_shape`, `(height, width, channels)`, and `num_classes`.
+    A subclass sets `classifier`, its `image_shape`, `(height, width, channels)`, and `num_classes`.
     """
 
+    classifier: keras.Model
     image_shape: ImageShape
     num_classes: int
+
+    def build(self, images_shape: tuple) -> None:
+        """Creates the weights, if the subclass has any of its own."""
+        self.built = True
+
+    def compute_output_shape(self, images_shape: tuple) -> tuple:
+        return (images_shape[0], self.num_classes)
 
     @plain_errors()
     @float32_numbers()
@@ -101,3 +112,11 @@ class CheckedModel(keras.Model):
             self.train_function = self.test_function = self.predict_function = None
         # Keras would treat the list as a list of layers.
         object.__setattr__(self, "_compiled_state", state)
+
+    def get_config(self) -> Config:
+        return {"name": self.name, "classifier": architecture_config(self.classifier)}
+
+    @classmethod
+    def from_config(cls, config: Config, custom_objects: Config | None = None) -> Self:
+        classifier = keras.saving.deserialize_keras_object(config["classifier"], custom_objects)
+        return cls(**{**config, "classifier": classifier})

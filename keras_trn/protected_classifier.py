@@ -36,11 +36,7 @@ from keras_trn.threat_models import ThreatModel
 from keras_trn.training import AdversarialTrainer
 from keras_trn.training import as_attack
 from keras_trn.training import cached_entry
-from keras_trn.training import count_benign
-from keras_trn.training import craft_training_images
 from keras_trn.training import is_dictionary_pipeline
-from keras_trn.training import per_replica_loss
-from keras_trn.training import unpack
 from keras_trn.types import ArrayLike
 from keras_trn.types import Classifier
 from keras_trn.types import Config
@@ -437,74 +433,31 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         """Returns `trainable_variables`; Keras uses both names."""
         return self.trainable_variables
 
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        clean, labels, sample_weight = unpack(data)
-        wanted = self._labels_to_restore(clean, labels, data)
-        benign_count = count_benign(
-            self.benign_share, tf.shape(clean)[0], self.optimizer.iterations
-        )
-        images = craft_training_images(
-            self.attack,
-            self._target_in_training(),
-            clean,
-            wanted,
-            benign_count,
-            # Cached examples attack the bare classifier.
-            None if self.threat_model.is_adaptive else cached_entry(data, "adversarial"),
-            self.fresh_share,
-        )
-        with tf.GradientTape() as tape:
-            restored, logits, losses = self._restore_with_losses(
-                images, wanted, clean, training=True
-            )
-            loss = per_replica_loss(losses, sample_weight)
-            scaled_loss = self.optimizer.scale_loss(loss)
-        self.apply_gradients(tape, scaled_loss)
-        self.loss_metric.update_state(losses, sample_weight)
-        self.benign_accuracy.update_state(labels[:benign_count], logits[:benign_count])
-        self.update_adversarial_metrics(labels[benign_count:], logits[benign_count:])
-        self.psnr.update_state(clean[benign_count:], restored[benign_count:])
-        return self.get_metrics_result()
-
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        clean, labels, sample_weight = unpack(data)
-        bare = predicted_labels(self.classifier, clean)
-        self._bare_accuracy.update_state(tf.cast(bare == labels, tf.float32), sample_weight)
-        wanted = self._labels_to_restore(clean, labels, data)
-        attacked = self.validation_attack(self.threat_model.target(self), clean, wanted)
-        _, logits, benign_losses = self._restore_with_losses(clean, wanted, clean, training=False)
-        self.benign_accuracy.update_state(labels, logits, sample_weight)
-        restored, logits, losses = self._restore_with_losses(
-            attacked, wanted, clean, training=False
-        )
-        self.update_adversarial_metrics(labels, logits, sample_weight)
-        self.psnr.update_state(clean, restored)
-        losses = self.benign_share * benign_losses + (1 - self.benign_share) * losses
-        self.loss_metric.update_state(losses, sample_weight)
-        return self.get_metrics_result()
-
-    def _target_in_training(self) -> Classifier:
-        """Returns the target of attacks in training.
-
-        A restorer with batch normalization computes another function in training mode, and an
-        attack in inference mode would miss it.
-        """
-        target = self.threat_model.target(self)
-        if type(self.threat_model) is threat_models.WhiteboxFull and self._mode(True):
-            return self.threat_model.target(
-                lambda images: self._logits(self.restore_batch(images, training=True))
-            )
-        return target
-
-    def _labels_to_restore(self, clean: tf.Tensor, labels: tf.Tensor, data: Any) -> tf.Tensor:
+    def _target_labels(self, clean: tf.Tensor, labels: tf.Tensor, data: Any) -> tf.Tensor:
         """Returns the threat model's labels: true ones, or predictions for clean images."""
         if self.threat_model.labels == "true":
             return labels
         known = cached_entry(data, "predicted")
         return predicted_labels(self.classifier, clean) if known is None else known
 
-    def _restore_with_losses(
-        self, images: tf.Tensor, wanted: tf.Tensor, clean: tf.Tensor, training: bool
+    def _attacked(self, training: bool) -> Classifier:
+        """Returns the target of the threat model.
+
+        A restorer with batch normalization computes another function in training mode, and an
+        attack in inference mode would miss it.
+        """
+        target = self.threat_model.target
+        has_mode = training and self._mode(training)
+        if has_mode and type(self.threat_model) is threat_models.WhiteboxFull:
+            return target(lambda images: self._logits(self.restore_batch(images, training=True)))
+        return target(self)
+
+    def _cached_examples(self, data: Any) -> tf.Tensor | None:
+        # Cached examples attack the bare classifier.
+        return None if self.threat_model.is_adaptive else cached_entry(data, "adversarial")
+
+    def _forward_with_losses(
+        self, images: tf.Tensor, targets: tf.Tensor, clean: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns the restored images, their logits, and the loss of each image."""
         loss = self.restoration_loss
@@ -515,15 +468,32 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             maps, map_losses = self.gradient_map.call_with_loss(
                 images,
                 self.classifier,
-                wanted,
+                targets,
                 clean,
                 training=training,
                 pixel_weight=loss.pixel,
             )
             restored = self.restorer(images, gradient_maps=maps, **mode)
         logits = self._logits(restored)
-        batch = RestoredBatch(clean, restored, wanted, logits, self.classifier)
+        batch = RestoredBatch(clean, restored, targets, logits, self.classifier)
         return restored, logits, loss.call(batch) + map_losses
+
+    def _update_bare_accuracy(
+        self, labels: tf.Tensor, clean: tf.Tensor, sample_weight: tf.Tensor | None
+    ) -> None:
+        bare = predicted_labels(self.classifier, clean)
+        self._bare_accuracy.update_state(tf.cast(bare == labels, tf.float32), sample_weight)
+
+    def _update_adversarial_metrics(
+        self,
+        labels: tf.Tensor,
+        logits: tf.Tensor,
+        clean: tf.Tensor,
+        seen: tf.Tensor,
+        sample_weight: tf.Tensor | None = None,
+    ) -> None:
+        super()._update_adversarial_metrics(labels, logits, clean, seen, sample_weight)
+        self.psnr.update_state(clean, seen)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
-from typing import Self
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_trn.architecture import architecture_config
 from keras_trn.checked_model import CheckedModel
 from keras_trn.classifier_interface import describe_classifier
 from keras_trn.graphs import GraphCache
@@ -19,7 +17,6 @@ from keras_trn.input_validation import check_labels
 from keras_trn.logits import logits_function
 from keras_trn.pipelines import check_finite
 from keras_trn.types import ArrayLike
-from keras_trn.types import Config
 
 
 class RestoredClassifier(CheckedModel):
@@ -84,15 +81,8 @@ class RestoredClassifier(CheckedModel):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define `restore_batch`.")
 
-    def build(self, images_shape: tuple) -> None:
-        """Creates the weights, if the restoration has any."""
-        self.built = True
-
     def call(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         return self._logits(self.restore_batch(images, labels))
-
-    def compute_output_shape(self, images_shape: tuple) -> tuple:
-        return (images_shape[0], self.num_classes)
 
     def restore(
         self,
@@ -191,14 +181,6 @@ class RestoredClassifier(CheckedModel):
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             yield images[batch], None if labels is None else tf.constant(labels[batch])
-
-    def get_config(self) -> Config:
-        return {"name": self.name, "classifier": architecture_config(self.classifier)}
-
-    @classmethod
-    def from_config(cls, config: Config, custom_objects: Config | None = None) -> Self:
-        classifier = keras.saving.deserialize_keras_object(config["classifier"], custom_objects)
-        return cls(**{**config, "classifier": classifier})
 
 
 def _check_same_size(results: list[np.ndarray]) -> None:

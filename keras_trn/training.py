@@ -17,22 +17,32 @@ from keras_trn.input_validation import check_sample_weight
 from keras_trn.keras_settings import float32_numbers
 from keras_trn.metrics import Accuracy
 from keras_trn.pipelines import plain_errors
+from keras_trn.types import Classifier
 from keras_trn.types import Config
 
 
 class AdversarialTrainer(CheckedModel):
     """Compiles, fits and evaluates a Keras model against attacks.
 
-    A subclass defines `train_step`, `test_step` and `trained_part`.
+    A subclass defines `trained_part` and `_forward_with_losses`, and sets the metrics.
     """
 
+    loss_metric: keras.metrics.Metric
+    benign_accuracy: keras.metrics.Metric
     adversarial_accuracy: keras.metrics.Metric
     _user_metrics: list[keras.metrics.Metric]
+    # Share of the adversarial images that each step crafts, if a cache holds others.
+    fresh_share = 1.0
 
     @property
     def trained_part(self) -> keras.Model:
         """Returns the model whose dtype policy decides whether to scale the loss."""
         raise NotImplementedError(f"{type(self).__name__} does not define `trained_part`.")
+
+    @property
+    def trained_parts(self) -> list[keras.Layer]:
+        """Returns the layers that training changes."""
+        return [self.trained_part]
 
     @float32_numbers()
     def compile_training(
@@ -181,13 +191,83 @@ class AdversarialTrainer(CheckedModel):
         x, y = self._checked(x, y)
         return super().test_on_batch(x, y, *args, **kwargs)
 
-    def apply_gradients(self, tape: tf.GradientTape, loss: tf.Tensor) -> None:
-        """Takes one step of the optimizer."""
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        clean, labels, sample_weight = unpack(data)
+        targets = self._target_labels(clean, labels, data)
+        benign_count = count_benign(
+            self.benign_share, tf.shape(clean)[0], self.optimizer.iterations
+        )
+        images = craft_training_images(
+            self.attack,
+            self._attacked(training=True),
+            clean,
+            targets,
+            benign_count,
+            self._cached_examples(data),
+            self.fresh_share,
+        )
+        with tf.GradientTape() as tape:
+            seen, logits, losses = self._forward_with_losses(images, targets, clean, training=True)
+            loss = per_replica_loss(losses, sample_weight) + per_replica_loss(self._penalty())
+            scaled_loss = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        gradients = tape.gradient(scaled_loss, variables)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self.loss_metric.update_state(losses, sample_weight)
+        self.benign_accuracy.update_state(labels[:benign_count], logits[:benign_count])
+        self._update_adversarial_metrics(
+            labels[benign_count:], logits[benign_count:], clean[benign_count:], seen[benign_count:]
+        )
+        return self.get_metrics_result()
 
-    def update_adversarial_metrics(
-        self, labels: tf.Tensor, logits: tf.Tensor, sample_weight: tf.Tensor | None = None
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        clean, labels, sample_weight = unpack(data)
+        self._update_bare_accuracy(labels, clean, sample_weight)
+        targets = self._target_labels(clean, labels, data)
+        attacked = self.validation_attack(self._attacked(training=False), clean, targets)
+        _, logits, benign_losses = self._forward_with_losses(clean, targets, clean, training=False)
+        self.benign_accuracy.update_state(labels, logits, sample_weight)
+        seen, logits, losses = self._forward_with_losses(attacked, targets, clean, training=False)
+        self._update_adversarial_metrics(labels, logits, clean, seen, sample_weight)
+        losses = self.benign_share * benign_losses + (1 - self.benign_share) * losses
+        self.loss_metric.update_state(losses, sample_weight)
+        return self.get_metrics_result()
+
+    def _forward_with_losses(
+        self, images: tf.Tensor, targets: tf.Tensor, clean: tf.Tensor, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns the images that the classifier sees, their logits, and the loss of each."""
+        raise NotImplementedError(f"{type(self).__name__} does not define `_forward_with_losses`.")
+
+    def _target_labels(self, clean: tf.Tensor, labels: tf.Tensor, data: Any) -> tf.Tensor:
+        """Returns the labels to attack, which are also the labels to learn."""
+        return labels
+
+    def _attacked(self, training: bool) -> Classifier:
+        """Returns the function from images to logits that the attack differentiates."""
+        return self.classifier
+
+    def _cached_examples(self, data: Any) -> tf.Tensor | None:
+        """Returns adversarial examples from a cache, if there are any to train with."""
+        return None
+
+    def _penalty(self) -> tf.Tensor:
+        """Returns the sum of what regularizers and `add_loss` add to the loss."""
+        penalties = [loss for part in self.trained_parts for loss in part.losses]
+        return sum((tf.reduce_sum(tf.cast(loss, tf.float32)) for loss in penalties), start=0.0)
+
+    def _update_bare_accuracy(
+        self, labels: tf.Tensor, clean: tf.Tensor, sample_weight: tf.Tensor | None
+    ) -> None:
+        """Updates the accuracy without defence, if the subclass measures it."""
+
+    def _update_adversarial_metrics(
+        self,
+        labels: tf.Tensor,
+        logits: tf.Tensor,
+        clean: tf.Tensor,
+        seen: tf.Tensor,
+        sample_weight: tf.Tensor | None = None,
     ) -> None:
         """Updates the adversarial accuracy and the metrics of `compile`."""
         for metric in (self.adversarial_accuracy, *self._user_metrics):
@@ -297,11 +377,6 @@ def unpack(data: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
     """Returns the images, the labels and the sample weights of a batch."""
     images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     images = images["images"] if isinstance(images, dict) else images
-    if labels is None:
-        raise ValueError(
-            "Training and evaluation need labels: pass `fit(images, labels)`, or a dataset of "
-            "pairs of images and labels."
-        )
     images = _copied(tf.cast(images, tf.float32))
     return images, tf.cast(tf.reshape(labels, [-1]), tf.int64), sample_weight
 

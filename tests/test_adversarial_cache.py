@@ -433,6 +433,19 @@ def test_classifier_of_any_image_size_and_nested_mixtures_are_accepted(dataset, 
     assert sorted(set(found["attack"])) == [0, 1, 2]
 
 
+def test_ensemble_is_one_attack_also_in_a_mixture(classifier, digits, tmp_path):
+    data = digits[0][:20], digits[1][:20]
+    ensemble = attacks.AttackEnsemble(
+        [attacks.RandomNoise(EPSILON), attacks.FastGradientMethod(EPSILON)]
+    )
+    found = collect(cache(classifier, data, tmp_path / "ensemble", ensemble))
+    assert set(found["attack"]) == {0}
+    mixture = attacks.Mixture([attacks.Mixture([ensemble]), attacks.RandomNoise(EPSILON)])
+    assert mixture.parts() == [ensemble, mixture.attacks[1]]
+    found = collect(cache(classifier, data, tmp_path / "mixture", mixture))
+    assert set(found["attack"]) == {0, 1}
+
+
 def test_last_smaller_batch_can_be_left_out(classifier, dataset, tmp_path):
     pipeline = cache(classifier, dataset, tmp_path, batch_size=50, drop_remainder=True)
     assert len(pipeline) == 7 == len(list(pipeline))

@@ -187,7 +187,7 @@ def test_auto_attack_names_what_there_is_instead():
         attacks.auto_attack("fast", EPSILON, norm="l1")
 
 
-def test_a_report_has_the_norm_and_says_which_checks_do_not_apply(classifier, digits):
+def test_a_report_has_the_norm_and_says_which_checks_do_not_apply(classifier, digits, tmp_path):
     report = keras_trn.evaluate(
         classifier,
         (digits[0][:40], digits[1][:40]),
@@ -200,3 +200,7 @@ def test_a_report_has_the_norm_and_says_which_checks_do_not_apply(classifier, di
     statuses = {check.name: check.status for check in report.checks[report.evaluated]}
     assert statuses["blackbox_not_stronger"] == "not applicable"
     assert statuses["unbounded_attack_succeeds"] == "PASS"
+    report.to_json(tmp_path / "report.json")
+    saved = keras_trn.evaluation.Report.from_json(tmp_path / "report.json")
+    assert saved.worst(norm="l1") == report.worst(norm="l1")
+    assert report.to_dict()["robustbench"][report.evaluated]["norm"] == "L1"

@@ -236,6 +236,49 @@ def test_single_stream_needs_no_gradient_map(classifier, digits, batches, protec
         protected.estimate_gradient_maps(digits[0])
 
 
+class ScaledByKernel(keras.Model):
+    """A restorer of one convolution, whose loss may have a penalty for the kernel."""
+
+    takes_gradient_maps = False
+
+    def __init__(self, regularizer=None, added=0.0):
+        super().__init__()
+        self.convolution = keras.layers.Conv2D(1, 1, kernel_regularizer=regularizer)
+        self.added = added
+
+    def build(self, images_shape):
+        self.convolution.build(images_shape)
+        self.convolution.kernel.assign([[[[0.9]]]])
+
+    def call(self, images):
+        if self.added:
+            self.add_loss(self.added * keras.ops.square(self.convolution.kernel))
+        return self.convolution(images)
+
+
+@pytest.mark.parametrize("threat_model", ["oblivious", "whitebox_full"])
+def test_penalties_of_the_restorer_count_in_the_loss(classifier, digits, threat_model):
+    def trained_kernel(run_eagerly=False, **penalty):
+        restorer = ScaledByKernel(**penalty)
+        protected = keras_trn.ProtectedClassifier(classifier, restorer)
+        protected.compile(
+            keras.optimizers.SGD(0.1),
+            attack=keras_trn.attacks.FastGradientMethod(epsilon=0.0),
+            threat_model=threat_model,
+            jit_compile=False,
+            run_eagerly=run_eagerly,
+        )
+        protected.fit(digits[0][:8], digits[1][:8], batch_size=8, verbose=0)
+        return float(restorer.convolution.kernel[0, 0, 0, 0])
+
+    # One step of SGD takes the share 2 * 0.1 * 0.5 of the kernel away.
+    expected = trained_kernel() - 0.1 * 0.9
+    for penalty in ({"regularizer": keras.regularizers.L2(0.5)}, {"added": 0.5}):
+        for run_eagerly in (False, True):
+            found = trained_kernel(run_eagerly, **penalty)
+            assert found == pytest.approx(expected, abs=1e-4), penalty
+
+
 def test_benign_share_decides_how_many_images_are_attacked(classifier, batches, protect):
     protected = protect(classifier, benign_share=1.0)
     history = protected.fit(batches, verbose=0).history

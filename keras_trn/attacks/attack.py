@@ -285,6 +285,10 @@ class Attack:
         epsilon = self.epsilon[1] if isinstance(self.epsilon, tuple) else self.epsilon
         return self.variant(epsilon=epsilon)
 
+    def parts(self) -> "list[Attack]":
+        """Returns the attacks that training draws from: this attack, unless it is a mixture."""
+        return [self]
+
     def without_restarts(self) -> "Attack":
         """Returns the attack that runs once."""
         return self

@@ -12,6 +12,7 @@ from tensorflow import Tensor
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.combined_attack import CombinedAttack
 from keras_trn.attacks.margin import margins
+from keras_trn.attacks.mixture import Mixture
 from keras_trn.attacks.random_numbers import split_seed
 from keras_trn.attacks.survivors import update_survivors
 from keras_trn.types import Logits
@@ -49,7 +50,7 @@ class AttackEnsemble(CombinedAttack):
     ) -> None:
         self._hold(attacks)
         balls = {(attack.norm, attack.epsilon) for attack in self.attacks}
-        if len(balls) > 1 or self.attacks[0].norm is None:
+        if len(balls) > 1 or isinstance(self.attacks[0], Mixture):
             raise ValueError(
                 "The attacks of an ensemble must share one norm and one epsilon, received "
                 f"{', '.join(map(repr, self.attacks))}. Evaluate other attacks separately."

@@ -89,6 +89,10 @@ class Mixture(CombinedAttack):
         ]
         return tf.concat(epsilons, axis=0), random_seed
 
+    def parts(self) -> list[Attack]:
+        """Returns the attacks of the mixture, which may hold mixtures."""
+        return [part for attack in self.attacks for part in attack.parts()]
+
     def with_largest_epsilon(self) -> Self:
         """Returns the mixture with the upper end of each range as epsilon."""
         return type(self)([attack.with_largest_epsilon() for attack in self.attacks])

@@ -6,6 +6,7 @@ from typing import Self
 import keras
 
 from keras_trn.attacks.attack import Attack
+from keras_trn.attacks.mixture import Mixture
 from keras_trn.types import ArrayLike
 from keras_trn.types import Config
 from keras_trn.types import ImageShape
@@ -19,8 +20,7 @@ class WrappedAttack(Attack):
     """
 
     def __init__(self, attack: Attack) -> None:
-        # A mixture has no norm.
-        if not isinstance(attack, Attack) or attack.norm is None:
+        if not isinstance(attack, Attack) or isinstance(attack, Mixture):
             raise ValueError(
                 f"{type(self).__name__} needs one attack of `keras_trn.attacks` other than "
                 f"Mixture, received {attack!r}. Put the wrapped attacks into the mixture instead: "

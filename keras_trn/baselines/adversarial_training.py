@@ -1,23 +1,16 @@
 """Adversarial training: a classifier trained on adversarial images, without a restorer."""
 
 from typing import Any
-from typing import Self
 
 import keras
 import tensorflow as tf
 
-from keras_trn.architecture import architecture_config
 from keras_trn.architecture import clone_with_new_weights
 from keras_trn.attacks import Attack
 from keras_trn.classifier_interface import describe_classifier
 from keras_trn.logits import single_output
 from keras_trn.metrics import Accuracy
 from keras_trn.training import AdversarialTrainer
-from keras_trn.training import count_benign
-from keras_trn.training import craft_training_images
-from keras_trn.training import per_replica_loss
-from keras_trn.training import unpack
-from keras_trn.types import Config
 
 
 @keras.saving.register_keras_serializable(package="keras_trn")
@@ -69,14 +62,8 @@ class AdversariallyTrainedClassifier(AdversarialTrainer):
         self.adversarial_accuracy = Accuracy(name="adversarial_accuracy", dtype="float32")
         self.build((None, *self.image_shape))
 
-    def build(self, images_shape: tuple) -> None:
-        self.built = True
-
     def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return tf.cast(single_output(self.classifier(images, training=training)), tf.float32)
-
-    def compute_output_shape(self, images_shape: tuple) -> tuple:
-        return (images_shape[0], self.num_classes)
 
     def compile(
         self,
@@ -126,40 +113,9 @@ class AdversariallyTrainedClassifier(AdversarialTrainer):
         """Returns the classifier."""
         return self.classifier
 
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        clean, labels, sample_weight = unpack(data)
-        benign_count = count_benign(
-            self.benign_share, tf.shape(clean)[0], self.optimizer.iterations
-        )
-        images = craft_training_images(self.attack, self.classifier, clean, labels, benign_count)
-        with tf.GradientTape() as tape:
-            logits = self(images, training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-            weight_penalty = per_replica_loss(sum(self.losses, start=0.0))
-            loss = per_replica_loss(losses, sample_weight) + weight_penalty
-            scaled_loss = self.optimizer.scale_loss(loss)
-        self.apply_gradients(tape, scaled_loss)
-        self.loss_metric.update_state(losses, sample_weight)
-        self.benign_accuracy.update_state(labels[:benign_count], logits[:benign_count])
-        self.update_adversarial_metrics(labels[benign_count:], logits[benign_count:])
-        return self.get_metrics_result()
-
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        clean, labels, sample_weight = unpack(data)
-        attacked = self.validation_attack(self.classifier, clean, labels)
-        benign_logits, logits = self(clean, training=False), self(attacked, training=False)
-        self.benign_accuracy.update_state(labels, benign_logits, sample_weight)
-        self.update_adversarial_metrics(labels, logits, sample_weight)
-        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits
-        losses = self.benign_share * cross_entropy(labels, benign_logits)
-        losses += (1 - self.benign_share) * cross_entropy(labels, logits)
-        self.loss_metric.update_state(losses, sample_weight)
-        return self.get_metrics_result()
-
-    def get_config(self) -> Config:
-        return {"name": self.name, "classifier": architecture_config(self.classifier)}
-
-    @classmethod
-    def from_config(cls, config: Config, custom_objects: Config | None = None) -> Self:
-        classifier = keras.saving.deserialize_keras_object(config["classifier"], custom_objects)
-        return cls(**{**config, "classifier": classifier})
+    def _forward_with_losses(
+        self, images: tf.Tensor, targets: tf.Tensor, clean: tf.Tensor, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        logits = self(images, training=training)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
+        return images, logits, losses

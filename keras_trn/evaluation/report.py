@@ -262,7 +262,7 @@ class Report:
             **fields,
             "external": None if worst is None else round(100 * worst, 2),
             "eps": epsilon,
-            "norm": {"linf": "Linf", "l2": "L2"}[norm],
+            "norm": {"linf": "Linf", "l2": "L2", "l1": "L1"}[norm],
             "footnote": "external: worst case per example over all attacks and threat models of "
             f"this report{missing}",
         }
