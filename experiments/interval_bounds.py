@@ -20,7 +20,7 @@ def interval_normal(inputs: int, seed: int) -> keras.initializers.Initializer:
 def propagate(
     layer: layers.Layer, center: tf.Tensor, radius: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns center and radius of a layer's outputs, from those of its inputs."""
+    """Returns center and radius of a layer's outputs, from the center and radius of its inputs."""
     if isinstance(layer, layers.Conv2D):
         padding = layer.padding.upper()
         return layer(center), tf.nn.conv2d(radius, tf.abs(layer.kernel), layer.strides, padding)
