@@ -95,12 +95,6 @@ def _as_list(values: Any, single: type | tuple[type, ...]) -> list[Any]:
     return [values] if is_single or isinstance(values, single) else list(values)
 
 
-def check_image_shape(attacks: Iterable[Attack], image_shape: ImageShape) -> None:
-    """Raises a `ValueError` if an attack does not support the image shape."""
-    for attack in attacks:
-        attack.check_image_shape(image_shape)
-
-
 def describe_all(defences: Mapping[str, keras.Model]) -> tuple[ImageShape, int]:
     """Returns the image shape and the number of classes that all defences must share."""
     if not isinstance(defences, Mapping) or not all(isinstance(name, str) for name in defences):

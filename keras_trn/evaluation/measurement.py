@@ -23,7 +23,6 @@ from keras_trn.cluster import Cluster
 from keras_trn.cluster import Job
 from keras_trn.cluster import as_cluster
 from keras_trn.cluster import map_jobs
-from keras_trn.evaluation.arguments import check_image_shape
 from keras_trn.evaluation.arguments import checked_attacks
 from keras_trn.evaluation.arguments import checked_epsilons
 from keras_trn.evaluation.arguments import describe_all
@@ -162,7 +161,8 @@ def measure_all(
     epsilons = checked_epsilons(epsilons, attacks)
     image_shape, num_classes = describe_all(defences)
     data = CheckedData(dataset, image_shape, num_classes)
-    check_image_shape(attacks, data.image_shape)
+    for attack in attacks:
+        attack.check_image_shape(data.image_shape)
     fingerprints = Fingerprints(tf.constant(data.first(data.batch_size)[0]))
     of_each = threat_models_of_each(defences, threat_models, attacks, fingerprints)
     runs = plan_runs(defences, attacks, of_each, epsilons)
