@@ -11,10 +11,10 @@ import keras
 class BackupAndRestore(keras.callbacks.BackupAndRestore):
     """Backs up training after each epoch, and survives being killed at any moment.
 
-    Keras' callback of this name overwrites its files. A process that is killed while they are
-    written leaves weights that cannot be loaded, or weights and an epoch that do not belong
-    together. This one renames each complete backup, and continues from the last. At most the epoch
-    in work is lost.
+    Keras' callback of this name overwrites its files. A process that is killed while it writes
+    leaves weights that cannot be loaded, or weights and an epoch that do not belong together.
+    This one renames each complete backup, and continues from the last. At most the unfinished
+    epoch is lost.
 
     Args:
         backup_dir: Folder of the backup, on a local file system. Take one for each training.

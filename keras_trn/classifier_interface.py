@@ -123,12 +123,9 @@ def _last_operation(classifier: Any) -> Any:
 
 def _image_shape(classifier: keras.Model) -> ImageShape:
     inputs = getattr(classifier, "inputs", None)
-    if inputs is None:
-        shape = (classifier.get_build_config() or {}).get("input_shape")
-    elif len(inputs) == 1:
-        shape = inputs[0].shape
-    else:
+    if inputs is not None and len(inputs) != 1:
         raise ValueError(f"The classifier must take one input; it takes {len(inputs)}.")
+    shape = inputs[0].shape if inputs else (classifier.get_build_config() or {}).get("input_shape")
     if shape is None:
         raise ValueError(
             f"The classifier '{classifier.name}' has not been built, so its image shape is not "
@@ -139,8 +136,7 @@ def _image_shape(classifier: keras.Model) -> ImageShape:
             "The classifier must take images of shape (batch, height, width, channels); it takes "
             f"{tuple(shape)}."
         )
-    _, height, width, channels = shape
-    return height, width, channels
+    return tuple(shape[1:])
 
 
 def _probe_scores(classifier: keras.Model, image_shape: ImageShape) -> np.ndarray:

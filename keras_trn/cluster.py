@@ -14,11 +14,11 @@ import tensorflow as tf
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_range
 
-# Each worker finds its next job at hand when it has finished one.
+# A worker that has finished a job finds the next one in its queue.
 _JOBS_OF_A_WORKER = 2
 # A job that ends so many workers would end all others, too.
 _MOST_ATTEMPTS = 5
-# What decides how TensorFlow computes has to be the same in all processes.
+# These settings decide how TensorFlow computes, so all processes need the same.
 _SHARED_ENVIRONMENT = ("KERAS_BACKEND", "TF_", "XLA_")
 
 
@@ -126,7 +126,7 @@ class _Server:
 
 @dataclasses.dataclass
 class _Task:
-    """What a worker was asked to do: to load the function, or to run a job."""
+    """A request to a worker: to load the function, or to run a job."""
 
     worker: Any
     job: Job | None = None

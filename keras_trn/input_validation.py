@@ -17,8 +17,7 @@ _ROUNDING = 1e-6
 def as_array(name: str, values: Any) -> Any:
     """Converts images or labels to an array; a `tf.Tensor` stays one.
 
-    `name` says in errors what the values are. What forms no array of numbers or strings is
-    refused.
+    Refuses values that form no array of numbers or strings. `name` names the values in errors.
     """
     if isinstance(values, tf.Tensor) and not isinstance(values, tf.RaggedTensor):
         return values

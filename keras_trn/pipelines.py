@@ -109,7 +109,7 @@ def with_checks(dataset: tf.data.Dataset, check: BatchCheck) -> tf.data.Dataset:
     """
 
     def checked_images(images: tf.Tensor, rest: list[tf.Tensor]) -> tf.Tensor:
-        # Python can tell in its errors what came, and a graph cannot.
+        # An error in Python can describe the images; an error in a graph cannot.
         checked = tf.numpy_function(
             lambda *batch: np.asarray(unpack(check(batch))[0]),
             [images, *rest],

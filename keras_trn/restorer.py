@@ -1,4 +1,4 @@
-"""What all restorers of this package share."""
+"""The base class of all restorers of this package."""
 
 from typing import Any
 
@@ -11,6 +11,6 @@ class Restorer(keras.Model):
     takes_gradient_maps = False
 
     def build_from_config(self, config: dict[str, Any]) -> None:
-        """Builds the network for the shapes of a saved one; raises what hinders it."""
-        # `keras.Model` hides errors here, and then loads no weights without a word.
+        """Builds the network for the shapes of a saved one; raises an error if it cannot."""
+        # `keras.Model` hides errors here, and then silently loads no weights.
         keras.layers.Layer.build_from_config(self, config)

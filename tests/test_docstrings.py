@@ -2,7 +2,9 @@
 
 import importlib
 import inspect
+import operator
 import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import pytest
 import keras_trn
 from experiments.page_blocks import find_blocks
 
-PAGE = Path(__file__).parent.parent / "docs/api/index.md"
+API = Path(__file__).parent.parent / "docs/api"
+PAGE = API / "index.md"
 
 
 def names_of_docstrings():
@@ -76,8 +79,22 @@ def public_objects():
     }
 
 
+def named(names):
+    """The objects with these full names."""
+    return [operator.attrgetter(name.removeprefix("keras_trn."))(keras_trn) for name in names]
+
+
+def shown_names_and_members():
+    """What the API pages show: full names, and the members that a page picks."""
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in API.glob("*.md"))
+    options = r"(?: {4}options:\n(?: {6}.*\n)*? {6}members: \[(.*)\])?"
+    entries = re.findall(rf"^::: (\S+)\n{options}", pages, re.MULTILINE)
+    return {name: re.findall(r"\w+", members) for name, members in entries}
+
+
 DOCUMENTED = documented_objects()
 PUBLIC = public_objects()
+SHOWN = shown_names_and_members()
 PUBLIC_CLASSES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
 PUBLIC_CALLABLES = {name: value for name, value in PUBLIC.items() if callable(value)}
 DOCSTRING_EXAMPLES = [
@@ -127,3 +144,19 @@ def test_public_methods_have_docstrings(name):
 )
 def test_public_class_or_function_has_an_example(name):
     assert find_blocks(inspect.cleandoc(PUBLIC_CALLABLES[name].__doc__ or ""))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, value in PUBLIC.items() if not inspect.ismodule(value)]
+)
+def test_public_name_is_on_a_page_and_in_the_index(name):
+    value = PUBLIC[name]
+    index = PAGE.read_text(encoding="utf-8")
+    for names in (SHOWN, re.findall(r"\]\[(keras_trn\.[\w.]+)\]", index)):
+        assert any(value is shown for shown in named(names))
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_members_of_a_page_exist(name):
+    (shown,) = named([name])
+    assert [member for member in SHOWN[name] if not hasattr(shown, member)] == []

@@ -166,6 +166,7 @@ def return_to_best(track: Track, which: Tensor) -> Track:
 
 
 def found_on(track: Track) -> Found:
+    """Returns what a climb found, see `Found`."""
     points = tf.where(as_pixels(track.fooled), track.adversarial, track.best)
     return Found(points, track.best_loss, track.fooled)
 

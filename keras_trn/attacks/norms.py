@@ -8,9 +8,13 @@ from tensorflow import Tensor
 from keras_trn.attacks.random_numbers import ALGORITHM
 from keras_trn.attacks.random_numbers import random_direction
 from keras_trn.attacks.random_numbers import random_laplace
+from keras_trn.types import ArrayLike
 
 # The rounding error of a length in float32.
 ROUNDING = 1e-6
+
+# In units of the range of images, or relative to a larger epsilon; 8-bit images differ by 4e-3.
+_ROUNDING_OF_DISTANCES = 1e-5
 
 _ORDERS = {"linf": np.inf, "l2": 2, "l1": 1}
 # Bisections in the search for the projection onto an L1 ball.
@@ -29,6 +33,17 @@ def lengths_of(perturbation: Tensor, norm: str) -> Tensor:
     if norm == "l1":
         return tf.reduce_sum(tf.abs(perturbation), axis=[1, 2, 3])
     return tf.sqrt(tf.reduce_sum(tf.square(perturbation), axis=[1, 2, 3]))
+
+
+def distances_between(adversarial: ArrayLike, images: ArrayLike, norm: str) -> np.ndarray:
+    """Returns the distance of each image from the clean one, without rounding to float32."""
+    moved = np.asarray(adversarial, "float64") - np.asarray(images, "float64")
+    return np.linalg.norm(moved.reshape(len(moved), -1), order_of(norm), axis=-1)
+
+
+def rounding_of_distances(epsilon: float) -> float:
+    """Returns the rounding error of the distances between float32 images."""
+    return _ROUNDING_OF_DISTANCES * max(1.0, epsilon)
 
 
 def project(adversarial: Tensor, images: Tensor, epsilon: Tensor, norm: str) -> Tensor:

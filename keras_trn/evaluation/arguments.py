@@ -90,15 +90,9 @@ def as_threat_models(
 
 
 def _as_list(values: Any, single: type | tuple[type, ...]) -> list[Any]:
-    """Returns several values as a list; whatever else as a list of one, to be refused or used."""
+    """Returns several values as a list; anything else becomes a list of one."""
     is_single = isinstance(values, (*_TEXT, type)) or not isinstance(values, Iterable)
     return [values] if is_single or isinstance(values, single) else list(values)
-
-
-def check_image_shape(attacks: Iterable[Attack], image_shape: ImageShape) -> None:
-    """Raises a `ValueError` if an attack does not support the image shape."""
-    for attack in attacks:
-        attack.check_image_shape(image_shape)
 
 
 def describe_all(defences: Mapping[str, keras.Model]) -> tuple[ImageShape, int]:

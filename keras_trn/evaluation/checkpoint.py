@@ -24,7 +24,7 @@ class Checkpoint:
         if self.path is not None:
             if self.path.is_dir():
                 raise ValueError(f"checkpoint must be the path of a file; {path!r} is a folder.")
-            # Where it cannot be written, this fails before anything is computed.
+            # If the file cannot be written, this fails before any computation.
             self.path.touch()
             self._read(self.path)
 

@@ -32,14 +32,14 @@ def threat_models_of_each(
         known_threat_models.Oblivious(),
         known_threat_models.Oblivious(labels="predicted"),
     ]
-    once = [*unaware, *_adaptive(samples=1)]
-    often = [
+    of_one_run = [*unaware, *_adaptive(samples=1)]
+    of_many_runs = [
         *unaware,
         *_adaptive(samples=SAMPLES_OF_RANDOM_DEFENCES),
         known_threat_models.FixedRandomness(),
     ]
     return {
-        name: _supported(often if fingerprints.is_random(defence) else once, attacks)
+        name: _supported(of_many_runs if fingerprints.is_random(defence) else of_one_run, attacks)
         for name, defence in defences.items()
     }
 

@@ -17,12 +17,12 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_trn.attacks import Attack
-from keras_trn.attacks.norms import order_of
+from keras_trn.attacks.norms import distances_between
+from keras_trn.attacks.norms import rounding_of_distances
 from keras_trn.cluster import Cluster
 from keras_trn.cluster import Job
 from keras_trn.cluster import as_cluster
 from keras_trn.cluster import map_jobs
-from keras_trn.evaluation.arguments import check_image_shape
 from keras_trn.evaluation.arguments import checked_attacks
 from keras_trn.evaluation.arguments import checked_epsilons
 from keras_trn.evaluation.arguments import describe_all
@@ -53,9 +53,6 @@ from keras_trn.types import ArrayLike
 from keras_trn.types import Config
 from keras_trn.types import ImageShape
 from keras_trn.types import LabelledImages
-
-# The rounding error of float32 images, in units of their range or relative to a larger epsilon.
-_ROUNDING_OF_DISTANCES = 1e-5
 
 BARE = "bare"
 
@@ -164,7 +161,8 @@ def measure_all(
     epsilons = checked_epsilons(epsilons, attacks)
     image_shape, num_classes = describe_all(defences)
     data = CheckedData(dataset, image_shape, num_classes)
-    check_image_shape(attacks, data.image_shape)
+    for attack in attacks:
+        attack.check_image_shape(data.image_shape)
     fingerprints = Fingerprints(tf.constant(data.first(data.batch_size)[0]))
     of_each = threat_models_of_each(defences, threat_models, attacks, fingerprints)
     runs = plan_runs(defences, attacks, of_each, epsilons)
@@ -356,13 +354,12 @@ def _check_adversarial(
             f"The attack {attack.name} must return images of the shape {tuple(images.shape)} that "
             f"it was given; it returned {tuple(adversarial.shape)}."
         )
-    pixels, clean = np.asarray(adversarial, "float64"), np.asarray(images, "float64")
-    moved = (pixels - clean).reshape(len(pixels), -1)
-    distances = np.linalg.norm(moved, order_of(attack.norm), axis=-1)
+    pixels = np.asarray(adversarial, "float64")
+    distances = distances_between(pixels, images, attack.norm)
     # An image with a pixel that is not finite counts as incorrect, and has no distance.
     distance = np.max(distances, where=np.isfinite(distances), initial=0.0)
     low, high = (extreme(pixels[np.isfinite(pixels)], initial=0.5) for extreme in (np.min, np.max))
-    tolerance = _ROUNDING_OF_DISTANCES * max(1.0, epsilon)
+    tolerance = rounding_of_distances(epsilon)
     if distance > epsilon + tolerance:
         raise ValueError(
             f"The attack {attack.name} leaves the ball of its epsilon: it moves an image by "

@@ -16,7 +16,15 @@ from keras_trn.evaluation.checks.registry import NotApplicable as NotApplicable
 from keras_trn.evaluation.checks.registry import check as check
 from keras_trn.evaluation.checks.registry import run_checks as run_checks
 
-__all__ = ["ALL_CHECKS", "CheckResult", "Examination", "check", "run_checks"]
+__all__ = [
+    "ALL_CHECKS",
+    "CheckResult",
+    "Examination",
+    "Finding",
+    "NotApplicable",
+    "check",
+    "run_checks",
+]
 
 for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
     importlib.import_module(_module.name)

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from keras_trn import threat_models
 from keras_trn.attacks.attack import Attack
-from keras_trn.attacks.norms import order_of
+from keras_trn.attacks.norms import distances_between
+from keras_trn.attacks.norms import rounding_of_distances
 from keras_trn.evaluation.checks.examination import Examination
 from keras_trn.evaluation.checks.examination import can_be_stopped
 from keras_trn.evaluation.checks.registry import Finding
@@ -29,8 +30,6 @@ _LEFT_OF_THE_BARE_CLASSIFIER = 0.01
 _LEFT_BY_A_WEAK_DEFENCE = 0.03
 # Enough levels to keep the classifier accurate, but few enough to hide every gradient.
 _BITS_OF_A_WEAK_DEFENCE = 4
-# The rounding error of float32 images; 8-bit images differ by at least 4e-3.
-_ROUNDING_OF_DISTANCES = 1e-5
 _CANNOT_BE_STOPPED = NotApplicable(
     "The attack does not follow gradients, or cannot stop after any number of steps"
 )
@@ -293,8 +292,7 @@ def _threat_model(attack: Attack) -> str:
 def _is_valid(examination: Examination, attack: Attack, epsilon: float) -> np.ndarray:
     """Tells which perturbations are finite and within epsilon, with pixels in [0, 1]."""
     adversarial = examination.adversarial(_threat_model(attack), attack, epsilon).numpy()
-    perturbation = (adversarial - examination.images.numpy()).reshape(len(adversarial), -1)
-    distances = np.linalg.norm(perturbation, order_of(attack.norm), axis=-1)
+    distances = distances_between(adversarial, examination.images, attack.norm)
     # A comparison with NaN is false.
-    is_near = distances <= epsilon + _ROUNDING_OF_DISTANCES * max(1.0, epsilon)
+    is_near = distances <= epsilon + rounding_of_distances(epsilon)
     return is_near & np.all((adversarial >= 0) & (adversarial <= 1), axis=(1, 2, 3))

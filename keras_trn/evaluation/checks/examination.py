@@ -280,7 +280,7 @@ class Examination:
 
     @property
     def bare_correct(self) -> np.ndarray:
-        """Tells which images the bare classifier gets right, both clean and attacked."""
+        """Tells which images the bare classifier classifies correctly, clean and attacked."""
         adversarial = self.adversarial("oblivious" if self.is_restored else "whitebox_full")
         clean = self.classified_correctly(self.images, self.classifier)
         return clean & self.classified_correctly(adversarial, self.classifier)

@@ -60,6 +60,15 @@ class Finding:
         advice: The meaning of a failure and how to fix it.
         randomness: How the randomness of a defence relates to a failure: it `"explains"` it,
             `"adds"` to it, or is the `"subject"` of the check.
+
+    Example:
+        ```python
+        from keras_trn.evaluation import checks
+
+        mean = float(np.mean(images))
+        finding = checks.Finding(mean > 0.01, mean, f"The mean pixel is {mean:.2f}")
+        assert finding.is_fine
+        ```
     """
 
     is_fine: bool
@@ -71,7 +80,18 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class NotApplicable:
-    """Tells why a check does not apply to a defence or an attack, without a full stop."""
+    """Tells why a check does not apply to a defence or an attack.
+
+    Args:
+        reason: A sentence without its full stop.
+
+    Example:
+        ```python
+        from keras_trn.evaluation import checks
+
+        outcome = checks.NotApplicable("The defence restores no images")
+        ```
+    """
 
     reason: str
 
@@ -119,8 +139,8 @@ class Check:
         return CheckResult(self.name, status, None, f"The check could not be made: {reason}", name)
 
 
-# All checks by name. Every module of this package adds its own; users may add more.
 ALL_CHECKS: dict[str, Check] = {}
+"""All checks by name. Every module of this package adds its own; users may add more."""
 
 
 def check(

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from keras_trn.attacks.norms import lengths_of
 from keras_trn.attacks.norms import random_in_ball
+from keras_trn.attacks.norms import random_on_sphere
 from keras_trn.graphs import compile_function
 
 
@@ -13,20 +13,13 @@ def random_inside(images: tf.Tensor, epsilon: tf.Tensor, norm: str, seed: tf.Ten
     return tf.clip_by_value(images + random_in_ball(images, epsilon, norm, seed), 0.0, 1.0)
 
 
-@compile_function
-def random_on_surface(
-    images: tf.Tensor, epsilon: tf.Tensor, norm: str, seed: tf.Tensor
-) -> tf.Tensor:
-    """Draws images in [0, 1] whose perturbation has length epsilon before clipping."""
-    perturbation = random_in_ball(images, 1.0, norm, seed)
-    length = lengths_of(perturbation, norm)[:, None, None, None]
-    return tf.clip_by_value(images + epsilon * perturbation / length, 0.0, 1.0)
+random_on_surface = compile_function(random_on_sphere)
 
 
 @compile_function
 def random_corners(images: tf.Tensor, epsilon: tf.Tensor, norm: str, seed: tf.Tensor) -> tf.Tensor:
     """Draws images in [0, 1] as far away as epsilon allows: cube corners for L-infinity."""
     if norm != "linf":
-        return random_on_surface(images, epsilon, norm, seed)
+        return random_on_sphere(images, epsilon, norm, seed)
     signs = tf.sign(random_in_ball(images, 1.0, norm, seed))
     return tf.clip_by_value(images + epsilon * signs, 0.0, 1.0)
