@@ -23,7 +23,6 @@ CHOICES = {
     "hardened restorer": "hardened TRN",
     "adversarial training": "adversarial training",
     "bit-depth filter": "bit depth",
-    "JPEG filter": "JPEG",
 }
 CERTIFIED = "certified method"
 

@@ -27,7 +27,7 @@ RECIPE = HardeningRecipe(
     make_large_classifier=functools.partial(
         color_images.make_classifier, filters=(39, 78, 156, 260)
     ),
-    filters={"JPEG": 20, "bit depth": 2},
+    filters={"bit depth": 2},
     evaluations=[hardened_evaluation(cifar10.EPSILON)],
     preset="trn_hardened_cifar10",
 )

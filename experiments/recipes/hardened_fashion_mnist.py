@@ -51,7 +51,7 @@ RECIPE = HardeningRecipe(
     settings=Hardening(epochs=30, pixel=1.0),
     restorer={"width": 96, "depth": 2},
     make_large_classifier=make_large_classifier,
-    filters={"bit depth": 1, "JPEG": 20},
+    filters={"bit depth": 1},
     evaluations=[hardened_evaluation(fashion_mnist.EPSILON)],
     preset="trn_hardened_fashion_mnist",
 )
