@@ -347,7 +347,7 @@ def test_defences_are_plotted_as_dots_in_the_order_of_the_report(report):
     assert [label.get_text() for label in axis.get_yticklabels()] == report.defences
     dots = {line.get_label(): line.get_xdata() for line in axis.lines}
     np.testing.assert_allclose(dots["worst"], [0.0, 25.0])
-    np.testing.assert_allclose(dots["oblivious"], [0.0, 50.0])
+    np.testing.assert_allclose(dots["no knowledge (oblivious)"], [0.0, 50.0])
 
 
 @pytest.mark.parametrize("threat_model", ["bpda", "transfer_from_estimator"])

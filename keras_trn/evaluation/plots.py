@@ -1,5 +1,6 @@
 """The plots of a report."""
 
+import math
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -30,6 +31,14 @@ _COLORS = {
     "whitebox_full": "tab:red",
     "fixed_randomness": "tab:brown",
     "blackbox": "tab:blue",
+}
+# What the attackers know, in words, where the name of the threat model does not say it.
+_KNOWLEDGE = {
+    "oblivious": "no knowledge",
+    "bpda": "approximate gradient",
+    "whitebox_stopgrad": "map held constant",
+    "whitebox_full": "full knowledge",
+    "blackbox": "queries",
 }
 _TO_THE_RIGHT: dict[str, Any] = {
     "loc": "center left",
@@ -107,7 +116,8 @@ def plot_defences(report: "Report") -> "Figure":
         name for name in _COLORS if name in {cell["threat_model"] for cell in attacked}
     ]
     positions = np.arange(len(report.defences))
-    figure = new_figure(figsize=(5, 1.6 + 0.3 * len(report.defences)))
+    height = 0.8 + 0.3 * len(report.defences) + 0.2 * math.ceil((len(threat_models) + 2) / 2)
+    figure = new_figure(figsize=(5, height))
     axis = figure.subplots()
 
     def plot_dots(accuracies: Sequence[float | None], label: str, **style: Any) -> None:
@@ -120,7 +130,9 @@ def plot_defences(report: "Report") -> "Figure":
     plot_dots(benign, "benign", color="gray", markerfacecolor="white")
     for threat_model in threat_models:
         accuracies = [report.worst(name, norm, epsilon, threat_model) for name in report.defences]
-        plot_dots(accuracies, threat_model, color=_COLORS[threat_model], markersize=5)
+        words = _KNOWLEDGE.get(threat_model)
+        label = f"{words} ({threat_model})" if words else threat_model
+        plot_dots(accuracies, label, color=_COLORS[threat_model], markersize=5)
     # The ring leaves the threat model visible that the worst case comes from.
     plot_dots(worst, "worst", color="black", markerfacecolor="none", markersize=10)
     axis.set_yticks(positions, report.defences)
@@ -128,7 +140,7 @@ def plot_defences(report: "Report") -> "Figure":
     axis.set_xlim(-3, 103)
     axis.set_xlabel(f"accuracy (%), {tables.budget_text(norm, epsilon)}")
     axis.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, columnspacing=1, frameon=False)
     return figure
 
 
