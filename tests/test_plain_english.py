@@ -15,7 +15,7 @@ TEXTS = sorted(
 )
 WORDS = re.compile(
     r"\b(worth|beside|those of|ours|mend(s|ed)?|to be had|flatters?|leads? away|led away"
-    r"|judg(e|es|ed|ing)|as it is|as they are|stands|a merit)\b",
+    r"|judg(e|es|ed|ing)|as it is|as they are|stands|a merit|to be believed)\b",
     re.IGNORECASE,
 )
 

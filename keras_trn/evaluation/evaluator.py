@@ -64,7 +64,7 @@ def evaluate(
     Runs every attack under every threat model that supports it. Reports accuracy, the worst
     case for each image, and how close the restored images are to the clean ones. Then runs
     the sanity checks of `keras_trn.evaluation.checks`, which tell whether the attacks were
-    strong enough to be believed.
+    strong enough to trust.
 
     Any Keras classifier can be evaluated, protected or not. An oblivious attacker attacks
     the bare classifier, which is the one behind the restoration.
