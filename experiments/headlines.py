@@ -24,7 +24,6 @@ CHOICES = {
     "adversarial training": "adversarial training",
     "bit-depth filter": "bit depth",
 }
-CERTIFIED = "certified method"
 
 
 @functools.cache
@@ -77,7 +76,7 @@ def certified_choice(data: str, folder: Path) -> dict[str, Any]:
     proofs = json.loads((folder / f"certified_{data}_proofs.json").read_text(encoding="utf-8"))
     proved = 100 * proofs["test"]["certified_accuracy"]
     return {
-        "choice": CERTIFIED,
+        "choice": "certified method",
         "benign": found["benign"],
         "full knowledge": f"{found['full knowledge']:.1f} ({proved:.1f} proved)",
         "no knowledge": f"{found['no knowledge']:.1f}",
