@@ -60,12 +60,12 @@ TASKS = {
     ),
     "evaluate": (
         EVALUATE,
-        "Run it",
+        "Evaluate a defence in one call",
         "report.worst() <= report.cell('PGD-10', 'whitebox_full')['accuracy']",
     ),
     "read the report": (
         EVALUATE,
-        "Share it",
+        "Save, plot and share the report",
         "again.worst() == report.worst() and report.checks['protected']",
     ),
     "write an attack": (
@@ -80,7 +80,7 @@ TASKS = {
     ),
     "scale out": (
         SCALE_OUT,
-        "Scale out",
+        "Craft and evaluate on many machines",
         "report.cell('PGD-5', 'bpda')['examples'] == 360",
     ),
 }

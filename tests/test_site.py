@@ -14,6 +14,7 @@ from urllib.parse import urldefrag
 from urllib.parse import urljoin
 from urllib.parse import urlsplit
 
+import matplotlib.image
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
@@ -25,7 +26,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 WIDTHS = {"desktop": 1280, "phone": 390}
-RESULTS = sorted(path.stem for path in ROOT.glob("docs/results/*.md"))
+RESULTS = ["results/", *sorted(f"results/{path.stem}/" for path in ROOT.glob("docs/results/*.md"))]
+TUTORIALS = sorted(ROOT.glob("tutorials/*.ipynb"))
 MAX_PAGE_BYTES = 1_000_000
 # Fetched once, in the background.
 SEARCH_INDEX = "search/search_index.json"
@@ -125,19 +127,27 @@ def test_links_and_anchors_lead_somewhere(site):
 
 
 def test_addresses_come_from_the_environment(site, tmp_path):
-    build(tmp_path, SITE_URL="https://docs.example.org/a/", REPO_URL="https://example.org/b")
+    own = "https://docs.example.org/a/"
+    build(tmp_path, SITE_URL=own, REPO_URL="https://example.org/b")
     page = soup(tmp_path / "glossary/index.html")
-    assert page.find("link", rel="canonical")["href"] == "https://docs.example.org/a/glossary/"
-    card = page.find("meta", property="og:image")["content"]
-    assert (tmp_path / card.removeprefix("https://docs.example.org/a/")).is_file()
+    assert page.find("link", rel="canonical")["href"] == f"{own}glossary/"
     assert page.find("a", href="https://example.org/b")
-    assert (
-        "<loc>https://docs.example.org/a/glossary/</loc>" in (tmp_path / "sitemap.xml").read_text()
-    )
+    assert f"<loc>{own}glossary/</loc>" in (tmp_path / "sitemap.xml").read_text()
+    card = page.find("meta", property="og:image")["content"]
+    pixels = matplotlib.image.imread(tmp_path / card.removeprefix(own))
+    assert pixels.shape[:2] == (630, 1200)
+    assert pixels[..., 3:].min(initial=1) == 1, "The card is transparent."
+    for notebook in TUTORIALS:
+        # A notebook that is downloaded alone links to the site.
+        copy = (tmp_path / "tutorials" / notebook.stem / notebook.name).read_text()
+        links = re.findall(r"\]\(([^)]*(?:\.md|\.ipynb|/))(?:#[^)]*)?\)", copy)
+        assert links
+        for link in links:
+            assert link.startswith(own), (notebook.name, link)
+            assert (tmp_path / link.removeprefix(own) / "index.html").is_file(), link
     without = soup(site / "glossary/index.html")
-    assert not without.find("link", rel="canonical") and not without.find(
-        "meta", property="og:image"
-    )
+    assert not without.find("link", rel="canonical")
+    assert not without.find("meta", property="og:image")
 
 
 def test_pictures_have_alternative_texts(site):
@@ -151,15 +161,15 @@ def test_pictures_have_alternative_texts(site):
 
 
 def test_tutorials_can_be_downloaded(site):
-    for notebook in sorted(ROOT.glob("tutorials/*.ipynb")):
+    for notebook in TUTORIALS:
         copy = site / "tutorials" / notebook.stem / notebook.name
         assert copy.read_bytes() == notebook.read_bytes()
 
 
 def test_tutorials_begin_and_end_as_one_course():
-    for notebook in sorted(ROOT.glob("tutorials/*.ipynb")):
+    for notebook in TUTORIALS:
         cells = nbformat.read(notebook, as_version=4).cells
-        for part in ("**Level**", "**Time**", "**Data**", "You will"):
+        for part in ("**Level**", "**Time**", "**Data**", "**Install**", "You will"):
             assert part in cells[0].source, notebook.name
         assert cells[-1].source.startswith("## Where to go next"), notebook.name
 
@@ -214,12 +224,14 @@ def test_every_page_loads_and_fits(site, address, browser, device):
 def test_key_columns_of_results_are_visible(address, browser, device):
     """Nobody has to scroll to the figures that count."""
     page = browser.new_page(viewport={"width": WIDTHS[device], "height": 900})
-    for path in ["results/", *(f"results/{stem}/" for stem in RESULTS)]:
+    columns = {path: ("defence", "benign", "worst", "full knowledge") for path in RESULTS}
+    columns["should-you-use-this/"] = ("choice", "benign", "full knowledge", "no knowledge")
+    for path in columns:
         page.goto(address + path)
         tables = page.locator("table", has=page.locator("th", has_text="full knowledge"))
         assert tables.count() > 0, path
         for table in tables.all():
-            for column in ("defence", "benign", "worst", "full knowledge"):
+            for column in columns[path]:
                 box = table.locator("th", has_text=column).bounding_box()
                 assert box["x"] >= 0 and box["x"] + box["width"] <= WIDTHS[device], (path, column)
     page.close()
@@ -263,9 +275,10 @@ def test_search_finds(address, browser, words, found):
     page.close()
 
 
-def test_first_screen_of_each_page_says_what_it_is_for(site, address, browser):
+@pytest.mark.parametrize("device", WIDTHS)
+def test_first_screen_of_each_page_says_what_it_is_for(site, address, browser, device):
     """A sentence of several words, outside of lists and code, without scrolling."""
-    page = browser.new_page(viewport={"width": WIDTHS["desktop"], "height": 900})
+    page = browser.new_page(viewport={"width": WIDTHS[device], "height": 900})
     without = []
     for path in pages(site):
         page.goto(address + path)

@@ -1,8 +1,9 @@
 """Fits the tutorials into the site: links, width, alternative texts, styles, search titles.
 
 In a notebook links lead to files, such as `../docs/method.md`, so that they work in JupyterLab
-and in a browser of the repository alike. An alternative text is in the metadata of the cell
-that makes the picture, under the name that nbconvert's older templates read.
+and in a browser of the repository alike. A notebook that is downloaded alone has no such files:
+its links lead to the site, if the site knows its address. An alternative text is in the metadata
+of the cell that makes the picture, under the name that nbconvert's older templates read.
 
 Each notebook comes with the same half a megabyte of styles of JupyterLab. The rules that it uses
 move to one file, which a browser loads once.
@@ -13,11 +14,13 @@ import json
 import posixpath
 import re
 from pathlib import Path
+from urllib.parse import urljoin
 
 from mkdocs.exceptions import PluginError
 from mkdocs.utils import get_relative_url
 
 _LINK = re.compile(r'href="(?P<path>[^":#]+\.(?:md|ipynb))(?P<anchor>#[^"]*)?"')
+_MARKDOWN_LINK = re.compile(r"\]\((?P<path>[^():#]+\.(?:md|ipynb))(?P<anchor>#[^)]*)?\)")
 # JupyterLab's; the small ones stay, as one of them is malformed and would spoil what follows.
 _LARGE_STYLE = re.compile(r"<style[^>]*>([^<]{100000,})</style>\s*")
 _RULE = re.compile(r"([^{}]+)\{[^{}]*\}")
@@ -31,6 +34,8 @@ _NO_ALTERNATIVE_TEXT = re.compile(r'alt="No description has been provided for th
 
 _styles = set()
 _classes = set()
+# The text of each notebook to download, by its path in the site.
+_downloads = {}
 
 
 def on_page_content(content, page, config, files):
@@ -42,7 +47,22 @@ def on_page_content(content, page, config, files):
     alternative_texts = iter(_alternative_texts(Path(page.file.abs_src_path)))
     content = _NO_ALTERNATIVE_TEXT.sub(lambda _: f'alt="{next(alternative_texts, "")}"', content)
     content = _PERMANENT_LINK.sub(r'\1 aria-label="Permanent link"></a>', content)
-    content = _LINK.sub(lambda match: _link(match, page, files), content)
+    content = _LINK.sub(
+        lambda match: (
+            f'href="{_target(match, page, files).url_relative_to(page.file)}'
+            f'{match["anchor"] or ""}"'
+        ),
+        content,
+    )
+    if config.site_url:
+        source = Path(page.file.abs_src_path)
+        _downloads[page.url + source.name] = _MARKDOWN_LINK.sub(
+            lambda match: (
+                f"]({urljoin(config.site_url, _target(match, page, files).url)}"
+                f"{match['anchor'] or ''})"
+            ),
+            source.read_text(encoding="utf-8"),
+        )
     return _move_styles(content, page, config)
 
 
@@ -56,7 +76,9 @@ def _move_styles(content, page, config):
 
 
 def on_post_build(config):
-    """Writes the styles that the notebooks share, without rules for what none of them has."""
+    """Writes the notebooks to download, and the styles that they share and use."""
+    for path, text in _downloads.items():
+        Path(config.site_dir, path).write_text(text, encoding="utf-8")
     styles = "\n".join(sorted(_styles))
     styles = _RULE.sub(lambda rule: rule[0] if _is_used(rule[1]) else "", styles)
     Path(config.site_dir, _STYLE_SHEET).write_text(styles, encoding="utf-8")
@@ -81,11 +103,12 @@ def _alternative_texts(path):
     ]
 
 
-def _link(match, page, files):
+def _target(match, page, files):
+    """Returns the page of the site that a link of a notebook leads to."""
     folder = posixpath.dirname(page.file.src_uri)
     path = posixpath.normpath(posixpath.join(folder, match["path"]))
     # The folder of the tutorials is next to the folder of the documentation, and linked into it.
     target = files.get_file_from_path(path.removeprefix("docs/"))
     if target is None:
         raise PluginError(f"{page.file.src_uri} has a link to {match['path']}: no such page.")
-    return f'href="{target.url_relative_to(page.file)}{match["anchor"] or ""}"'
+    return target

@@ -23,6 +23,7 @@ from keras_trn.visualization import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.figure import SubFigure
 
 PRESET = "trn_cifar10"
 STATES = ("image", "attacked", "restored")
@@ -68,10 +69,14 @@ def restore(seed: int = 0, number: int = 4) -> tuple[list[np.ndarray], dict[str,
     }
 
 
-def draw(states: list[np.ndarray], results: dict[str, Any], colors: tuple[str, str]) -> "Figure":
+def draw(
+    figure: "Figure | SubFigure",
+    states: list[np.ndarray],
+    results: dict[str, Any],
+    colors: tuple[str, str],
+) -> None:
     """Draws a row for each state, a column for each photograph."""
     right, wrong = colors
-    figure = new_figure(figsize=(4.9, 4.2))
     axes = figure.subplots(len(states), len(states[0]))
     for row, (state, images) in enumerate(zip(STATES, states, strict=True)):
         for column, image in enumerate(images):
@@ -84,16 +89,28 @@ def draw(states: list[np.ndarray], results: dict[str, Any], colors: tuple[str, s
             weight = "normal" if is_right else "bold"
             axis.set_title(text, color=right if is_right else wrong, fontsize=10, weight=weight)
         axes[row, 0].set_ylabel(state, color=right, fontsize=11)
+
+
+def draw_card(states: list[np.ndarray], results: dict[str, Any]) -> "Figure":
+    """Draws the picture that social networks show next to a link, in the size they ask for."""
+    figure = new_figure(figsize=(12, 6.3))
+    words, photographs = figure.subfigures(1, 2, width_ratios=(5, 7))
+    words.text(0.1, 0.6, "keras_trn", fontsize=44, weight="bold", color="#3f51b5")
+    sentence = "Protects Keras image classifiers\nfrom adversarial images"
+    words.text(0.1, 0.42, sentence, fontsize=20, color=TEXT_COLORS["light"][0], linespacing=1.4)
+    draw(photographs, states, results, TEXT_COLORS["light"])
     return figure
 
 
 def main(path: Path) -> None:
-    """Writes the results, and a drawing for light pages and for dark ones."""
+    """Writes the results, a drawing for light pages and for dark ones, and a card for links."""
     states, results = restore()
     write_results(path, results)
     for mode, colors in TEXT_COLORS.items():
-        drawing = draw(states, results, colors)
+        drawing = new_figure(figsize=(4.9, 4.2))
+        draw(drawing, states, results, colors)
         drawing.savefig(path.with_name(f"{path.stem}_{mode}.png"), dpi=160, transparent=True)
+    draw_card(states, results).savefig(path.with_name(f"{path.stem}_card.png"), dpi=100)
 
 
 if __name__ == "__main__":
