@@ -16,6 +16,7 @@ from typing import Any
 
 from keras_trn.evaluation import Report
 from keras_trn.evaluation.packing import unpack_bits
+from keras_trn.evaluation.tables import markdown_table
 
 # The figure, and whether the claim holds.
 Finding = tuple[str, bool]
@@ -445,12 +446,12 @@ CLAIMS: dict[str, dict[str, Check]] = {
 
 def to_markdown(results: Results, claims: Mapping[str, Mapping[str, Check]] = CLAIMS) -> str:
     """Makes the table of the claims."""
-    lines = ["| results | claim | figure | holds |", "| --- | --- | --- | --- |"]
+    rows = []
     for name, checks in claims.items():
         for text, check in checks.items():
             figure, holds = check(results, name)
-            lines.append(f"| `{name}` | {text} | {figure} | {'yes' if holds else '**no**'} |")
-    return "\n".join(lines) + "\n"
+            rows.append([f"`{name}`", text, figure, "yes" if holds else "**no**"])
+    return markdown_table(["results", "claim", "figure", "holds"], rows, "llll") + "\n"
 
 
 if __name__ == "__main__":

@@ -35,11 +35,11 @@ from experiments.training import copy_weights
 from experiments.training import load_or_train
 from experiments.training import make_single_stream
 from experiments.training import train_defence
-from experiments.writing import markdown_table
 from experiments.writing import write_results
 from keras_trn import losses
 from keras_trn import threat_models
 from keras_trn.evaluation.environment import describe_environment
+from keras_trn.evaluation.tables import markdown_table
 from keras_trn.presets import FOLDER
 from keras_trn.presets import preset_path
 

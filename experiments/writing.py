@@ -1,9 +1,7 @@
-"""Writes the results of experiments as JSON, and their tables in Markdown."""
+"""Writes the results of experiments as JSON, and their tables next to them."""
 
 import json
-from collections.abc import Iterable
 from collections.abc import Mapping
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,3 @@ def write_results(
     tables = {"": table} if isinstance(table, str) else table or {}
     for ending, text in tables.items():
         write_text(path.with_name(f"{path.stem}{ending}.md"), text + "\n")
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) -> str:
-    """Makes a table of texts; `alignment` has an `l` or an `r` for each column."""
-    rule = ["---:" if one == "r" else "---" for one in alignment]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.writing import markdown_table
+from keras_trn.evaluation.tables import markdown_table
 
 Results = Mapping[str, Any]
 # What was measured, its value, what it is compared with, the value of that, and the ratio.

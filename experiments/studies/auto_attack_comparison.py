@@ -44,6 +44,7 @@ from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.packing import pack_bits
 from keras_trn.evaluation.packing import unpack_bits
 from keras_trn.evaluation.passes import CountedTarget
+from keras_trn.evaluation.tables import markdown_table
 from keras_trn.graphs import compile_function
 from keras_trn.logits import logits_function
 from keras_trn.types import Classifier
@@ -268,11 +269,10 @@ class Comparison:
 
 def to_markdown(results: Mapping[str, Any]) -> str:
     """Makes a table of accuracies in percent, numbers of images, and passes per image."""
-    lines = [
-        "| model | attack | authors' accuracy | own accuracy | survive both | survive neither "
-        "| only the authors' | only our own | authors' passes | own passes |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    header = ["model", "attack", "authors' accuracy", "own accuracy", "survive both"]
+    header += ["survive neither", "only the authors'", "only our own"]
+    header += ["authors' passes", "own passes"]
+    rows = []
     number = results["settings"]["images"]
     cells = {
         (cell["model"], cell["attack"], cell["implementation"]): cell for cell in results["cells"]
@@ -288,8 +288,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
                 f"{cell['forward_passes'] / number:.0f} + {cell['backward_passes'] / number:.0f}"
                 for cell in pair
             ]
-            lines.append(f"| {model} | {attack} | {' | '.join(figures)} |")
-    return "\n".join(lines)
+            rows.append([model, attack, *figures])
+    return markdown_table(header, rows, "ll" + "r" * 8)
 
 
 # --- The models ----------------------------------------------------------------------------

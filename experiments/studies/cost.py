@@ -23,6 +23,7 @@ import tensorflow as tf
 from experiments.recipes import cifar10
 from experiments.writing import write_results
 from keras_trn.evaluation.environment import describe_environment
+from keras_trn.evaluation.tables import markdown_table
 
 Functions = Mapping[str, Callable[..., Any]]
 
@@ -128,10 +129,7 @@ def main(path: Path, batch_size: int = 128, repeats: int = 100) -> None:
 
 def to_markdown(results: Mapping[str, Any]) -> str:
     """Makes a table of the costs as multiples of the bare classifier's."""
-    lines = [
-        "| | operations | with oneDNN | | without oneDNN | |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    rows = []
     names = {
         "bare": "the classifier alone",
         "forward_and_backward": "its forward and backward pass",
@@ -143,8 +141,9 @@ def to_markdown(results: Mapping[str, Any]) -> str:
             milliseconds = results[setting]["milliseconds_per_image"]["graph"][key]
             ratio = results[setting]["relative_to_bare"]["graph"][key]
             row += [f"{milliseconds:.2f} ms", f"{ratio:.2f}"]
-        lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines)
+        rows.append(row)
+    header = ["", "operations", "with oneDNN", "", "without oneDNN", ""]
+    return markdown_table(header, rows, "lrrrrr")
 
 
 if __name__ == "__main__":

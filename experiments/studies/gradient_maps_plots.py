@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from keras_trn.evaluation.tables import markdown_table
 from keras_trn.visualization import new_figure
 
 Runs = list[dict[str, Any]]
+
+ITERATIVE = ("PGD-20", "BIM-20", "MIM-20")
 
 # The columns of the tables about single attacks, and their colors.
 COMPARED = {
@@ -34,16 +37,22 @@ def variants_table(runs: Runs) -> str:
 
     A number after ± is half the range of the seeds.
     """
-    lines = [
-        "| variant | parameters | backward passes | ms per image | agreement, benign (%) "
-        "| agreement, attacked (%) | PSNR, PGD-20 (dB) | PSNR, BIM-20 (dB) | PSNR, MIM-20 (dB) |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    header = [
+        "variant",
+        "parameters",
+        "backward passes",
+        "ms per image",
+        "agreement, benign (%)",
+        "agreement, attacked (%)",
+        *(f"PSNR, {attack} (dB)" for attack in ITERATIVE),
     ]
+    rows = []
     frame = as_frame(runs)
     for variant, cells in frame[frame["variant"] != "bare"].groupby("variant", sort=False):
         costs = cells.groupby("seed").first()
         attacked = cells[~cells["attack"].isin(["benign", "noise"])]
         row = [
+            variant,
             f"{costs['parameters'].iloc[0]:,.0f}",
             f"{costs['backward_passes'].iloc[0]:.0f}",
             f"{costs['milliseconds_per_image'].median():.2f}",
@@ -51,21 +60,21 @@ def variants_table(runs: Runs) -> str:
             with_range(100 * attacked.groupby("seed")["agreement"].agg(lambda v: np.mean(list(v)))),
             *(
                 with_range(cells[cells["title"] == f"{attack}, L∞ 0.1"]["restored_psnr"])
-                for attack in ("PGD-20", "BIM-20", "MIM-20")
+                for attack in ITERATIVE
             ),
         ]
-        lines.append(f"| {variant} | {' | '.join(row)} |")
-    return "\n".join(lines)
+        rows.append(row)
+    return markdown_table(header, rows, "l" + "r" * (len(header) - 1))
 
 
 def attacks_table(runs: Runs, measure: str, factor: float = 1) -> str:
     """Makes a table of `agreement` or `restored_psnr`: a row per attack, a column per variant."""
     compared = [name for name in COMPARED if measure == "agreement" or name != "bare"]
-    lines = [f"| attack | {' | '.join(compared)} |", "|---|" + "---:|" * len(compared)]
-    for title, cells in as_frame(runs).groupby("title", sort=False):
-        row = (with_range(factor * cells[cells["variant"] == one][measure]) for one in compared)
-        lines.append(f"| {title} | {' | '.join(row)} |")
-    return "\n".join(lines)
+    rows = [
+        [title, *(with_range(factor * cells[cells["variant"] == one][measure]) for one in compared)]
+        for title, cells in as_frame(runs).groupby("title", sort=False)
+    ]
+    return markdown_table(["attack", *compared], rows, "l" + "r" * len(compared))
 
 
 def with_range(values: Iterable[float]) -> str:

@@ -1,4 +1,4 @@
-"""Measures what protecting costs at larger image sizes: operations, and memory of a training step.
+"""Measures what protecting costs at larger image sizes: operations, memory and time of training.
 
 `python -m experiments.studies.image_sizes results/image_sizes.json`
 
@@ -10,6 +10,7 @@ import functools
 import multiprocessing
 import resource
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from keras_trn.evaluation.tables import to_markdown
 # Side of the image in pixels, and side of the blocks that the networks fold into the channels.
 SIZES = [(32, 2), (64, 2), (128, 4), (224, 4), (224, 8)]
 WIDTH, DEPTH, BATCH_SIZE, STEPS = 16, 2, 8, 2
+TIMED_STEPS, EPOCH = 10, 10_000
 
 
 def protect(size: int, block_size: int) -> keras_trn.ProtectedClassifier:
@@ -51,7 +53,7 @@ def peak_memory() -> float:
 
 
 def measure(size: int, block_size: int) -> dict[str, Any]:
-    """Counts operations, and the memory that a training step adds."""
+    """Counts operations, and measures the memory that a training step adds and its time."""
     protected = protect(size, block_size)
     shape = (1, size, size, 3)
     protected.restore(tf.zeros(shape))
@@ -59,8 +61,14 @@ def measure(size: int, block_size: int) -> dict[str, Any]:
     protected.compile(
         "adam", attack=keras_trn.attacks.ProjectedGradientDescent(8 / 255, steps=STEPS)
     )
-    images = tf.random.uniform((BATCH_SIZE, size, size, 3))
-    protected.train_on_batch(images, tf.zeros(BATCH_SIZE, "int64"))
+    images, labels = tf.random.uniform((BATCH_SIZE, size, size, 3)), tf.zeros(BATCH_SIZE, "int64")
+    # The first step also compiles.
+    protected.train_on_batch(images, labels)
+    memory = peak_memory() - before
+    started = time.perf_counter()
+    for _ in range(TIMED_STEPS):
+        protected.train_on_batch(images, labels)
+    seconds = (time.perf_counter() - started) / TIMED_STEPS
     return {
         "size": size,
         "block_size": block_size,
@@ -68,7 +76,8 @@ def measure(size: int, block_size: int) -> dict[str, Any]:
             functools.partial(protected.classifier, training=False), shape
         ),
         "restoration_operations": count_operations(protected.restore_batch, shape),
-        "training_step_mebibytes": round(peak_memory() - before),
+        "training_step_mebibytes": round(memory),
+        "training_step_seconds": round(seconds, 4),
     }
 
 
@@ -78,9 +87,13 @@ def table(rows: list[dict[str, Any]]) -> str:
         {
             "image": [f"{row['size']} x {row['size']}" for row in rows],
             "block size": [row["block_size"] for row in rows],
+            "width": [WIDTH for _ in rows],
             "million operations to classify": [row["classifier_operations"] / 1e6 for row in rows],
             "to restore": [row["restoration_operations"] / 1e6 for row in rows],
             "MiB for a training step": [row["training_step_mebibytes"] for row in rows],
+            "minutes for an epoch of 10,000 images": [
+                row["training_step_seconds"] / BATCH_SIZE * EPOCH / 60 for row in rows
+            ],
         }
     )
     return to_markdown(frame, {name: 0 for name in frame.columns})
@@ -93,7 +106,13 @@ def main(path: Path) -> None:
     for size in SIZES:
         with context.Pool(1) as pool:
             rows.append(pool.apply(measure, size))
-    settings = {"width": WIDTH, "depth": DEPTH, "batch_size": BATCH_SIZE, "attack_steps": STEPS}
+    settings = {
+        "width": WIDTH,
+        "depth": DEPTH,
+        "batch_size": BATCH_SIZE,
+        "attack_steps": STEPS,
+        "timed_steps": TIMED_STEPS,
+    }
     results = {"settings": settings, "rows": rows, "environment": describe_environment()}
     write_results(path, results, table(rows))
 

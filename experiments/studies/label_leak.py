@@ -26,6 +26,7 @@ from experiments.training import SEED
 from experiments.writing import write_results
 from keras_trn.evaluation.environment import describe_environment
 from keras_trn.evaluation.packing import unpack_bits
+from keras_trn.evaluation.tables import markdown_table
 
 SETTINGS = Settings(classifier_epochs=3, batch_size=64, validation_images=2000)
 
@@ -75,11 +76,7 @@ def measure(
 def to_markdown(rows: list[dict[str, Any]]) -> str:
     """Makes the table, in percent."""
     bare, truth, prediction = (row["defence"] for row in rows[:3])
-    lines = [
-        f"| attack | attacker knows | {bare} | {truth} | {truth}, where wrong before "
-        f"| {prediction} | {prediction}, where wrong before |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
+    table = []
     for of_bare, *of_restorers in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
         its = "its own" if of_bare["labels"] == "predicted" else "the"
         knows = {
@@ -90,9 +87,11 @@ def to_markdown(rows: list[dict[str, Any]]) -> str:
         values = [of_bare["accuracy"]]
         for row in of_restorers:
             values += [row["accuracy"], row["accuracy_where_wrong_before"]]
-        figures = " | ".join(f"{100 * value:.1f}" for value in values)
-        lines.append(f"| {of_bare['attack']} | {knows} | {figures} |")
-    return "\n".join(lines)
+        table.append([of_bare["attack"], knows, *(f"{100 * value:.1f}" for value in values)])
+    of_restorers = [
+        title for name in (truth, prediction) for title in (name, f"{name}, where wrong before")
+    ]
+    return markdown_table(["attack", "attacker knows", bare, *of_restorers], table, "llrrrrr")
 
 
 def main(path: Path, settings: Settings = SETTINGS) -> None:

@@ -1,7 +1,9 @@
 """Makes the tables of a report, and writes tables as Markdown or plain text."""
 
 import math
+from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -121,9 +123,14 @@ def epsilon_text(epsilon: float) -> str:
 
 def to_markdown(frame: pd.DataFrame, decimals: Mapping[str, int] = _DECIMALS) -> str:
     """Writes a table in Markdown, numbers to the right; `decimals` maps columns to digits."""
-    rule = ["---:" if is_numeric_dtype(dtype) else "---" for dtype in frame.dtypes]
-    rows = [list(frame.columns), rule, *_as_text(frame, decimals)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    alignment = "".join("r" if is_numeric_dtype(dtype) else "l" for dtype in frame.dtypes)
+    return markdown_table(list(frame.columns), _as_text(frame, decimals), alignment)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) -> str:
+    """Writes a table of texts in Markdown; `alignment` has an `l` or an `r` for each column."""
+    rule = ["---:" if one == "r" else "---" for one in alignment]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 
 
 def to_text(frame: pd.DataFrame, decimals: Mapping[str, int] = _DECIMALS) -> str:

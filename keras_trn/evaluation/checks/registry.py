@@ -8,6 +8,7 @@ from typing import Literal
 from keras_trn.attacks.attack import Attack
 from keras_trn.evaluation.checks.examination import Examination
 from keras_trn.evaluation.checks.examination import UnsupportedThreatModelError
+from keras_trn.evaluation.tables import markdown_table
 from keras_trn.map_derivative import short_message
 
 Subject = Literal["defence", "main attack", "every attack"]
@@ -220,11 +221,16 @@ def run_checks(
 
 def checks_table() -> str:
     """Returns the Markdown table of all checks for the documentation."""
-    rows = ["| Check | What it finds | Examines | Source |", "|---|---|---|---|"]
-    for check in _in_order():
-        link = f"[`{check.name}`][{check.module}.{check.name}]"
-        rows.append(f"| {link} | {check.finds} | {check.subject} | {check.source} |")
-    return "\n".join(rows)
+    rows = [
+        [
+            f"[`{check.name}`][{check.module}.{check.name}]",
+            check.finds,
+            check.subject,
+            check.source,
+        ]
+        for check in _in_order()
+    ]
+    return markdown_table(["Check", "What it finds", "Examines", "Source"], rows, "llll")
 
 
 def _in_order() -> list[Check]:
