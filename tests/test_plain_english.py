@@ -1,4 +1,4 @@
-"""No text has words that read as translated."""
+"""No text has words that read as translated, and no page has long sentences."""
 
 import re
 from pathlib import Path
@@ -18,11 +18,36 @@ WORDS = re.compile(
     r"|judg(e|es|ed|ing)|as it is|as they are|stands|a merit|to be believed)\b",
     re.IGNORECASE,
 )
+PROSE = ["README.md", "CHANGELOG.md", "docs/**/*.md", "keras_trn/presets/*.md"]
+PAGES = sorted({path for pattern in PROSE for path in ROOT.glob(pattern)})
+# The rule is 22 words. Names in code count as words, so a few more pass.
+MOST_WORDS = 25
+NO_PROSE = re.compile(
+    r"\A---\n.*?\n---\n"  # Front matter.
+    r"|^ *```.*?^ *```"
+    r"|^ *\|.*?$"  # Rows of tables.
+    r"|^#.*?$"  # Headings.
+    r"|<[^>]+>"  # HTML and comments.
+    r"|\]\([^)]*\)|\]\[[^]]*\]"  # Targets of links.
+    r"|\{ \.[^}]*\}"  # Classes of links and pictures.
+    r"|\*\*",
+    re.DOTALL | re.MULTILINE,
+)
+# A blank line, an item of a list, and a picture begin a paragraph.
+PARAGRAPH = re.compile(r"\n\s*(?:[-*]|\d+\.) |\n\s*\n|!\[")
+END_OF_SENTENCE = re.compile(r"(?<=[.!?:])\s+(?=[A-Z`*\[])")
 
 
 def find_words(text):
     """Lists the words, also where a line breaks inside one of them."""
     return [match.group() for match in WORDS.finditer(re.sub(r"\s+", " ", text))]
+
+
+def find_long_sentences(page):
+    """Lists the sentences with too many words, without code, tables and link targets."""
+    paragraphs = PARAGRAPH.split(NO_PROSE.sub("", page))
+    sentences = [" ".join(s.split()) for p in paragraphs for s in END_OF_SENTENCE.split(p)]
+    return [s for s in sentences if len(re.findall(r"[A-Za-z0-9][\w'.%/-]*", s)) > MOST_WORDS]
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -36,3 +61,14 @@ def test_text_is_plain_english(path):
 def test_words_are_found():
     assert find_words("The figures are those\n of others, ours included.") == ["those of", "ours"]
     assert find_words("The labels of others, our own included.") == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_sentences_are_short(path):
+    assert find_long_sentences(path.read_text(encoding="utf-8")) == []
+
+
+def test_long_sentences_are_found():
+    long = "Here" + MOST_WORDS * " [word](link.md)" + "."
+    page = f"# Title\n\n```text\n{long}\n```\n\n| {long} |\n\n- Short. {long}\n- **Also** short."
+    assert find_long_sentences(page) == [long.replace("](link.md)", "")]
