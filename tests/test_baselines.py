@@ -9,14 +9,14 @@ from defences import single_stream
 from test_saving import run_python
 
 import keras_trn
+from keras_trn.baselines.image_filter import ImageFilter
 
 BASELINES = keras_trn.baselines
 ATTACKS = keras_trn.attacks
 FILTERS = [
-    BASELINES.JpegCompression,
-    BASELINES.BitDepthReduction,
-    BASELINES.MedianSmoothing,
-    BASELINES.TotalVariationMinimization,
+    value
+    for value in vars(BASELINES).values()
+    if isinstance(value, type) and issubclass(value, ImageFilter)
 ]
 
 LOAD_AND_PREDICT = """
