@@ -20,8 +20,8 @@ class GuardedClassifier(RestoredClassifier):
     A hardened restorer withstands attackers who know everything, but its images lack details. A
     restorer that was trained against attackers who do not know of it restores the details, but
     falls to the others. This model combines them: the hardened restorer alone decides the class.
-    `restore` returns the first image that the classifier gives this class: the image of the second
-    restorer, the unrestored image, or else the image of the hardened one. So the robust accuracy is
+    `restore` tries the image of the second restorer, then the unrestored image. It returns the
+    first one that the classifier gives this class, or else the image of the hardened one. So the robust accuracy is
     that of the hardened restorer, whatever an attacker does to the second.
 
     With `mixing`, the class also depends on the classifier's own belief about the unrestored

@@ -157,8 +157,8 @@ class RepresentationGuidedLoss(RestorerLoss):
 class AdversarialLoss(RestorerLoss):
     """Compares pixels, and trains a discriminator of clean and restored images.
 
-    The loss of the restorer is `pixel` times the mean squared error of the pixels, plus
-    `adversarial` times the cross-entropy of restored images as clean ones. The discriminator
+    The loss of the restorer has two terms. `pixel` weighs the mean squared error of the pixels,
+    and `adversarial` the cross-entropy of restored images as clean ones. The discriminator
     learns in the same step, with its own loss. A single-stream restorer with this loss is
     APE-GAN. The paper weighs pixels and discriminator 0.7 to 0.3.
 

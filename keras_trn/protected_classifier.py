@@ -221,8 +221,8 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         model, and reports of `keras_trn.evaluate` show it.
 
         Args:
-            images: Clean images in [0, 1] that training has not used: an array of shape
-                `(number, height, width, channels)`, or a `tf.data.Dataset` of batches, whose
+            images: Clean images in [0, 1] that training has not used. Pass an array of shape
+                `(number, height, width, channels)`, or a `tf.data.Dataset` of batches; its
                 labels are ignored. To measure a share of one percent, use a few hundred images.
             benign_agreement: Share of the images that must keep their class, from 0 to 1.
             attack: Attack on the bare classifier to measure the cost with. By default the attack

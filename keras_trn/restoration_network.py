@@ -215,7 +215,7 @@ class SingleStreamRestorationNetwork(RestorationNetwork):
         gate_threshold: Amount to subtract from the logit of the attack gate. A higher value
             changes fewer images. `ProtectedClassifier.calibrate` sets it.
         levels: Number of resolutions, each half the one before, with twice the filters. 1 works
-            at one resolution; with more, the network is a U-Net that sees the whole image.
+            at one resolution. With more, the network is a U-Net that sees the whole image.
         **kwargs: The usual arguments of a Keras model (`name`, `dtype`).
 
     Call arguments:
@@ -311,7 +311,7 @@ class TwoStreamRestorationNetwork(RestorationNetwork):
         gate_threshold: Amount to subtract from the logit of the attack gate. A higher value
             changes fewer images. `ProtectedClassifier.calibrate` sets it.
         levels: Number of resolutions, each half the one before, with twice the filters. 1 works
-            at one resolution; with more, the network is a U-Net that sees the whole image.
+            at one resolution. With more, the network is a U-Net that sees the whole image.
         **kwargs: The usual arguments of a Keras model (`name`, `dtype`). With
             `dtype="mixed_float16"` the streams run in float16; restored images are float32.
 

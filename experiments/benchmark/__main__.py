@@ -2,10 +2,15 @@
 
     python -m experiments.benchmark results/benchmark.json
 
-It compares, in one run and in turn: PGD of this package, CleverHans, ART and Foolbox with its
-passes; protected with bare predictions, next to their operations; a training step and an evaluation
-with the passes that they need; one worker with two; and the memory for few images with that for
-many. The images are random, so it needs no data. It needs Linux, Ray, ART and Foolbox, and an idle
+It compares, in one run and in turn:
+
+- PGD of this package, CleverHans, ART and Foolbox with the passes of PGD;
+- protected with bare predictions, next to their operations;
+- a training step and an evaluation with the passes that they need;
+- one worker with two;
+- the memory for few images with the memory for many.
+
+The images are random, so it needs no data. It needs Linux, Ray, ART and Foolbox, and an idle
 machine.
 """
 

@@ -3,8 +3,8 @@
 `python -m experiments.studies.guard fashion_mnist results/guard_fashion_mnist.json`
 
 Takes the hardened and the plain preset of a data set. The first table compares the images that they
-restore, and the images of both in a `GuardedClassifier`, on the same adversarial examples: of an
-attacker who knows the classifier alone, and of one who knows how the class is decided. The second
+restore with the images of both in a `GuardedClassifier`. All see the same adversarial examples, of
+two attackers: one knows the classifier alone, one knows how the class is decided. The second
 table has accuracies for several values of `mixing`, on test images that no other table uses.
 Writes both tables next to the file. An interrupted run continues where it stopped.
 """

@@ -103,9 +103,9 @@ def evaluate(
             sanity checks run in this process.
 
     Returns:
-        A `keras_trn.evaluation.Report`. A threat model that cannot be run in full, such as
-        `whitebox_full` on a defence whose gradient map has no gradient, is left out of the
-        table and named below it.
+        A `keras_trn.evaluation.Report`. The table leaves out a threat model that cannot be run
+        in full, and names it below. An example is `whitebox_full` on a defence whose gradient
+        map has no gradient.
 
     Raises:
         ValueError: If data, attacks, threat models or baselines are malformed, the dataset
