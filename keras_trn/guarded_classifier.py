@@ -21,8 +21,8 @@ class GuardedClassifier(RestoredClassifier):
     restorer that was trained against attackers who do not know of it restores the details, but
     falls to the others. This model combines them: the hardened restorer alone decides the class.
     `restore` tries the image of the second restorer, then the unrestored image. It returns the
-    first one that the classifier gives this class, or else the image of the hardened one. So the robust accuracy is
-    that of the hardened restorer, whatever an attacker does to the second.
+    first one that the classifier gives this class, or else the image of the hardened one. So the
+    robust accuracy is that of the hardened restorer, whatever an attacker does to the second.
 
     With `mixing`, the class also depends on the classifier's own belief about the unrestored
     image. That raises benign accuracy and costs robust accuracy. The cost is bounded: an attacker
