@@ -388,7 +388,15 @@ CLAIMS: dict[str, dict[str, Check]] = {
         ),
         "No restorer keeps 5% under an attacker with full knowledge": worst_below(5),
     },
-    "trn_hardened_fashion_mnist": HARDENED,
+    "trn_hardened_fashion_mnist": {
+        **HARDENED,
+        "In the worst case it keeps more than adversarial training of equal size": ahead(
+            "worst", "protected", ["adversarial training, equal size"]
+        ),
+        "Without an attack it is ahead of adversarial training of equal size": ahead(
+            "benign", "protected", ["adversarial training, equal size"]
+        ),
+    },
     "trn_hardened_cifar10": HARDENED,
     "certified_fashion_mnist": {
         "No attack breaks more than the proofs allow": attacks_respect_proofs,

@@ -22,6 +22,7 @@ CHOICES = {
     "plain restorer": "plain TRN",
     "hardened restorer": "hardened TRN",
     "adversarial training": "adversarial training",
+    "adversarial training, larger network": "adversarial training, equal size",
     "bit-depth filter": "bit depth",
 }
 
@@ -61,7 +62,8 @@ def choices(data: str, folder: Path) -> str:
     """Writes what each choice keeps on a data set."""
     found = figures(folder / f"trn_hardened_{data}.json")
     rows = []
-    for choice, defence in CHOICES.items():
+    measured = {choice: name for choice, name in CHOICES.items() if name in found.index}
+    for choice, defence in measured.items():
         row = found.loc[defence]
         attacked = {name: f"{row[name]:.1f}" for name in ("full knowledge", "no knowledge")}
         rows.append({"choice": choice, "benign": row["benign"], **attacked})
