@@ -15,7 +15,7 @@ from tests.helpers import in_batches
 class Run:
     """Computes something in a folder that holds a classifier, in many small pieces."""
 
-    cluster: str | None = None
+    cluster: keras_trn.Cluster | str | None = None
 
     def __call__(self, folder):
         """Runs to the end, and continues what is there."""

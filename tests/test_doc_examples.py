@@ -155,6 +155,8 @@ def ray_of_this_machine():
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         # A worker imports TensorFlow before it registers, which takes long on a busy computer.
         patch.setenv("RAY_worker_register_timeout_seconds", "240")
+        # One core, and so one worker, as on a laptop: it shows as well that the page runs.
+        patch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 1}')
         yield lambda: pytest.importorskip("ray", reason="Ray is not installed")
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()

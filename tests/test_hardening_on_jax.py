@@ -36,6 +36,7 @@ SETTINGS = HardeningOnJax(
     validation_steps=2,
     validation_images=40,
 )
+FAST_COMPILATION = "--xla_backend_optimization_level=0"
 RESTORER = {"width": 8, "depth": 1, "block_size": 2}
 
 
@@ -89,9 +90,11 @@ def harden_on_jax(folder):
 
 def start_hardening(folder, name):
     """Starts the command in its own process, as this one has chosen TensorFlow."""
+    # XLA compiles for longer than these few images are trained on.
+    backend = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FAST_COMPILATION}
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.hardening_on_jax", folder, name],
-        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, **backend},
         cwd=Path(__file__).parents[1],
     )
 

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 WIDTHS = {"desktop": 1280, "phone": 390}
+HEIGHT = 900
 RESULTS = ["results/", *sorted(f"results/{path.stem}/" for path in ROOT.glob("docs/results/*.md"))]
 TUTORIALS = sorted(ROOT.glob("tutorials/*.ipynb"))
 MAX_PAGE_BYTES = 1_000_000
@@ -97,6 +98,7 @@ def pages(site):
     return [path.as_posix().removesuffix("index.html") for path in paths]
 
 
+@functools.cache
 def soup(path):
     return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
 
@@ -185,39 +187,75 @@ def test_tutorials_show_no_log_lines_and_no_errors(site):
 # --- In the browser -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("device", WIDTHS)
-def test_every_page_loads_and_fits(site, address, browser, device):
-    """No error, no failed request, no other host, nothing too wide, nothing too heavy."""
-    problems = []
-    context = browser.new_context(viewport={"width": WIDTHS[device], "height": 900})
-    for path in pages(site):
-        page = context.new_page()
-        sizes = []
+@pytest.fixture(scope="module")
+def visits(site, address, browser):
+    """What the browser meets on each page, by its path.
 
-        def complain(what, path=path):
-            problems.append(f"{path}: {what}")
-
-        def finished(response, sizes=sizes, complain=complain):
-            if not response.url.startswith((address, "data:")):
-                complain(f"asks another host: {response.url}")
-            if response.status >= 400:
-                complain(f"{response.status}: {response.url}")
-            if not response.url.endswith(SEARCH_INDEX):
-                sizes.append(int(response.headers.get("content-length", 0)))
-
-        page.on("console", lambda m, c=complain: c(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error, c=complain: c(str(error)))
-        page.on("requestfailed", lambda request, c=complain: c(f"failed: {request.url}"))
-        page.on("response", finished)
-        page.goto(address + path, wait_until="networkidle")
-        width = page.evaluate("document.scrollingElement.scrollWidth")
-        if width > WIDTHS[device]:
-            complain(f"is {width} pixels wide")
-        if sum(sizes) > MAX_PAGE_BYTES:
-            complain(f"weighs {sum(sizes)} bytes")
-        page.close()
+    Each page is loaded once: that takes much longer than to look at it.
+    """
+    context = browser.new_context()
+    visits = {path: visit(context.new_page(), address, path) for path in pages(site)}
     context.close()
-    assert problems == []
+    return visits
+
+
+def visit(page, address, path):
+    """Returns the problems of a page, and the texts that begin its first screen on each device."""
+    problems, sizes = [], []
+
+    def finished(response):
+        if not response.url.startswith((address, "data:")):
+            problems.append(f"asks another host: {response.url}")
+        if response.status >= 400:
+            problems.append(f"{response.status}: {response.url}")
+        if not response.url.endswith(SEARCH_INDEX):
+            sizes.append(int(response.headers.get("content-length", 0)))
+
+    page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
+    page.on("response", finished)
+    page.set_viewport_size({"width": WIDTHS["desktop"], "height": HEIGHT})
+    page.goto(address + path, wait_until="networkidle")
+    texts = {}
+    for device, width in WIDTHS.items():
+        page.set_viewport_size({"width": width, "height": HEIGHT})
+        texts[device] = first_texts(page)
+        needed = page.evaluate("document.scrollingElement.scrollWidth")
+        if needed > width:
+            problems.append(f"is {needed} pixels wide on a {device}")
+    # A picture for another width would be fetched now.
+    page.wait_for_load_state("networkidle")
+    page.close()
+    if sum(sizes) > MAX_PAGE_BYTES:
+        problems.append(f"weighs {sum(sizes)} bytes")
+    return problems, texts
+
+
+def first_texts(page):
+    """Returns the first paragraphs, outside of lists and code, as far as the screen shows them."""
+    paragraphs = page.locator("article p, article .jp-RenderedHTMLCommon p")
+    return [
+        paragraph.inner_text().strip()
+        for paragraph in (paragraphs.nth(n) for n in range(min(4, paragraphs.count())))
+        if (box := paragraph.bounding_box()) and box["y"] + box["height"] < HEIGHT
+    ]
+
+
+def test_every_page_loads_and_fits(visits):
+    """No error, no failed request, no other host, nothing too wide, nothing too heavy."""
+    assert {path: problems for path, (problems, _) in visits.items() if problems} == {}
+
+
+@pytest.mark.parametrize("device", WIDTHS)
+def test_first_screen_of_each_page_says_what_it_is_for(visits, device):
+    """A sentence of several words, outside of lists and code, without scrolling."""
+    without = [
+        path
+        for path, (_, texts) in visits.items()
+        if not any(len(text.split()) >= 6 and text[-1] in ".:!" for text in texts[device])
+    ]
+    assert without == []
 
 
 @pytest.mark.parametrize("device", WIDTHS)
@@ -275,25 +313,6 @@ def test_search_finds(address, browser, words, found):
     page.close()
 
 
-@pytest.mark.parametrize("device", WIDTHS)
-def test_first_screen_of_each_page_says_what_it_is_for(site, address, browser, device):
-    """A sentence of several words, outside of lists and code, without scrolling."""
-    page = browser.new_page(viewport={"width": WIDTHS[device], "height": 900})
-    without = []
-    for path in pages(site):
-        page.goto(address + path)
-        paragraphs = page.locator("article p, article .jp-RenderedHTMLCommon p").all()
-        shown = [
-            paragraph.inner_text().strip()
-            for paragraph in paragraphs[:4]
-            if (box := paragraph.bounding_box()) and box["y"] + box["height"] < 900
-        ]
-        if not any(len(text.split()) >= 6 and text[-1] in ".:!" for text in shown):
-            without.append(path)
-    page.close()
-    assert without == []
-
-
 def test_every_page_has_a_description(site):
     described = {
         page: soup(site / page / "index.html").find("meta", {"name": "description"})
@@ -303,7 +322,7 @@ def test_every_page_has_a_description(site):
 
 
 def test_navigation_leads_through_the_site(address, browser):
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page = browser.new_page(viewport={"width": 1280, "height": HEIGHT})
     page.goto(address)
     for tab in ["Getting started", "Tutorials", "Guides", "Results", "Presets", "Glossary", "API"]:
         with page.expect_navigation():

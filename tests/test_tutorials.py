@@ -61,10 +61,10 @@ def test_quickstart_protects_the_classifier(tmp_path):
 
 
 def test_attack_it_yourself_breaks_what_the_quickstart_protects(tmp_path):
-    run_tutorial("02_attack_it_yourself", tmp_path, EXAMPLES=90, CHECK_EXAMPLES=24, QUERIES=50)
+    run_tutorial("02_attack_it_yourself", tmp_path, EXAMPLES=45, CHECK_EXAMPLES=12, QUERIES=20)
     report = Report.from_json(tmp_path / "attack_it_yourself_digits.json")
     assert_report_is_honest(report)
-    assert report.cell("benign")["examples"] == 90
+    assert report.cell("benign")["examples"] == 45
     assert report.cell("PGD-20", "oblivious")["accuracy"] >= 0.9
     assert report.cell("PGD-20", "whitebox_stopgrad")["accuracy"] <= 0.5
     with_restarts = report.cell("PGD-20 x5", "whitebox_full")["accuracy"]
@@ -87,7 +87,7 @@ def test_gradient_maps_show_what_they_say(tmp_path):
 
 
 def test_harden_it_withstands_what_breaks_the_quickstart(tmp_path):
-    run_tutorial("06_harden_it", tmp_path, HARDENING_EPOCHS=8, EXAMPLES=120, CHECK_EXAMPLES=12)
+    run_tutorial("06_harden_it", tmp_path, HARDENING_EPOCHS=8, EXAMPLES=90, CHECK_EXAMPLES=8)
     report = Report.from_json(tmp_path / "harden_it_digits.json")
     # Half of the epochs are enough to keep more than the quickstart does, see above.
     assert report.worst() > 0.15
