@@ -261,7 +261,7 @@ def test_first_screen_of_each_page_says_what_it_is_for(visits, device):
 @pytest.mark.parametrize("device", WIDTHS)
 def test_key_columns_of_results_are_visible(address, browser, device):
     """Nobody has to scroll to the figures that count."""
-    page = browser.new_page(viewport={"width": WIDTHS[device], "height": 900})
+    page = browser.new_page(viewport={"width": WIDTHS[device], "height": HEIGHT})
     columns = {path: ("defence", "benign", "worst", "full knowledge") for path in RESULTS}
     columns["should-you-use-this/"] = ("choice", "benign", "full knowledge", "no knowledge")
     for path in columns:
