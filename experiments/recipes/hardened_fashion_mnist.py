@@ -21,7 +21,6 @@ def hardened_evaluation(epsilon: float) -> Evaluation:
         [attacks.ProjectedGradientDescent(epsilon), attacks.auto_attack("fast", epsilon)],
         ("oblivious", "transfer", *ADAPTIVE),
         examples=1000,
-        plots=("accuracy",),
     )
 
 
