@@ -8,8 +8,6 @@ os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
 # Each core has a process of its own, and small images gain nothing from more threads.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
-import gc
-
 import keras
 import pytest
 import tensorflow as tf
@@ -33,13 +31,6 @@ def pytest_collection_modifyitems(items):
     """Starts with the files that take longest, lest one process waits for the other."""
     ranks = {name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
-
-
-def pytest_collection_finish(session):
-    """Collects garbage less often: most objects are of the libraries, and stay."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 def pytest_runtest_setup(item):
