@@ -43,20 +43,33 @@ def test_preset_is_small_and_has_a_card(name):
         assert heading in card
 
 
+PREDICT_WITH_ALL = """
+import numpy as np
+import keras_trn
+
+for name in keras_trn.list_presets():
+    protected = keras_trn.ProtectedClassifier.from_preset(name)
+    images = np.random.default_rng(0).random((4, *protected.image_shape), dtype="float32")
+    np.save(f"{name}.npy", protected(images))
+"""
+
+
+@pytest.fixture(scope="module")
+def outputs_of_a_fresh_process(tmp_path_factory):
+    """The folder with the logits of each preset; one process, as each imports TensorFlow."""
+    folder = tmp_path_factory.mktemp("outputs")
+    command = [sys.executable, "-c", PREDICT_WITH_ALL]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
 @pytest.mark.parametrize("name", keras_trn.list_presets())
-def test_preset_loads_in_a_fresh_process_with_identical_outputs(name, tmp_path):
+def test_preset_loads_in_a_fresh_process_with_identical_outputs(name, outputs_of_a_fresh_process):
     protected = keras_trn.ProtectedClassifier.from_preset(name)
     assert not protected.classifier.trainable
     images = np.random.default_rng(0).random((4, *protected.image_shape), dtype="float32")
-    program = (
-        "import numpy, keras_trn;"
-        f"protected = keras_trn.ProtectedClassifier.from_preset({name!r});"
-        "shape = (4, *protected.image_shape);"
-        "images = numpy.random.default_rng(0).random(shape, dtype='float32');"
-        "numpy.save('logits.npy', protected(images))"
-    )
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
-    np.testing.assert_array_equal(np.load(tmp_path / "logits.npy"), protected(images))
+    logits = np.load(outputs_of_a_fresh_process / f"{name}.npy")
+    np.testing.assert_array_equal(logits, protected(images))
 
 
 def test_unknown_preset_is_refused_with_the_names_of_those_there_are():
