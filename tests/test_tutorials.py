@@ -52,7 +52,7 @@ def test_quickstart_protects_the_classifier(tmp_path):
     # The README's first command, with fewer epochs.
     notebook = str(TUTORIALS / "01_quickstart.ipynb")
     command = [sys.executable, "-m", "papermill", notebook, "quickstart.ipynb"]
-    command += ["-p", "RESULTS_FOLDER", str(tmp_path), "-p", "RESTORER_EPOCHS", "30"]
+    command += ["-p", "RESULTS_FOLDER", str(tmp_path), "-p", "RESTORER_EPOCHS", "40"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     report = Report.from_json(tmp_path / "quickstart_digits.json")
