@@ -6,16 +6,18 @@ import pytest
 from experiments.studies import square_comparison as study
 
 
-@pytest.mark.parametrize("implementation", study.IMPLEMENTATIONS)
-def test_implementation_breaks_images_within_its_queries(implementation, preset_classifier):
+# ART classifies each image two more times for a query.
+@pytest.mark.parametrize(("implementation", "passes_per_query"), [("keras_trn", 1), ("ART", 3)])
+def test_implementation_breaks_images_within_its_queries(
+    implementation, passes_per_query, preset_classifier
+):
     settings = study.Settings(images=8, epsilon=0.3, queries=20)
     images = np.random.default_rng(0).uniform(size=(8, *study.IMAGE_SHAPE)).astype("float32")
     labels = preset_classifier.predict(images, verbose=0).argmax(-1)
     make = study.IMPLEMENTATIONS[implementation]
     measured = study.measure(make, settings, preset_classifier, images, labels)
     assert measured["accuracy"] < 1
-    # A pass for each query; ART classifies each image two more times.
-    assert 8 <= measured["passes"] <= 3 * 8 * (settings.queries + 2)
+    assert 8 <= measured["passes"] <= 8 * passes_per_query * (settings.queries + 2)
     rows = study.table({implementation: measured}, settings.images).splitlines()
     assert rows[2].startswith(f"| {implementation} | {100 * measured['accuracy']:.1f} |")
 
