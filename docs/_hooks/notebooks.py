@@ -47,20 +47,11 @@ def on_page_content(content, page, config, files):
     alternative_texts = iter(_alternative_texts(Path(page.file.abs_src_path)))
     content = _NO_ALTERNATIVE_TEXT.sub(lambda _: f'alt="{next(alternative_texts, "")}"', content)
     content = _PERMANENT_LINK.sub(r'\1 aria-label="Permanent link"></a>', content)
-    content = _LINK.sub(
-        lambda match: (
-            f'href="{_target(match, page, files).url_relative_to(page.file)}'
-            f'{match["anchor"] or ""}"'
-        ),
-        content,
-    )
+    content = _LINK.sub(lambda match: _link(match, page, files), content)
     if config.site_url:
         source = Path(page.file.abs_src_path)
         _downloads[page.url + source.name] = _MARKDOWN_LINK.sub(
-            lambda match: (
-                f"]({urljoin(config.site_url, _target(match, page, files).url)}"
-                f"{match['anchor'] or ''})"
-            ),
+            lambda match: _markdown_link(match, page, config, files),
             source.read_text(encoding="utf-8"),
         )
     return _move_styles(content, page, config)
@@ -101,6 +92,16 @@ def _alternative_texts(path):
         for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {})
     ]
+
+
+def _link(match, page, files):
+    target = _target(match, page, files)
+    return f'href="{target.url_relative_to(page.file)}{match["anchor"] or ""}"'
+
+
+def _markdown_link(match, page, config, files):
+    address = urljoin(config.site_url, _target(match, page, files).url)
+    return f"]({address}{match['anchor'] or ''})"
 
 
 def _target(match, page, files):

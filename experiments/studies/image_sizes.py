@@ -81,18 +81,19 @@ def measure(size: int, block_size: int) -> dict[str, Any]:
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(results: dict[str, Any]) -> str:
     """Writes the rows as a table in Markdown."""
+    rows, settings = results["rows"], results["settings"]
     frame = pd.DataFrame(
         {
             "image": [f"{row['size']} x {row['size']}" for row in rows],
             "block size": [row["block_size"] for row in rows],
-            "width": [WIDTH for _ in rows],
+            "width": settings["width"],
             "million operations to classify": [row["classifier_operations"] / 1e6 for row in rows],
             "to restore": [row["restoration_operations"] / 1e6 for row in rows],
             "MiB for a training step": [row["training_step_mebibytes"] for row in rows],
             "minutes for an epoch of 10,000 images": [
-                row["training_step_seconds"] / BATCH_SIZE * EPOCH / 60 for row in rows
+                row["training_step_seconds"] / settings["batch_size"] * EPOCH / 60 for row in rows
             ],
         }
     )
@@ -114,7 +115,7 @@ def main(path: Path) -> None:
         "timed_steps": TIMED_STEPS,
     }
     results = {"settings": settings, "rows": rows, "environment": describe_environment()}
-    write_results(path, results, table(rows))
+    write_results(path, results, table(results))
 
 
 if __name__ == "__main__":
