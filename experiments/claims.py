@@ -398,9 +398,10 @@ CLAIMS: dict[str, dict[str, Check]] = {
         ),
     },
     "trn_hardened_cifar10": HARDENED,
-    "certified_fashion_mnist": {
-        "No attack breaks more than the proofs allow": attacks_respect_proofs,
-    },
+    **dict.fromkeys(
+        ["certified_fashion_mnist", "certified_cifar10"],
+        {"No attack breaks more than the proofs allow": attacks_respect_proofs},
+    ),
     "auto_attack_linf": {
         "Each attack of AutoAttack is within a point of the authors'": attacks_are_as_strong(1),
         "Both ensembles leave the same images, for at least 98%": ensembles_agree(0.98),

@@ -79,7 +79,7 @@ def train(
 ) -> keras.Model:
     """Trains a classifier, or continues its training."""
     keras.utils.set_random_seed(SEED)
-    images, labels = data.arrays
+    images, labels = data.arrays or keras_trn.datasets.to_arrays(data.ordered)
     classifier = make_classifier(images.shape[1:], classes, settings)
     steps = settings.epochs * (len(images) // settings.batch_size)
     training = IntervalTraining(
