@@ -142,6 +142,7 @@ def test_training_restores_the_prediction_that_was_kept(classifier, dataset, pro
     assert losses(examples.map(with_other_prediction)) > losses(examples)
 
 
+@pytest.mark.slow
 def test_rounds_give_each_image_to_another_attack(classifier, dataset, tmp_path):
     examples = cache(classifier, dataset.take(1), tmp_path, rounds=2, shard_size=32)
     assert len(examples) == 4
@@ -150,6 +151,7 @@ def test_rounds_give_each_image_to_another_attack(classifier, dataset, tmp_path)
     np.testing.assert_array_equal(examples["images"][::2], examples["images"][1::2])
 
 
+@pytest.mark.slow
 def test_pipeline_is_shuffled_anew_and_knows_its_length(classifier, dataset, tmp_path):
     pipeline = cache(classifier, dataset, tmp_path, batch_size=50)
     assert len(pipeline) == 8
@@ -158,6 +160,7 @@ def test_pipeline_is_shuffled_anew_and_knows_its_length(classifier, dataset, tmp
     assert not np.array_equal(*epochs)
 
 
+@pytest.mark.slow
 def test_finished_examples_are_not_crafted_again(classifier, dataset, tmp_path):
     cache(classifier, dataset, tmp_path)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
@@ -201,6 +204,7 @@ def test_killed_run_goes_on_and_ends_with_the_same_examples(classifier, tmp_path
     assert killed == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
@@ -250,6 +254,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -269,6 +274,7 @@ def test_damaged_shard_is_crafted_again(damage, classifier, dataset, tmp_path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_damaged_shard_is_removed_where_the_new_one_differs(classifier, dataset, tmp_path):
     cache(classifier, dataset.take(1), tmp_path, shard_size=128)
     (path,) = tmp_path.glob("round-*.tfrecord")
@@ -280,6 +286,7 @@ def test_damaged_shard_is_removed_where_the_new_one_differs(classifier, dataset,
     assert list(tmp_path.glob("round-*.tfrecord")) == [path]
 
 
+@pytest.mark.slow
 def test_full_disk_is_an_error_that_destroys_nothing(classifier, dataset, tmp_path):
     cache(classifier, dataset.take(1), tmp_path / "whole", shard_size=128)
     cache(classifier, dataset.take(1), tmp_path / "full", shard_size=128)
@@ -300,6 +307,7 @@ def test_folder_that_cannot_be_made_is_named(classifier, dataset, tmp_path):
     assert (tmp_path / "file").read_text() == "a file"
 
 
+@pytest.mark.slow
 def test_every_file_system_of_tensorflow_is_accepted(classifier, dataset, examples):
     for _ in range(2):
         in_memory = collect(cache(classifier, dataset, "ram://examples"))
@@ -307,6 +315,7 @@ def test_every_file_system_of_tensorflow_is_accepted(classifier, dataset, exampl
         np.testing.assert_array_equal(in_memory[name], values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 300, 100_000])
 def test_shard_of_a_stranger_with_images_of_absurd_size_is_refused(
     size, classifier, dataset, tmp_path
@@ -324,6 +333,7 @@ def test_shard_of_a_stranger_with_images_of_absurd_size_is_refused(
         list(pipeline)
 
 
+@pytest.mark.slow
 def test_folder_of_another_classifier_or_of_other_images_is_refused(classifier, dataset, tmp_path):
     cache(classifier, dataset.take(1), tmp_path)
     other = keras.models.clone_model(classifier)
@@ -367,6 +377,7 @@ def test_bad_data_are_refused_before_anything_is_written(digits, make, message, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -398,6 +409,7 @@ def test_random_classifier_is_known_by_its_weights(digits, tmp_path):
         cache(random, data, tmp_path, attacks.FastGradientMethod(0.1))
 
 
+@pytest.mark.slow
 def test_settings_of_numpy_are_those_of_python(classifier, digits, tmp_path):
     data = digits[0][:8], digits[1][:8]
     cache(classifier, data, tmp_path, WithSetting(0.5, 3), rounds=2, shard_size=4, seed=1)
@@ -415,6 +427,7 @@ def test_attack_that_does_not_tell_its_settings_is_refused(classifier, digits, t
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_double_precision_and_labels_in_columns_are_kept(classifier, digits, tmp_path):
     images, labels = digits
     pairs = (images[:64].astype("float64"), labels[:64, None])
@@ -426,6 +439,7 @@ def test_double_precision_and_labels_in_columns_are_kept(classifier, digits, tmp
     assert sorted(found["labels"]) == sorted(labels[:64])
 
 
+@pytest.mark.slow
 def test_classifier_of_any_image_size_and_nested_mixtures_are_accepted(dataset, tmp_path):
     attack = [attacks.Mixture(make_attacks()), attacks.RandomNoise(EPSILON)]
     found = collect(cache(classifier_of_any_size(), dataset.take(1), tmp_path, attack))
@@ -475,6 +489,7 @@ def test_fit_learns_from_examples_alone(classifier, dataset, protect, tmp_path):
     assert history["psnr"][-1] > history["psnr"][0] + 0.5
 
 
+@pytest.mark.slow
 def test_fit_and_evaluate_take_examples_and_fresh_ones(classifier, dataset, protect, tmp_path):
     pipeline = cache(classifier, dataset.take(1), tmp_path)
     protected = protect(classifier)

@@ -105,6 +105,7 @@ def some(digits):
     return digits[0][:24], digits[1][:24]
 
 
+@pytest.mark.slow
 @every_attack
 def test_images_stay_in_the_ball_and_the_range_and_fool_the_classifier(name, classifier, some):
     images, labels = some
@@ -119,6 +120,7 @@ def test_images_stay_in_the_ball_and_the_range_and_fool_the_classifier(name, cla
         assert accuracy(classifier, adversarial, labels) <= 0.6
 
 
+@pytest.mark.slow
 @every_attack
 def test_each_image_has_its_own_epsilon(name, classifier, some):
     images, labels = some
@@ -131,6 +133,7 @@ def test_each_image_has_its_own_epsilon(name, classifier, some):
     np.testing.assert_array_equal(attack(classifier, images, labels, epsilon=0), images)
 
 
+@pytest.mark.slow
 @every_attack
 def test_a_seed_gives_one_result(name, classifier, some):
     images, labels = some
@@ -143,6 +146,7 @@ def test_a_seed_gives_one_result(name, classifier, some):
     assert changed == attack.is_random
 
 
+@pytest.mark.slow
 @every_attack
 def test_labels_default_to_those_predicted(name, classifier, some):
     images, _ = some
@@ -165,6 +169,7 @@ def test_result_does_not_depend_on_the_batch(name, classifier, some):
     assert np.mean(np.abs(parts - expected) > 1e-4) < 0.01
 
 
+@pytest.mark.slow
 @every_attack
 def test_attack_runs_in_a_graph_or_says_why_not(name, classifier, some):
     images, labels = some[0][:8], some[1][:8]
@@ -179,6 +184,7 @@ def test_attack_runs_in_a_graph_or_says_why_not(name, classifier, some):
     np.testing.assert_allclose(adversarial, attack(classifier, images, labels), atol=1e-3)
 
 
+@pytest.mark.slow
 @every_attack
 def test_a_function_is_traced_once_and_weights_stay(name, some):
     keras.utils.set_random_seed(0)
@@ -211,6 +217,7 @@ def test_a_function_is_traced_once_and_weights_stay(name, some):
         np.testing.assert_array_equal(variable, value)
 
 
+@pytest.mark.slow
 @every_attack
 def test_configs_and_copies_make_the_same_attack(name, classifier, some):
     images, labels = some[0][:4], some[1][:4]

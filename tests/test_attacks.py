@@ -125,6 +125,7 @@ def test_momentum_iterative_method_is_that_of_cleverhans(norm, decay, unsure, di
     np.testing.assert_allclose(adversarial, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @every_norm
 @pytest.mark.parametrize("attack", [BasicIterativeMethod, ProjectedGradientDescent])
 def test_attacks_are_as_strong_on_a_classifier_that_is_sure(norm, attack, classifier, digits):
@@ -153,6 +154,7 @@ def test_momentum_without_memory_is_the_basic_iterative_method(norm, linear, gre
 # --- Distances and epsilon ------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_norm
 @every_attack
 def test_each_image_has_its_own_epsilon(attack_class, config, norm, linear, grey):
@@ -161,6 +163,7 @@ def test_each_image_has_its_own_epsilon(attack_class, config, norm, linear, grey
     np.testing.assert_allclose(distances(adversarial - grey, norm), epsilons, atol=1e-5)
 
 
+@pytest.mark.slow
 @every_norm
 @every_attack
 def test_epsilon_of_a_call_overrides_that_of_the_attack(attack_class, config, norm, linear, grey):
@@ -168,6 +171,7 @@ def test_epsilon_of_a_call_overrides_that_of_the_attack(attack_class, config, no
     np.testing.assert_allclose(distances(adversarial - grey, norm), 0.3, atol=1e-5)
 
 
+@pytest.mark.slow
 @every_norm
 @every_attack
 def test_epsilon_is_drawn_from_its_range_for_each_image(attack_class, config, norm, linear, grey):
@@ -206,6 +210,7 @@ RANDOM_ATTACKS = {
 every_random_attack = pytest.mark.parametrize("make", RANDOM_ATTACKS.values(), ids=RANDOM_ATTACKS)
 
 
+@pytest.mark.slow
 @every_random_attack
 def test_the_seed_of_a_call_fixes_all_that_is_random(make, linear, grey):
     attack = make(seed=None)
@@ -222,6 +227,7 @@ def test_without_a_seed_each_call_differs(make, linear, grey):
     assert np.any(attack(linear, grey) != attack(linear, grey))
 
 
+@pytest.mark.slow
 @every_random_attack
 def test_the_seed_of_keras_governs_attacks_without_one(make, linear, grey):
     attack = make(seed=None)
@@ -234,6 +240,7 @@ def test_the_seed_of_keras_governs_attacks_without_one(make, linear, grey):
     assert np.any(attack(linear, grey) != first)
 
 
+@pytest.mark.slow
 @every_random_attack
 def test_the_seed_of_keras_gives_new_attacks_one_result(make, linear, grey):
     results = []
@@ -271,6 +278,7 @@ def test_graph_is_as_small_for_many_steps_as_for_few(linear):
     assert size(2) == size(50)
 
 
+@pytest.mark.slow
 @every_attack
 def test_attack_works_with_xla(attack_class, config, classifier, digits):
     images, labels = digits[0][:8], digits[1][:8]
@@ -285,6 +293,7 @@ def test_attack_works_with_xla(attack_class, config, classifier, digits):
     np.testing.assert_allclose(adversarial, attack(classifier, images, labels), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_attack_inside_a_graph_differs_from_call_to_call(linear, grey):
     attack = ProjectedGradientDescent((0.1, 0.3), steps=1)
     attack_in_graph = tf.function(lambda images: attack(linear, images))
@@ -334,6 +343,7 @@ def test_classifier_is_attacked_in_inference_mode(digits):
 # --- Mixtures -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 6, 7])
 def test_mixture_gives_each_attack_its_share(batch_size, linear, grey):
     epsilons = np.array([0.1, 0.2, 0.3])

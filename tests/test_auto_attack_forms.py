@@ -1,6 +1,7 @@
 """The study of AutoAttack's forms compares both on each preset, and times with passes."""
 
 import numpy as np
+import pytest
 
 from experiments.studies import auto_attack_forms as study
 from keras_trn.evaluation.packing import pack_bits
@@ -15,6 +16,7 @@ def test_agreement_counts_images_that_survive_both_or_neither():
     assert study.agreement([survive, survive_less]) == 0.75
 
 
+@pytest.mark.slow
 def test_study_times_what_both_forms_do(classifier, digits, tmp_path):
     # So large an epsilon breaks every image at once.
     settings = study.Settings(images=20, batch_size=10, epsilon=0.5, repeats=1)

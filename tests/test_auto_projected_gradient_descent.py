@@ -156,6 +156,7 @@ def test_random_start_lies_on_the_edge_of_the_ball(norm):
     np.testing.assert_allclose(lengths, [0.0, 0.1, 0.2], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_run_of_an_image_does_not_depend_on_the_others(norm, classifier, few):
     attack = quick({"linf": 0.1, "l2": 0.5}[norm], norm=norm, steps=10)
@@ -208,6 +209,7 @@ def test_ratio_is_finite_where_the_highest_logits_are_equal(loss):
 # --- Strength -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.03), ("l2", 0.2)])
 def test_loss_is_at_least_that_of_projected_gradient_descent(norm, epsilon, classifier, digits):
     images, labels = digits
@@ -224,6 +226,7 @@ def test_loss_is_at_least_that_of_projected_gradient_descent(norm, epsilon, clas
     assert np.mean(own >= others - 1e-5 * np.abs(others)) >= 0.9
 
 
+@pytest.mark.slow
 @every_variant
 def test_it_breaks_a_trained_classifier(config, classifier, digits):
     images, labels = digits[0][:120], digits[1][:120]
@@ -231,6 +234,7 @@ def test_it_breaks_a_trained_classifier(config, classifier, digits):
     assert np.mean(predictions(classifier, adversarial) == labels) <= 0.02
 
 
+@pytest.mark.slow
 def test_targets_break_no_less_of_a_defence(classifier, protect, digits):
     images, labels = digits[0][:60], digits[1][:60]
     target = WhiteboxFull().target(protect(classifier))
@@ -247,6 +251,7 @@ def test_targets_break_no_less_of_a_defence(classifier, protect, digits):
 # --- Labels, classes and numbers that are not finite ------------------------------------
 
 
+@pytest.mark.slow
 @every_variant
 def test_images_that_are_misclassified_already_are_left_as_they_are(config, classifier, few):
     images, _ = few
@@ -257,6 +262,7 @@ def test_images_that_are_misclassified_already_are_left_as_they_are(config, clas
     assert np.all(np.any(adversarial != images, axis=(1, 2, 3))[1::2])
 
 
+@pytest.mark.slow
 @every_variant
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_classifiers_of_few_classes_are_attacked(num_classes, config, few):
@@ -267,6 +273,7 @@ def test_classifiers_of_few_classes_are_attacked(num_classes, config, few):
     assert np.mean(predictions(classifier, adversarial) == labels) < 0.2
 
 
+@pytest.mark.slow
 @every_variant
 def test_logits_that_are_not_finite_count_as_fooled(config, classifier, few):
     images, labels = few[0], predictions(classifier, few[0])
@@ -287,6 +294,7 @@ def test_logits_that_are_not_finite_count_as_fooled(config, classifier, few):
     assert np.mean(is_correct) <= 0.4
 
 
+@pytest.mark.slow
 @every_variant
 def test_gradients_that_are_not_finite_stop_nothing(config, classifier, few):
     images, labels = few[0], predictions(classifier, few[0])
@@ -311,6 +319,7 @@ def test_epsilon_is_drawn_from_its_range_for_each_image(classifier, few):
 # --- Cost and graphs --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_variant
 def test_cost_is_that_of_the_documentation(config, classifier, few):
     images, labels = few[0], predictions(classifier, few[0])
@@ -324,6 +333,7 @@ def test_cost_is_that_of_the_documentation(config, classifier, few):
     assert counter.seen == 1 + 12 + 8 * runs * (attack.steps + 1)
 
 
+@pytest.mark.slow
 def test_images_that_are_fooled_cost_nothing_more(few):
     keras.utils.set_random_seed(0)
     classifier = linear_classifier()
@@ -343,6 +353,7 @@ def test_there_are_no_more_targets_than_wrong_classes(few):
     assert counter.seen == 1 + 12 + 12 * 4 * 6
 
 
+@pytest.mark.slow
 @every_variant
 def test_it_works_with_xla(config, classifier, few):
     images, labels = few

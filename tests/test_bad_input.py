@@ -657,6 +657,7 @@ CELLS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Your .PyDataset. class:UserWarning")
 @pytest.mark.parametrize(("entry", "kind"), CELLS)
 def test_data_give_the_right_result_or_are_named(entry, kind):
@@ -781,6 +782,7 @@ def with_dropout_and_statistics():
     return keras.Sequential([keras.Input(SHAPE), LAYERS.Rescaling(2, -1), *layers])
 
 
+@pytest.mark.slow
 def test_layers_of_training_run_in_inference_mode():
     model = with_dropout_and_statistics()
     expected = model(IMAGES, training=False)
@@ -908,6 +910,7 @@ ARGUMENTS = {
 EXPECTED = r"must|needs|supports|there are|Unknown|for \d classes|has no|expected"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "kind"),
     [

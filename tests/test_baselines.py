@@ -181,6 +181,7 @@ KINDS_OF_CLASSIFIERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_classifier", KINDS_OF_CLASSIFIERS)
 def test_new_classifier_differs_in_its_trainable_weights_alone(make_classifier, digits, tmp_path):
     classifier, images = make_classifier(), digits[0][:8]
@@ -201,6 +202,7 @@ def test_new_classifier_differs_in_its_trainable_weights_alone(make_classifier, 
     np.testing.assert_array_equal(loaded(images), trained(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_classifier", [nested_classifier, subclassed_classifier])
 def test_training_the_new_classifier_leaves_the_given_one_alone(make_classifier, digits):
     classifier = make_classifier()
@@ -250,6 +252,7 @@ def test_custom_objects_make_the_new_classifier_when_it_is_loaded(digits, tmp_pa
     np.testing.assert_array_equal(loaded(digits[0][:4]), trained(digits[0][:4]))
 
 
+@pytest.mark.slow
 def test_adversarially_trained_classifier_takes_a_restorer_and_all_checks(digits):
     images, labels = digits[0][:8], digits[1][:8]
     trained = BASELINES.AdversariallyTrainedClassifier(untrained_classifier((8, 8, 1)))
@@ -262,6 +265,7 @@ def test_adversarially_trained_classifier_takes_a_restorer_and_all_checks(digits
         assert "could not be made" not in result.finding, result
 
 
+@pytest.mark.slow
 def test_adversarial_training_counts_the_weight_decay(digits):
     def trained_kernel(kernel_regularizer):
         keras.utils.set_random_seed(0)
@@ -318,6 +322,7 @@ def test_fresh_process_loads_every_baseline(classifier, digits, tmp_path):
         np.testing.assert_array_equal(logits, baseline.predict(images, verbose=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_classifier", KINDS_OF_CLASSIFIERS)
 def test_every_kind_of_classifier_survives_saving_behind_a_filter(
     make_classifier, digits, tmp_path

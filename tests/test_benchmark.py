@@ -52,6 +52,7 @@ def test_random_images_are_the_same_each_time():
     assert len(np.unique(first.reshape(6, -1), axis=0)) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["cleverhans", "art", "foolbox"])
 def test_each_package_takes_the_steps_of_ours(package, preset):
     images, labels = random_batch(4)
@@ -75,6 +76,7 @@ def test_operations_of_the_parts_are_those_of_the_whole(preset):
     assert sum(counts) == pytest.approx(whole, rel=0.01)
 
 
+@pytest.mark.slow
 def test_work_in_one_process_is_timed_after_the_first_batch():
     timed = workers.run(workers.craft, TINY, cluster=None)
     assert timed["images_of_each_worker"] == [TINY.worker_images]

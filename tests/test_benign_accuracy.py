@@ -119,6 +119,7 @@ def test_calibration_keeps_the_benign_images_and_says_what_it_costs(collapsed, t
     np.testing.assert_allclose(loaded.predict(images, verbose=0), answers, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_lower_budget_closes_the_gates_less(classifier, digits, protect):
     protected = protect(classifier)
     correction = protected.restorer.correction
@@ -138,6 +139,7 @@ def test_calibration_needs_no_attack_and_takes_a_pipeline(classifier, digits):
     assert calibration.gate_threshold == 0.0 and calibration.benign_after == 1.0
 
 
+@pytest.mark.slow
 def test_training_opens_the_gates_again(classifier, digits, protect):
     protected = protect(classifier)
     correction = protected.restorer.correction
@@ -167,6 +169,7 @@ def test_a_share_out_of_range_is_refused(share, classifier, digits):
         keras_trn.ProtectedClassifier(classifier).calibrate(digits[0][:10], share)
 
 
+@pytest.mark.slow
 def test_protection_that_costs_nothing_is_not_warned_of(classifier, digits, protect, recwarn):
     images, labels = digits[0][:32], digits[1][:32]
     protected = protect(classifier, optimizer=keras.optimizers.SGD(1e-6))
@@ -174,6 +177,7 @@ def test_protection_that_costs_nothing_is_not_warned_of(classifier, digits, prot
     assert not [warning for warning in recwarn if "benign" in str(warning.message)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threat_model", ["oblivious", "whitebox_full"])
 def test_only_training_against_oblivious_attackers_warns(classifier, digits, threat_model, recwarn):
     images, labels = digits[0][:32], digits[1][:32]
@@ -199,6 +203,7 @@ def test_class_names_are_as_many_as_classes(classifier):
         keras_trn.ProtectedClassifier(classifier, class_names=["cat", "dog"])
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_calibration(classifier, digits, protect, tmp_path, monkeypatch):
     # The checks are slow, and not part of this.
     monkeypatch.setattr("keras_trn.evaluation.evaluator.run_checks", lambda examination: [])

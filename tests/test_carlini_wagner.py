@@ -21,6 +21,7 @@ def quick(epsilon=1.0, **config):
     return CarliniWagner(epsilon, steps=20, search_steps=3, learning_rate=0.3, **config)
 
 
+@pytest.mark.slow
 def test_it_succeeds_as_often_as_that_of_foolbox(classifier, digits):
     images, labels = tf.constant(digits[0][:120]), tf.constant(digits[1][:120])
     epsilons = [0.5, 0.75]
@@ -40,6 +41,7 @@ def test_it_succeeds_as_often_as_that_of_foolbox(classifier, digits):
         assert abs(np.mean(successes) - np.mean(is_adversarial)) <= 0.02
 
 
+@pytest.mark.slow
 def test_it_breaks_a_trained_classifier_at_its_defaults(classifier, digits):
     images, labels = digits[0][:120], digits[1][:120]
     adversarial = CarliniWagner(1.25)(classifier, images, labels)
@@ -62,6 +64,7 @@ def test_confidence_asks_for_a_margin(classifier, digits):
     assert np.all(logits.max(axis=-1) - of_label >= 3.0 - 1e-3)
 
 
+@pytest.mark.slow
 def test_it_works_through_a_defence(classifier, protect, digits):
     images = digits[0][:8]
     target = WhiteboxFull().target(protect(classifier))

@@ -43,6 +43,7 @@ def trained(data, tmp_path_factory):
     return study.train(data, EPSILON, 10, SETTINGS, tmp_path_factory.mktemp("training"))
 
 
+@pytest.mark.slow
 def test_training_certifies_most_images_and_training_on_clean_images_hardly_any(data, trained):
     images, labels = map(tf.constant, data.test)
     assert np.mean(certified(trained, images, labels, EPSILON)) >= 0.5
@@ -55,6 +56,7 @@ def test_training_certifies_most_images_and_training_on_clean_images_hardly_any(
     assert np.mean(certified(clean, images, labels, EPSILON)) <= 0.05
 
 
+@pytest.mark.slow
 def test_no_attack_breaks_a_certified_image(data, trained):
     images, labels = map(tf.constant, data.test)
     is_certified = np.asarray(certified(trained, images, labels, EPSILON))
@@ -70,6 +72,7 @@ def test_no_attack_breaks_a_certified_image(data, trained):
         assert is_correct.mean() < 1
 
 
+@pytest.mark.slow
 def test_bounds_hold_for_random_changes_and_are_exact_without_any(data, trained):
     images, labels = (tf.constant(part[:20]) for part in data.test)
     bounds = np.asarray(worst_logits(trained, images, labels, EPSILON))
@@ -104,6 +107,7 @@ def test_epsilon_rises_from_zero(data):
     assert first == pytest.approx(float(CROSS_ENTROPY(labels, classifier(images))), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_study_counts_certificates_next_to_a_report_of_attacks(data, trained, tmp_path):
     path = tmp_path / "certified.json"
     (tmp_path / "certified.work").mkdir()

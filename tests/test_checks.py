@@ -321,6 +321,7 @@ def test_every_check_has_a_planted_fault():
     assert not set(PLANTED) - set(checks.ALL_CHECKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "faulty"),
     [pytest.param(n, case, id=f"{n}-{i}") for n in PLANTED for i, case in enumerate(PLANTED[n])],
@@ -333,6 +334,7 @@ def test_planted_fault_is_seen(examine, name, faulty):
     assert "could not be made" not in result.finding
 
 
+@pytest.mark.slow
 def test_sound_classifier_passes(plain):
     called = []
     results = checks.run_checks(plain, progress=called.append)
@@ -349,6 +351,7 @@ def test_sound_classifier_passes(plain):
     assert [checks.CheckResult(**fields) for fields in saved] == results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(OF_RESTORATIONS))
 def test_sound_restoration_passes(examine, sound, name):
     result = checks.ALL_CHECKS[name](examine(sound, images=16, threat_models=["whitebox_full"]))
@@ -402,6 +405,7 @@ def test_checks_are_documented():
         _ = checks.no_such_check
 
 
+@pytest.mark.slow
 def test_check_that_raises_is_a_warning(examine):
     class Broken(ProjectedGradientDescent):
         def craft(self, *arguments):
@@ -473,6 +477,7 @@ def test_l2_attack_passes(examine):
     assert examination.unbounded_epsilon(attack) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_small_and_oblong_images_are_attacked_by_queries(norm):
     images = np.random.default_rng(0).random((6, 6, 10, 3), dtype="float32")
@@ -485,6 +490,7 @@ def test_small_and_oblong_images_are_attacked_by_queries(norm):
     assert checks.whitebox_covers_blackbox(examination).status in ("PASS", "WARN")
 
 
+@pytest.mark.slow
 def test_image_that_only_an_attack_on_a_part_breaks_is_seen(examine, classifier, monkeypatch):
     examination = examine(protect_by_maps(classifier), attack=Idle, images=8)
     assert examination.parts == ["oblivious", "transfer_without_map"]
@@ -535,6 +541,7 @@ def test_cause_that_is_not_randomness_is_still_named(examine):
     assert "look for means or sums" in of_batch.finding and "random" not in of_batch.finding
 
 
+@pytest.mark.slow
 def test_masked_gradients_do_not_stop_the_evaluation_as_a_whole(examine):
     # One of the attackers with gradients ignores the mask.
     assert checks.unbounded_attack_succeeds(examine(Rounded)).status == "PASS"
@@ -575,6 +582,7 @@ def slopes_of(protected, images):
     return measure_slopes(protected, derivative, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layers", "gradient_map"),
     [
@@ -625,6 +633,7 @@ def test_constant_map_is_complete(digits):
     assert slopes.is_complete and slopes.numerical == 0
 
 
+@pytest.mark.slow
 def test_operation_without_a_second_derivative_is_named(examine):
     normalization = Operation(tf.nn.local_response_normalization)
     protected = protect_by_maps(classifier_with(keras.layers.Conv2D(8, 3), normalization))
@@ -645,6 +654,7 @@ def test_runs_are_remembered(plain):
     assert plain.target("whitebox_full") is plain.target("whitebox_full")
 
 
+@pytest.mark.slow
 def test_stages_are_of_one_run_and_share_a_graph(examine):
     traces = []
 
@@ -669,6 +679,7 @@ def test_stages_are_of_one_run_and_share_a_graph(examine):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [BasicIterativeMethod, ProjectedGradientDescent, MomentumIterativeMethod]
 )
@@ -811,6 +822,7 @@ def subclassed():
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "features"),
     [

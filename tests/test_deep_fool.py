@@ -21,6 +21,7 @@ def test_it_breaks_a_trained_classifier(classifier, digits):
     assert np.mean(predictions(classifier, adversarial) == labels) <= 0.05
 
 
+@pytest.mark.slow
 def test_its_perturbations_are_those_of_foolbox(classifier, digits):
     images, labels = tf.constant(digits[0][:120]), tf.constant(digits[1][:120])
     that_of_foolbox = foolbox.attacks.L2DeepFoolAttack(steps=50, overshoot=0.02)
@@ -125,6 +126,7 @@ def test_answers_that_are_not_numbers_leave_the_others_alone(classifier, digits)
     assert np.all(predictions(classifier, adversarial[1::3]) != labels[1::3])
 
 
+@pytest.mark.slow
 def test_it_works_through_a_defence(classifier, protect, digits):
     images = digits[0][:8]
     target = WhiteboxFull().target(protect(classifier))

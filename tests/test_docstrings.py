@@ -1,5 +1,6 @@
 """Every public name is documented, and the examples of docstrings run."""
 
+import functools
 import importlib
 import inspect
 import operator
@@ -86,10 +87,15 @@ def named(names):
     return [operator.attrgetter(name.removeprefix("keras_trn."))(keras_trn) for name in names]
 
 
+@functools.cache
+def hook():
+    """What fills the API pages from the code, which it reads only once."""
+    return runpy.run_path(str(DOCS / "_hooks/api.py"))
+
+
 def built(page):
     """The page as the documentation builds it, with what the code itself says."""
-    hook = runpy.run_path(str(DOCS / "_hooks/api.py"))
-    return hook["expand"](page.read_text(encoding="utf-8"))
+    return hook()["expand"](page.read_text(encoding="utf-8"))
 
 
 def shown_names_and_members():
@@ -113,6 +119,7 @@ DOCSTRING_EXAMPLES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "block"), DOCSTRING_EXAMPLES)
 def test_example_of_a_docstring_runs(name, block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

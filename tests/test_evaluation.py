@@ -49,6 +49,7 @@ def by_row(cells):
     return {(cell["defence"], cell["threat_model"], cell["attack"]): cell for cell in cells}
 
 
+@pytest.mark.slow
 def test_untrained_protection_changes_nothing(classifier, dataset, fgsm, pgd, protect):
     defences = {"bare": classifier, "protected": protect(classifier)}
     cells = by_row(measure(defences, dataset, [fgsm, pgd], verbose=0))
@@ -85,6 +86,7 @@ def test_accuracies_are_those_of_predict(classifier, digits, dataset, fgsm, prot
     )
 
 
+@pytest.mark.slow
 def test_transfer_and_predicted_labels_give_other_attacks(classifier, digits, fgsm):
     images, labels = digits
     wrong = tf.data.Dataset.from_tensor_slices((images[:120], (labels[:120] + 1) % 10)).batch(120)
@@ -119,6 +121,7 @@ def test_adaptive_attacks_are_on_each_defence_and_others_shared(classifier, data
     assert len(cells) == 3 * (1 + 1 + 1)
 
 
+@pytest.mark.slow
 def test_curve_is_of_the_first_attack_at_each_epsilon(classifier, dataset, fgsm, pgd):
     cells = measure({"bare": classifier}, dataset, [pgd, fgsm], epsilons=[0.05, 0.2], verbose=0)
     in_epsilon_sweep = [cell for cell in cells if cell.get("in_epsilon_sweep")]
@@ -164,6 +167,7 @@ def test_data_that_change_their_length_are_refused(classifier, digits, fgsm, cha
 # --- What data may be ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -192,6 +196,7 @@ def test_the_same_data_in_any_form_give_the_same_results(classifier, digits, fgs
     assert cells[1]["examples"] == 51
 
 
+@pytest.mark.slow
 def test_one_attack_and_one_threat_model_need_no_list(classifier, dataset, fgsm):
     alone = measure({"bare": classifier}, dataset, fgsm, threat_models.Oblivious(), verbose=0)
     listed = measure({"bare": classifier}, dataset, [fgsm], ["oblivious"], verbose=0)
@@ -403,6 +408,7 @@ def test_white_box_that_cannot_be_run_is_left_out_and_named(protect, digits, fgs
     assert loaded.not_run == report.not_run and str(loaded) == str(report)
 
 
+@pytest.mark.slow
 def test_measure_warns_of_what_it_leaves_out(protect, digits, fgsm):
     defences = {"bare": (bare := normalizing_classifier())}
     defences["defended"] = protect(bare, keras_trn.gradient_maps.UniformLabel())
@@ -416,6 +422,7 @@ def test_measure_warns_of_what_it_leaves_out(protect, digits, fgsm):
     ]
 
 
+@pytest.mark.slow
 def test_hidden_gradient_is_measured_once_and_kept(protect, digits, fgsm, tmp_path, monkeypatch):
     @keras.saving.register_keras_serializable(package="tests")
     class Hidden(keras.layers.Layer):
@@ -466,6 +473,7 @@ def without_checks(monkeypatch):
     monkeypatch.setattr("keras_trn.evaluation.evaluator.run_checks", lambda examination: [])
 
 
+@pytest.mark.slow
 def test_random_defences_are_attacked_in_the_mean_and_with_known_numbers(
     classifier, dataset, protect, without_checks
 ):
@@ -505,6 +513,7 @@ def test_random_defences_are_attacked_in_the_mean_and_with_known_numbers(
     ]
 
 
+@pytest.mark.slow
 def test_random_numbers_that_cannot_be_fixed_are_named(classifier, dataset, fgsm, without_checks):
     report = keras_trn.evaluate(Noisy(classifier, of_keras=False), dataset.take(1), fgsm, verbose=0)
     (missing,) = report.not_run
@@ -515,6 +524,7 @@ def test_random_numbers_that_cannot_be_fixed_are_named(classifier, dataset, fgsm
     assert report.missing_threat_models("protected") == ["fixed_randomness"]
 
 
+@pytest.mark.slow
 def test_threat_models_of_the_user_are_run_unchanged(classifier, dataset, fgsm, without_checks):
     report = keras_trn.evaluate(
         Noisy(classifier), dataset.take(1), fgsm, ["oblivious", "whitebox_full"], verbose=0
@@ -523,6 +533,7 @@ def test_threat_models_of_the_user_are_run_unchanged(classifier, dataset, fgsm, 
     assert report.cell("FGSM", "whitebox_full")["samples"] == 1
 
 
+@pytest.mark.slow
 def test_defence_is_measured_with_the_numbers_that_the_attacker_knows(classifier, digits):
     images, labels = digits[0][:40], digits[1][:40]
     noisy = Noisy(classifier)
@@ -538,6 +549,7 @@ def test_defence_is_measured_with_the_numbers_that_the_attacker_knows(classifier
     assert cell["correct"] == pack_bits(expected)
 
 
+@pytest.mark.slow
 def test_checkpoint_of_a_random_model_does_not_grow(digits, fgsm, tmp_path):
     def measured(rate):
         model = random_classifier(rate)
@@ -563,6 +575,7 @@ def without_seconds(cells):
     return [{**cell, "seconds": None} for cell in cells]
 
 
+@pytest.mark.slow
 def test_interrupted_evaluation_keeps_what_is_finished(classifier, dataset, fgsm, pgd, tmp_path):
     checkpoint = tmp_path / "checkpoint.jsonl"
     models = ["oblivious", "whitebox_full"]
@@ -581,6 +594,7 @@ def test_interrupted_evaluation_keeps_what_is_finished(classifier, dataset, fgsm
     assert without_seconds(resumed) == without_seconds(afresh)
 
 
+@pytest.mark.slow
 def test_checkpoint_is_not_used_for_other_weights_data_or_settings(
     classifier, digits, dataset, fgsm, tmp_path
 ):
@@ -599,6 +613,7 @@ def test_checkpoint_is_not_used_for_other_weights_data_or_settings(
     assert lines_after(changed, dataset, fgsm) == 7
 
 
+@pytest.mark.slow
 def test_checkpoint_tells_names_and_attacks_apart(classifier, dataset, pgd, tmp_path):
     class Harmless(attacks.ProjectedGradientDescent):
         def craft(self, logits, images, labels, epsilon, random_seed):
@@ -618,6 +633,7 @@ def test_checkpoint_tells_names_and_attacks_apart(classifier, dataset, pgd, tmp_
     assert cells("copy", harmless)[-1]["accuracy"] > cells("copy", pgd)[-1]["accuracy"] + 0.5
 
 
+@pytest.mark.slow
 def test_checkpoint_tells_threat_models_of_one_name_apart(classifier, dataset, fgsm, tmp_path):
     class Weakened(threat_models.Oblivious):
         def __init__(self, share):

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import keras
-import nbformat
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,7 +14,6 @@ from experiments.recipes import color_images
 from experiments.studies import cost
 from experiments.studies import gradient_maps
 from experiments.studies import label_leak
-from experiments.studies import tutorials
 from experiments.studies import variants
 from experiments.studies.gradient_maps_plots import plot_gradient_maps
 from experiments.writing import write_results
@@ -68,6 +66,7 @@ def test_taught_with_estimates_no_known_label_is_seen(training, classifier, imag
     np.testing.assert_array_equal(*maps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fusion", [variants.Concatenation, variants.ChannelAttention, variants.CrossAttention]
 )
@@ -170,6 +169,11 @@ def test_table_of_the_cost_is_that_of_its_results():
 
 
 def test_executed_tutorial_keeps_what_is_for_readers():
+    # The imports take seconds, which every run of the tests would pay.
+    import nbformat
+
+    from experiments.studies import tutorials
+
     def cell(source, **metadata):
         output = nbformat.v4.new_output("stream", text="shown")
         return nbformat.v4.new_code_cell(source, metadata=metadata, outputs=[output])

@@ -99,6 +99,7 @@ def test_any_slope_gives_a_finite_change(norm, normal):
 # --- Strength -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_variant
 @every_norm
 def test_it_breaks_a_trained_classifier(norm, targets, classifier, digits):
@@ -124,6 +125,7 @@ def craft_freely(attack, classifier, images, labels):
     return craft(tf.constant(images), tf.constant(labels, tf.int64), epsilon).numpy()
 
 
+@pytest.mark.slow
 @every_variant
 def test_its_perturbations_are_shorter_than_those_of_deep_fool(targets, classifier, digits):
     images, labels = digits[0][:60], digits[1][:60]
@@ -189,6 +191,7 @@ def test_a_solver_hardly_shortens_its_perturbations(targets, classifier, digits)
     assert np.median(ratios) < 1.01 and np.max(ratios) < 1.03
 
 
+@pytest.mark.slow
 @every_variant
 @every_norm
 def test_the_boundary_of_a_linear_classifier_is_found_exactly(norm, targets):
@@ -204,6 +207,7 @@ def test_the_boundary_of_a_linear_classifier_is_found_exactly(norm, targets):
     assert np.all(found < 1.01 * nearest + 1e-5) and np.all(found > 0.999 * nearest - 1e-5)
 
 
+@pytest.mark.slow
 @every_norm
 def test_longer_perturbations_are_shortened(norm, classifier, digits):
     images, labels = digits[0][:40], digits[1][:40]
@@ -244,6 +248,7 @@ def test_the_search_keeps_a_lead_that_rounding_does_not_take():
 # --- Who is attacked ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_norm
 def test_images_that_are_misclassified_already_are_left_as_they_are(norm, classifier, digits):
     images = digits[0][:12]
@@ -255,6 +260,7 @@ def test_images_that_are_misclassified_already_are_left_as_they_are(norm, classi
     assert np.all(lengths(adversarial - images, norm)[1::2] > 0)
 
 
+@pytest.mark.slow
 @every_norm
 def test_images_fooled_within_epsilon_are_not_attacked_again(norm, classifier, digits):
     images, labels = digits[0][:40], digits[1][:40]
@@ -328,6 +334,7 @@ def test_random_starts_stay_in_the_range(norm):
     assert np.min(start) >= 0 and np.max(start) <= 1 and np.any(start != images)
 
 
+@pytest.mark.slow
 @every_variant
 def test_only_images_that_no_start_fooled_are_attacked_again(targets, classifier, digits):
     images, labels = digits[0][:40], digits[1][:40]
@@ -347,6 +354,7 @@ def test_only_images_that_no_start_fooled_are_attacked_again(targets, classifier
     assert counts[1.0] < counts[0.06] < counts[1e-4]
 
 
+@pytest.mark.slow
 def test_a_restart_finds_what_the_clean_image_does_not_show():
     def logits(images):
         # A rectifier has no gradient at 0, the value of the clean images.
@@ -381,6 +389,7 @@ def test_an_attack_is_random_if_it_restarts():
 # --- Unusual classifiers and images ---------------------------------------------------
 
 
+@pytest.mark.slow
 @every_variant
 @every_norm
 def test_a_classifier_of_two_classes_is_attacked(norm, targets, digits):
@@ -392,6 +401,7 @@ def test_a_classifier_of_two_classes_is_attacked(norm, targets, digits):
     assert np.all(predictions(classifier, attack(classifier, images, labels)) != labels)
 
 
+@pytest.mark.slow
 def test_of_many_classes_the_nine_most_likely_are_considered():
     keras.utils.set_random_seed(0)
     classifier = linear_classifier(num_classes=30)
@@ -403,6 +413,7 @@ def test_of_many_classes_the_nine_most_likely_are_considered():
     assert np.all(np.any(rivals == reached[:, None], axis=-1))
 
 
+@pytest.mark.slow
 @every_norm
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 2), (16, 9, 3)], ids=str)
 def test_images_of_any_shape_are_attacked(shape, norm):
@@ -417,6 +428,7 @@ def test_images_of_any_shape_are_attacked(shape, norm):
         assert np.all(predictions(classifier, adversarial) != labels)
 
 
+@pytest.mark.slow
 @every_norm
 def test_images_without_a_gradient_are_left_as_they_are(norm, classifier, digits):
     images = digits[0][:4]
@@ -429,6 +441,7 @@ def test_images_without_a_gradient_are_left_as_they_are(norm, classifier, digits
     np.testing.assert_array_equal(attack(rounded, images, labels), images)
 
 
+@pytest.mark.slow
 @every_norm
 def test_equal_logits_give_finite_images(norm):
     images = np.random.default_rng(0).random((3, 4, 4, 1), dtype="float32")
@@ -441,6 +454,7 @@ def test_equal_logits_give_finite_images(norm):
     assert np.isfinite(attack(tied, images, [0, 0, 0])).all()
 
 
+@pytest.mark.slow
 @every_norm
 def test_answers_that_are_not_numbers_leave_the_others_alone(norm, classifier, digits):
     images, labels = digits[0][:12].copy(), digits[1][:12]
@@ -458,6 +472,7 @@ def test_answers_that_are_not_numbers_leave_the_others_alone(norm, classifier, d
     assert np.all(predictions(classifier, adversarial[1::3]) != labels[1::3])
 
 
+@pytest.mark.slow
 def test_it_works_through_a_defence(classifier, protect, digits):
     images = digits[0][:8]
     target = WhiteboxFull().target(protect(classifier))

@@ -90,6 +90,7 @@ def noise(*shape):
 # --- What all filters have in common ----------------------------------------------------
 
 
+@pytest.mark.slow
 @every_filter
 @pytest.mark.parametrize("channels", [1, 2, 3, 13])
 def test_filter_treats_each_image_of_any_shape_separately(entry, channels):
@@ -104,6 +105,7 @@ def test_filter_treats_each_image_of_any_shape_separately(entry, channels):
         np.testing.assert_array_equal(filtered.restore(images[::-1])[::-1], restored)
 
 
+@pytest.mark.slow
 @every_filter
 def test_filter_gives_the_same_in_every_mode(entry):
     filtered = entry.filter_class(untrained_classifier())
@@ -129,6 +131,7 @@ def test_gradient_of_a_filter_is_zero_and_not_missing(entry, in_graph):
     np.testing.assert_array_equal(gradient(tf.constant(noise(8, 8, 1))), 0.0)
 
 
+@pytest.mark.slow
 @every_filter
 def test_filter_recognises_benign_digits_and_bpda_breaks_it(entry, classifier, digits):
     filtered = entry.filter_class(classifier)

@@ -106,6 +106,7 @@ def few(digits):
     return digits[0][:8], digits[1][:8]
 
 
+@pytest.mark.slow
 @every_map
 @pytest.mark.parametrize("channels", [1, 3])
 def test_map_has_the_declared_shape_and_type(entry, channels, mixed_float16):
@@ -159,6 +160,7 @@ def test_prediction_costs_the_declared_number_of_forward_passes(entry, classifie
     assert len(passes) == estimator.forward_passes(10)
 
 
+@pytest.mark.slow
 @every_map
 def test_map_of_an_image_does_not_depend_on_its_batch(entry, classifier, digits):
     images, labels = digits[0][:32], digits[1][:32]
@@ -169,6 +171,7 @@ def test_map_of_an_image_does_not_depend_on_its_batch(entry, classifier, digits)
         np.testing.assert_allclose(maps, together[batch], atol=1e-5)
 
 
+@pytest.mark.slow
 @every_map
 @pytest.mark.parametrize("factor", [0.1, 1.0, 300.0])
 def test_map_is_normalized_and_never_vanishes(entry, factor, classifier, digits):
@@ -187,6 +190,7 @@ def test_map_is_normalized_and_never_vanishes(entry, factor, classifier, digits)
     np.testing.assert_allclose(lengths, 1.0, atol=1e-4)
 
 
+@pytest.mark.slow
 @every_map
 @pytest.mark.parametrize("blind", [unconnected, flat])
 def test_map_of_a_vanished_gradient_is_zero_and_so_is_its_gradient(entry, blind, few):
@@ -200,6 +204,7 @@ def test_map_of_a_vanished_gradient_is_zero_and_so_is_its_gradient(entry, blind,
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 @every_map
 def test_map_ignores_the_training_mode_and_leaves_the_classifier_alone(entry, few):
     keras.utils.set_random_seed(0)
@@ -260,6 +265,7 @@ def test_malformed_images_are_refused(entry, images, message, classifier):
         estimate(build(entry), classifier, images, np.zeros(2, "int64"))
 
 
+@pytest.mark.slow
 @every_map
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_map_and_its_gradient_are_the_same_when_compiled(entry, jit_compile, classifier, few):
@@ -284,6 +290,7 @@ def test_map_and_its_gradient_are_the_same_when_compiled(entry, jit_compile, cla
     np.testing.assert_allclose(compiled[1], gradient, atol=1e-3 * np.abs(gradient).max())
 
 
+@pytest.mark.slow
 @every_map
 def test_training_call_stops_the_gradient_through_the_map(entry, classifier, few):
     images, labels = tf.constant(few[0]), few[1]

@@ -37,6 +37,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", CALLS.values(), ids=CALLS)
 def test_attack_follows_a_changed_classifier(make, squashed, digits):
     images, labels = digits[0][:8], digits[1][:8]
@@ -97,6 +98,7 @@ def test_attack_follows_its_own_arguments(squashed, digits):
     assert np.abs(attack(squashed, images) - images).max() == pytest.approx(5 * near, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["predict", "restore", "estimate_gradient_maps", "evaluate"])
 def test_protected_classifier_follows_a_changed_classifier(call, squashed, digits, protect):
     images, labels = digits[0][:8], digits[1][:8]
@@ -170,6 +172,7 @@ def test_every_change_of_a_model_is_seen(change):
     assert state_of(model) != before
 
 
+@pytest.mark.slow
 def test_an_added_layer_and_a_new_precision_are_seen():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(4), layers.Dense(3)])
     before = state_of(model)
@@ -224,6 +227,7 @@ def test_new_weights_need_no_new_graph(squashed):
 # --- Copies -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copied", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy])
 @pytest.mark.parametrize(
     "attack",
@@ -288,6 +292,7 @@ def watched():
     return keras.Sequential([keras.Input((8, 8, 1)), Watched(), layers.Flatten(), layers.Dense(10)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_labels", [False, True])
 def test_eager_gradients_agree_with_compiled_ones(classifier, digits, with_labels):
     protected = keras_trn.ProtectedClassifier(

@@ -42,12 +42,14 @@ def test_class_is_that_of_the_hardened_restorer(parts, guarded, digits):
     np.testing.assert_array_equal(guarded(images), hardened(images))
 
 
+@pytest.mark.slow
 def test_restored_image_has_the_class_that_was_decided(guarded, classifier, digits):
     images, _ = digits
     restored = guarded.restore(images)
     np.testing.assert_array_equal(predictions(classifier, restored), predictions(guarded, images))
 
 
+@pytest.mark.slow
 def test_image_is_the_second_one_exactly_where_it_keeps_the_class(
     parts, guarded, classifier, digits
 ):
@@ -87,6 +89,7 @@ def test_mixing_adds_the_belief_about_the_unrestored_image(parts, classifier, di
     assert mixed.forward_passes == 2
 
 
+@pytest.mark.slow
 def test_fresh_process_loads_the_very_same_model(parts, tmp_path):
     hardened, second = parts
     guarded = keras_trn.GuardedClassifier(
@@ -118,6 +121,7 @@ def test_malformed_parts_are_refused(parts, classifier):
         keras_trn.GuardedClassifier(hardened, hardened.restorer, second.gradient_map)
 
 
+@pytest.mark.slow
 def test_study_measures_all_images_on_the_same_attack(parts, digits, tmp_path):
     settings = guard.Settings(images=16)
     attack = keras_trn.attacks.FastGradientMethod(0.2)
@@ -129,6 +133,7 @@ def test_study_measures_all_images_on_the_same_attack(parts, digits, tmp_path):
     assert table.count("| both |") == 3 and "| bare |" not in table
 
 
+@pytest.mark.slow
 def test_study_evaluates_each_mixing(parts, digits, tmp_path):
     settings = guard.Settings(mixing_images=40, mixings=(0.4,), batch_size=20, check_examples=2)
     attack = keras_trn.attacks.FastGradientMethod(0.2)

@@ -42,6 +42,7 @@ def test_hardened_restorer_withstands_more_than_one_that_met_oblivious_attackers
         np.testing.assert_array_equal(weight, unchanged)
 
 
+@pytest.mark.slow
 def test_validation_runs_the_attack_on_the_same_target(classifier, digits):
     images, labels = digits[0][:64], digits[1][:64]
     protected = protect(classifier, threat_model="whitebox_full")
@@ -52,6 +53,7 @@ def test_validation_runs_the_attack_on_the_same_target(classifier, digits):
     assert measured["adversarial_accuracy"] == pytest.approx(np.mean(predicted == labels), abs=0.02)
 
 
+@pytest.mark.slow
 def test_threat_model_decides_which_labels_the_restored_images_should_get(classifier, digits):
     images, labels = digits[0][:64], (digits[1][:64] + 1) % 10
     losses = {}
@@ -86,6 +88,7 @@ def test_attackers_against_whom_nothing_can_be_learned_are_refused(classifier, n
         protect(classifier, threat_model=name)
 
 
+@pytest.mark.slow
 def test_attacks_without_gradients_train_as_before(classifier, digits):
     protected = protect(classifier)
     protected.compile("adam", attack=attacks.SPSA(EPSILON, steps=1, samples=2, seed=0))

@@ -64,6 +64,7 @@ def assert_inside(adversarial, images, attack):
     assert adversarial.numpy().min() >= 0 and adversarial.numpy().max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [2, 13])
 @pytest.mark.parametrize("name", ATTACK_ARGUMENTS)
 def test_attack_takes_images_of_any_shape(name, channels):
@@ -103,6 +104,7 @@ def test_training_takes_batches_of_different_sizes(name, channels, tmp_path):
     np.testing.assert_allclose(loaded.predict(data, verbose=0), together, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [2, 13])
 def test_maps_and_restorations_have_the_shape_of_the_images(channels):
     protected = learned("protected", make_classifier(channels))
@@ -166,6 +168,7 @@ def test_restorations_without_a_gradient_map_are_shown_in_three_columns(axis):
     np.testing.assert_allclose(figure.axes[2].images[0].get_array(), restored[0], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [2, 4])
 def test_restorations_are_shown_whatever_the_channels(axis, channels):
     protected, images = (

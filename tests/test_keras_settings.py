@@ -195,6 +195,7 @@ def test_training_leads_to_the_same_whatever_the_settings(name, set_up, digits, 
     check_same(set_up, name, train)
 
 
+@pytest.mark.slow
 @under("channels_first", "floatx=float16", "floatx=float64", "mixed_float16")
 def test_preset_predicts_the_same_whatever_the_settings(set_up):
     images = np.random.default_rng(0).random((4, 28, 28, 1), dtype="float32")
@@ -206,6 +207,7 @@ def test_preset_predicts_the_same_whatever_the_settings(set_up):
     check_same(set_up, "preset", predict)
 
 
+@pytest.mark.slow
 @some_settings
 @pytest.mark.parametrize("name", ATTACK_ARGUMENTS)
 def test_attack_crafts_the_same_whatever_the_settings(name, set_up, digits):
@@ -216,6 +218,7 @@ def test_attack_crafts_the_same_whatever_the_settings(name, set_up, digits):
     check_same(set_up, name, craft)
 
 
+@pytest.mark.slow
 @every_setting
 def test_gradient_maps_are_the_same_whatever_the_settings(set_up, digits):
     images, labels = tf.constant(digits[0][:4]), tf.constant(digits[1][:4])
@@ -230,6 +233,7 @@ def test_gradient_maps_are_the_same_whatever_the_settings(set_up, digits):
     check_same(set_up, "maps", estimate)
 
 
+@pytest.mark.slow
 @every_setting
 def test_filters_are_the_same_whatever_the_settings(set_up, digits):
     filters = [
@@ -251,6 +255,7 @@ def test_filters_are_the_same_whatever_the_settings(set_up, digits):
     check_same(set_up, "filters", restore)
 
 
+@pytest.mark.slow
 @every_setting
 def test_layers_are_the_same_whatever_the_settings(set_up):
     features = np.random.default_rng(0).normal(size=(2, 5, 7, 4)).astype("float32")
@@ -268,6 +273,7 @@ def test_layers_are_the_same_whatever_the_settings(set_up):
     check_same(set_up, "layers", compute)
 
 
+@pytest.mark.slow
 @every_setting
 def test_measurement_is_the_same_whatever_the_settings(set_up, digits):
     data = tf.data.Dataset.from_tensor_slices((digits[0][:24], digits[1][:24])).batch(24)

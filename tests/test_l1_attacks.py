@@ -149,6 +149,7 @@ def test_only_what_is_found_in_the_last_ball_counts():
     assert float(found.points[0, 0, 0, 0]) == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_auto_pgd_finds_more_than_slide(classifier, digits):
     images, labels = digits[0][:100], digits[1][:100]
     arguments = {"epsilon": EPSILON, "norm": "l1", "seed": 0}
@@ -159,6 +160,7 @@ def test_auto_pgd_finds_more_than_slide(classifier, digits):
     assert left[0] > 0.9 and left[1] < 0.4 and left[2] <= left[1]
 
 
+@pytest.mark.slow
 def test_passes_are_what_the_docstring_says(classifier, digits):
     images, labels = digits[0][:4], digits[1][:4]
     counting = CountingClassifier(classifier)
@@ -187,6 +189,7 @@ def test_auto_attack_names_what_there_is_instead():
         attacks.auto_attack("fast", EPSILON, norm="l1")
 
 
+@pytest.mark.slow
 def test_a_report_has_the_norm_and_says_which_checks_do_not_apply(classifier, digits, tmp_path):
     report = keras_trn.evaluate(
         classifier,

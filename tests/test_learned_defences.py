@@ -47,6 +47,7 @@ def test_restorer_learns_and_the_classifier_does_not_change(name, classifier, di
         np.testing.assert_array_equal(weight.numpy(), old)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["single_stream", "adversarial_training"])
 def test_user_metrics_are_measured_on_adversarial_images(name, digits, tmp_path):
     metrics = ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(3, name="top_3")]
@@ -90,6 +91,7 @@ def test_representation_guided_loss_compares_logits(classifier, digits):
     np.testing.assert_allclose(shifted, 2.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "expected"),
     [
@@ -134,6 +136,7 @@ def test_negative_weights_are_refused(weight):
         LOSSES.RestorationLoss(**{weight: -1.0})
 
 
+@pytest.mark.slow
 def test_first_restoration_follows_the_pixel_weight_of_the_loss(classifier, digits):
     images, labels = tf.constant(digits[0][:4]), tf.constant(digits[1][:4])
     difference = 0.1

@@ -84,6 +84,7 @@ def test_attack_keeps_pythons_numbers(name, number):
     assert repr(attack) == repr(make_attack(name, unchanged))
 
 
+@pytest.mark.slow
 @every_attack
 def test_attack_with_numpy_numbers_crafts_the_same(name, linear, digits):
     images, labels = digits[0][:6], digits[1][:6]
@@ -95,6 +96,7 @@ def test_attack_with_numpy_numbers_crafts_the_same(name, linear, digits):
     assert repr(loaded) == repr(make_attack(name, unchanged))
 
 
+@pytest.mark.slow
 @every_attack
 def test_epsilon_and_seed_of_a_call_may_be_numpy_numbers(name, linear, digits):
     images, labels = digits[0][:4], digits[1][:4]
@@ -105,6 +107,7 @@ def test_epsilon_and_seed_of_a_call_may_be_numpy_numbers(name, linear, digits):
         np.testing.assert_array_equal(received, expected, err_msg=repr(epsilon))
 
 
+@pytest.mark.slow
 @every_attack
 def test_range_of_epsilons_may_be_an_array(name, linear, digits):
     expected = getattr(ATTACKS, name)((0.0, 0.25), seed=3, **ATTACK_ARGUMENTS[name])
@@ -122,6 +125,7 @@ def test_copies_of_an_attack_take_numpy_numbers():
     assert attack.seed == 5 and type(attack.seed) is int
 
 
+@pytest.mark.slow
 @as_numbers
 def test_restarts_and_mixtures_take_numpy_numbers(number, linear, digits):
     def make(number):
@@ -242,6 +246,7 @@ def test_model_compiled_with_numpy_numbers_survives_saving(
     )
 
 
+@pytest.mark.slow
 def test_restore_and_maps_take_a_numpy_batch_size(linear, digits):
     protected = COMPILED["protected"][0](linear)
     images = digits[0][:5]
@@ -253,6 +258,7 @@ def test_restore_and_maps_take_a_numpy_batch_size(linear, digits):
         assert maps.shape == (5, 8, 8, 3)
 
 
+@pytest.mark.slow
 def test_calibration_keeps_pythons_numbers(linear, digits):
     protected = COMPILED["protected"][0](linear)
     calibrations = []
@@ -275,6 +281,7 @@ def test_loss_keeps_pythons_numbers(make, weights):
     assert json.loads(json.dumps(loss.get_config())) == weights
 
 
+@pytest.mark.slow
 def test_baseline_of_equal_size_takes_a_numpy_number():
     network, shape = two_streams(), (None, np.int64(8), np.int64(8), np.int64(1))
     network.build(shape, shape)
@@ -322,6 +329,7 @@ def test_threat_model_keeps_pythons_numbers(name):
     assert json.loads(json.dumps(threat_model.get_config()))["samples"] == 2
 
 
+@pytest.mark.slow
 def test_cached_examples_take_numpy_numbers(linear, tmp_path):
     _, validation, _ = keras_trn.datasets.load("digits", batch_size=32)
 
@@ -345,6 +353,7 @@ def test_cached_examples_take_numpy_numbers(linear, tmp_path):
         np.testing.assert_array_equal(received, expected)
 
 
+@pytest.mark.slow
 def test_measurement_with_numpy_numbers_is_that_with_pythons(linear, test_data):
     def measured(number, epsilons):
         cells = keras_trn.evaluation.measure(

@@ -214,6 +214,7 @@ def test_single_stream_has_as_many_parameters_as_restorer_and_gradient_map(tiny,
 # --- Filters --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_filters_are_as_strong_as_is_best_for_validation_images(classifier, digits, tmp_path):
     filters = {
         "JPEG": FILTERS["JPEG"]._replace(strengths=(90, 5)),

@@ -24,6 +24,7 @@ def test_there_are_presets_of_each_data_set():
     assert plain | hardened <= set(keras_trn.list_presets())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HARDENED)
 def test_hardened_preset_protects_the_classifier_of_the_plain_one(name):
     hardened, plain = (
@@ -63,6 +64,7 @@ def outputs_of_a_fresh_process(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", keras_trn.list_presets())
 def test_preset_loads_in_a_fresh_process_with_identical_outputs(name, outputs_of_a_fresh_process):
     protected = keras_trn.ProtectedClassifier.from_preset(name)
@@ -77,6 +79,7 @@ def test_unknown_preset_is_refused_with_the_names_of_those_there_are():
         keras_trn.ProtectedClassifier.from_preset("trn_mnist")
 
 
+@pytest.mark.slow
 def test_preset_can_be_trained_further():
     protected = keras_trn.ProtectedClassifier.from_preset("trn_fashion_mnist")
     images = np.random.default_rng(0).random((4, 28, 28, 1), dtype="float32")
@@ -91,6 +94,7 @@ def test_preset_can_be_trained_further():
     assert all(moved) and not any(frozen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "report", "epsilon"),
     [
@@ -113,6 +117,7 @@ def test_preset_keeps_as_many_classes_as_its_report_says(name, report, epsilon):
     assert agreement == pytest.approx(cell["agreement"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_preset_is_of_the_class_that_loads_it():
     class Custom(keras_trn.ProtectedClassifier):
         pass

@@ -53,6 +53,7 @@ def test_fit_lowers_the_loss_and_raises_the_accuracy_under_attack(classifier, di
     assert after["benign_accuracy"] > before["benign_accuracy"] - 0.05
 
 
+@pytest.mark.slow
 def test_the_true_labels_make_no_difference_to_what_is_learned(classifier, digits, protect):
     images, labels = digits[0][:64], digits[1][:64]
     losses = []
@@ -65,6 +66,7 @@ def test_the_true_labels_make_no_difference_to_what_is_learned(classifier, digit
     assert history["benign_accuracy"][0] < 0.1
 
 
+@pytest.mark.slow
 def test_history_has_the_metrics_and_means_them_over_the_epoch(classifier, batches, protect):
     protected = protect(classifier)
     history = protected.fit(batches, validation_data=batches, epochs=2, verbose=0).history
@@ -74,6 +76,7 @@ def test_history_has_the_metrics_and_means_them_over_the_epoch(classifier, batch
     assert measured == pytest.approx({name: history[f"val_{name}"][-1] for name in METRICS})
 
 
+@pytest.mark.slow
 def test_metrics_are_means_over_all_batches_of_an_epoch(classifier, digits, protect):
     images = digits[0][:64]
     labels = classifier.predict(images, verbose=0).argmax(-1)
@@ -84,6 +87,7 @@ def test_metrics_are_means_over_all_batches_of_an_epoch(classifier, digits, prot
     assert history["benign_accuracy"] == history["val_benign_accuracy"] == [0.5]
 
 
+@pytest.mark.slow
 def test_evaluate_returns_each_metric_once_and_in_the_order_of_its_names(
     classifier, batches, protect
 ):
@@ -125,6 +129,7 @@ def test_images_of_a_generator_are_not_written_over(digits):
     np.testing.assert_array_equal(aligned, images)
 
 
+@pytest.mark.slow
 def test_validation_data_may_come_from_a_generator_and_lose_no_batch(classifier, digits, protect):
     def batches():
         for start in (0, 32):
@@ -144,6 +149,7 @@ def test_predict_takes_the_batch_size_by_place_as_keras_does(classifier, digits,
     np.testing.assert_allclose(protected.predict(images, 4, 0), protected(images), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_classifier_that_is_unfrozen_does_not_learn_either(batches, protect):
     classifier = digits_classifier_with_statistics()
     before = [weight.numpy() for weight in classifier.weights]
@@ -155,6 +161,7 @@ def test_classifier_that_is_unfrozen_does_not_learn_either(batches, protect):
         np.testing.assert_array_equal(weight.numpy(), old, err_msg=weight.path)
 
 
+@pytest.mark.slow
 def test_an_untrained_model_is_the_bare_classifier(classifier, digits, protect):
     images, _ = digits
     protected = protect(classifier)
@@ -163,6 +170,7 @@ def test_an_untrained_model_is_the_bare_classifier(classifier, digits, protect):
     np.testing.assert_array_equal(protected.predict(images, verbose=0), bare)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run_eagerly", [False, True])
 def test_classifier_stays_as_it_is_bit_by_bit(batches, protect, run_eagerly):
     classifier = digits_classifier_with_statistics()
@@ -173,6 +181,7 @@ def test_classifier_stays_as_it_is_bit_by_bit(batches, protect, run_eagerly):
         np.testing.assert_array_equal(weight.numpy(), old, err_msg=weight.path)
 
 
+@pytest.mark.slow
 def test_fit_changes_restorer_and_estimator(classifier, batches, protect):
     protected = protect(classifier)
     parts = [protected.restorer, protected.gradient_map]
@@ -201,6 +210,7 @@ def test_fit_with_and_without_xla_and_float16(classifier, batches, protect, jit_
     assert scales == (dtype == "mixed_float16")
 
 
+@pytest.mark.slow
 def test_global_float16_policy_leaves_images_alone(mixed_float16, batches, digits, protect):
     classifier = digits_classifier_with_statistics()
     protected = protect(classifier)
@@ -256,6 +266,7 @@ class ScaledByKernel(keras.Model):
         return self.convolution(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threat_model", ["oblivious", "whitebox_full"])
 def test_penalties_of_the_restorer_count_in_the_loss(classifier, digits, threat_model):
     def trained_kernel(run_eagerly=False, **penalty):
@@ -279,6 +290,7 @@ def test_penalties_of_the_restorer_count_in_the_loss(classifier, digits, threat_
             assert found == pytest.approx(expected, abs=1e-4), penalty
 
 
+@pytest.mark.slow
 def test_benign_share_decides_how_many_images_are_attacked(classifier, batches, protect):
     protected = protect(classifier, benign_share=1.0)
     history = protected.fit(batches, verbose=0).history
@@ -287,6 +299,7 @@ def test_benign_share_decides_how_many_images_are_attacked(classifier, batches, 
     assert np.isnan(protected.fit(batches, verbose=0).history["benign_accuracy"][0])
 
 
+@pytest.mark.slow
 def test_several_attacks_in_a_list_become_a_mixture(classifier, batches, protect):
     attacks = [ATTACKS.FastGradientMethod(0.1), ATTACKS.FastGradientMethod(1.0, norm="l2")]
     protected = protect(classifier, attack=attacks)
@@ -300,6 +313,7 @@ def test_validation_attacks_at_full_strength(classifier, protect):
     assert protected.attack.epsilon == (0.0, 0.2)
 
 
+@pytest.mark.slow
 def test_sample_weights_of_zero_take_images_out_of_the_loss(classifier, digits, protect):
     images, labels = (array[:32] for array in digits)
     protected = protect(classifier)
@@ -309,12 +323,14 @@ def test_sample_weights_of_zero_take_images_out_of_the_loss(classifier, digits, 
         np.testing.assert_array_equal(weight.numpy(), old)
 
 
+@pytest.mark.slow
 def test_labels_may_have_a_second_axis_of_one(classifier, digits, protect):
     images, labels = (array[:32] for array in digits)
     history = protect(classifier).fit(images, labels[:, None], verbose=0).history
     assert np.isfinite(history["loss"]).all()
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_result(classifier, batches, protect):
     attack = ATTACKS.ProjectedGradientDescent(epsilon=(0.0, 0.2), steps=2)
 
@@ -326,6 +342,7 @@ def test_one_seed_gives_one_result(classifier, batches, protect):
     assert losses() == losses()
 
 
+@pytest.mark.slow
 def test_steps_are_traced_once_whatever_the_size_of_the_batch(
     classifier, digits, protect, monkeypatch
 ):
@@ -353,6 +370,7 @@ def test_steps_are_traced_once_whatever_the_size_of_the_batch(
 # --- Inference --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_batch(classifier, digits, batches, protect):
     images, _ = (array[:24] for array in digits)
     protected = protect(classifier)
@@ -363,6 +381,7 @@ def test_results_do_not_depend_on_the_batch(classifier, digits, batches, protect
         np.testing.assert_allclose(function(images, batch_size=24), alone, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_predict_classifies_the_restored_images(classifier, digits, batches, protect):
     images, _ = digits
     protected = protect(classifier)
@@ -373,6 +392,7 @@ def test_predict_classifies_the_restored_images(classifier, digits, batches, pro
     np.testing.assert_allclose(protected.predict(dataset, verbose=0), logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_flow_through_the_whole_model(classifier, digits, batches, protect):
     images = tf.constant(digits[0][:4])
     protected = protect(classifier)

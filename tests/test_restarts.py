@@ -64,6 +64,7 @@ def test_an_image_that_fools_the_classifier_is_not_attacked_again(classifier, fe
     assert seen == 1 + 12 + 3 * 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
     [

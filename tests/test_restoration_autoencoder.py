@@ -18,6 +18,7 @@ def make_network(images, **options):
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [2, 4, 8])
 @pytest.mark.parametrize("shape", [(8, 8, 1), (7, 9, 3), (1, 5, 2)])
 def test_restored_images_have_the_shape_and_the_range_of_images(shape, block_size):
@@ -79,6 +80,7 @@ def test_blocks_that_are_no_power_of_two_are_refused(block_size):
         RestorationAutoencoder(block_size=block_size)
 
 
+@pytest.mark.slow
 def test_fit_updates_the_statistics_of_the_restorer_alone(normalized_classifier, digits):
     images, labels = digits[0][:64], digits[1][:64]
     frozen = [weight.numpy() for weight in normalized_classifier.weights]
@@ -112,6 +114,7 @@ def normalized_classifier():
     )
 
 
+@pytest.mark.slow
 def test_training_attacks_the_function_that_learns(normalized_classifier, digits):
     images, labels = digits[0][:32], digits[1][:32]
     restorer = RestorationAutoencoder(width=8, depth=1, block_size=2)

@@ -20,6 +20,7 @@ def random_maps(*shape):
     return np.random.default_rng(1).normal(size=shape).astype("float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("block_size", [1, 2, 4])
 @pytest.mark.parametrize("sides", [(8, 8), (7, 9), (5, 6)], ids=str)
@@ -198,6 +199,7 @@ def test_network_compiled_with_xla_agrees_with_eager():
     np.testing.assert_allclose(compiled, network(images, gradient_maps=maps), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
 def test_a_few_steps_lower_the_loss(dtype):
     keras.utils.set_random_seed(0)

@@ -48,6 +48,7 @@ class Scores(layers.Layer):
         return tf.stack(sums, axis=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 def test_derivative_of_the_gradient_is_that_of_finite_differences(operation, mode):
@@ -91,6 +92,7 @@ def test_first_gradient_of_bilinear_resizing_is_as_tensorflow_has_it():
     np.testing.assert_array_equal(tape.gradient(score, images), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest", "bicubic"])
 def test_the_full_white_box_goes_through_the_map(interpolation, digits):
     keras.utils.set_random_seed(0)

@@ -22,6 +22,7 @@ def few(digits):
     return digits[0][:12], digits[1][:12]
 
 
+@pytest.mark.slow
 def test_it_breaks_a_trained_classifier(classifier, digits):
     images, labels = digits[0][:120], digits[1][:120]
     adversarial = SPSA(0.2, seed=0)(classifier, images, labels)
@@ -60,6 +61,7 @@ def test_images_that_are_misclassified_already_are_left_as_they_are(classifier, 
     np.testing.assert_array_equal(quick()(classifier, images, labels), images)
 
 
+@pytest.mark.slow
 def test_it_works_with_xla(classifier, few):
     attack = quick(seed=0)
 

@@ -27,6 +27,7 @@ def few(digits):
 # --- Strength -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_norm
 def test_it_breaks_a_trained_classifier(norm, classifier, digits):
     images, labels = digits[0][:120], digits[1][:120]
@@ -35,6 +36,7 @@ def test_it_breaks_a_trained_classifier(norm, classifier, digits):
     assert np.mean(predictions(classifier, adversarial) == labels) <= 0.05
 
 
+@pytest.mark.slow
 @every_norm
 def test_more_queries_find_more(norm, classifier, digits):
     images, labels = digits[0][:120], digits[1][:120]
@@ -46,6 +48,7 @@ def test_more_queries_find_more(norm, classifier, digits):
     assert correct[1] < 0.7 * correct[0]
 
 
+@pytest.mark.slow
 @every_norm
 def test_it_breaks_a_defence_without_gradients(norm, classifier, digits):
     images, labels = digits[0][:60], digits[1][:60]
@@ -57,6 +60,7 @@ def test_it_breaks_a_defence_without_gradients(norm, classifier, digits):
     assert np.mean(predictions(rounded, adversarial) == labels) <= 0.1
 
 
+@pytest.mark.slow
 @every_norm
 def test_a_classifier_of_two_classes_is_attacked(norm, few):
     keras.utils.set_random_seed(0)
@@ -69,6 +73,7 @@ def test_a_classifier_of_two_classes_is_attacked(norm, few):
 # --- Who is queried -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_norm
 def test_images_are_queried_until_they_are_misclassified(norm, classifier, digits):
     images, labels = digits[0][:40], digits[1][:40]
@@ -83,6 +88,7 @@ def test_images_are_queried_until_they_are_misclassified(norm, classifier, digit
     assert counted.seen.numpy() == 1 + 40 + 8 * correct.sum()
 
 
+@pytest.mark.slow
 @every_norm
 def test_the_search_ends_with_the_last_survivor(norm, classifier, few):
     images, labels = few
@@ -95,6 +101,7 @@ def test_the_search_ends_with_the_last_survivor(norm, classifier, few):
     assert counted.seen.numpy() < 0.7 * counted.calls.numpy() * len(images)
 
 
+@pytest.mark.slow
 @every_norm
 def test_images_that_are_misclassified_already_are_left_as_they_are(norm, classifier, few):
     images, _ = few
@@ -108,6 +115,7 @@ def test_images_that_are_misclassified_already_are_left_as_they_are(norm, classi
     np.testing.assert_array_equal(attack(classifier, images, wrong), images)
 
 
+@pytest.mark.slow
 @every_norm
 def test_answers_that_are_not_numbers_end_the_search(norm, classifier, few):
     images, labels = few
@@ -129,6 +137,7 @@ def test_answers_that_are_not_numbers_end_the_search(norm, classifier, few):
 # --- Seeds and weights ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_norm
 def test_a_seed_fixes_the_squares(norm, classifier, few):
     attack = Square(NORMS[norm], norm=norm, queries=20)
@@ -137,6 +146,7 @@ def test_a_seed_fixes_the_squares(norm, classifier, few):
     assert np.any(one != other)
 
 
+@pytest.mark.slow
 def test_the_seed_of_keras_governs_attacks_without_one(classifier, few):
     attack = Square(0.2, queries=30)
     results = []
@@ -147,6 +157,7 @@ def test_the_seed_of_keras_governs_attacks_without_one(classifier, few):
     assert np.any(results[0] != results[2])
 
 
+@pytest.mark.slow
 def test_an_image_has_the_same_squares_whoever_else_survives(classifier, few):
     images, labels = few
     attack = Square(0.1, queries=30, seed=0)
@@ -159,6 +170,7 @@ def test_an_image_has_the_same_squares_whoever_else_survives(classifier, few):
     )
 
 
+@pytest.mark.slow
 def test_it_follows_a_classifier_whose_weights_change(few):
     images, _ = few
     keras.utils.set_random_seed(0)
@@ -171,6 +183,7 @@ def test_it_follows_a_classifier_whose_weights_change(few):
     np.testing.assert_array_equal(attack(classifier, images), fresh(classifier, images))
 
 
+@pytest.mark.slow
 def test_it_needs_no_gradient(classifier, few):
     attack = Square(0.2, queries=30, seed=0)
     blackbox = Blackbox()
@@ -183,6 +196,7 @@ def test_it_needs_no_gradient(classifier, few):
 # --- Squares and the shape of images --------------------------------------------------
 
 
+@pytest.mark.slow
 @every_norm
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (2, 3, 1), (3, 5, 2), (4, 4, 3), (8, 16, 1), (16, 9, 3)], ids=str
@@ -201,6 +215,7 @@ def test_images_of_any_shape_are_attacked(shape, norm):
         assert np.mean(predictions(classifier, adversarial) == labels) < 0.5
 
 
+@pytest.mark.slow
 @every_norm
 def test_images_of_unknown_size_are_attacked_in_a_graph(norm):
     pool = keras.layers.GlobalAveragePooling2D()

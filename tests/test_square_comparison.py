@@ -7,6 +7,7 @@ from experiments.studies import square_comparison as study
 
 
 # ART classifies each image two more times for a query.
+@pytest.mark.slow
 @pytest.mark.parametrize(("implementation", "passes_per_query"), [("keras_trn", 1), ("ART", 3)])
 def test_implementation_breaks_images_within_its_queries(
     implementation, passes_per_query, preset_classifier

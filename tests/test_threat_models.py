@@ -80,6 +80,7 @@ def gradient(target, images, labels):
     return None if found is None else found.numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"])
 def test_attacker_who_runs_the_defence_sees_its_answers(name, protected, some):
     target = threat_models.get(name).target(protected)
@@ -91,6 +92,7 @@ def test_oblivious_attacker_sees_the_classifier_alone(protected, classifier):
     assert threat_models.Oblivious().target(classifier) is classifier
 
 
+@pytest.mark.slow
 def test_gradients_of_the_threat_models_differ(protected, some):
     gradients = {
         name: gradient(threat_models.get(name).target(protected), *some)
@@ -127,6 +129,7 @@ def test_stopgrad_is_the_gradient_with_constant_maps(protected, some):
     )
 
 
+@pytest.mark.slow
 def test_full_gradient_is_that_of_finite_differences(protected, some):
     # Away from black and white, where pixels are clipped; wrong labels, as for the true ones the
     # loss of a sure classifier has next to no slope.
@@ -206,6 +209,7 @@ def test_expectation_averages_a_random_defence(classifier, some):
     assert spread(often) < spread(once) / 3
 
 
+@pytest.mark.slow
 def test_expectation_strengthens_an_attack_on_a_random_defence(classifier, some):
     images, labels = some
     noisy = Noisy(classifier)
@@ -378,6 +382,7 @@ def test_bad_arguments_are_named():
 # --- Copies, and defences that change ---------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "threat_model",
     [
@@ -409,6 +414,7 @@ def test_transfer_can_be_copied_with_its_classifier(classifier, some):
         np.testing.assert_allclose(other.target(None)(some[0]), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bpda", "whitebox_stopgrad", "whitebox_full", "blackbox"])
 def test_target_is_another_one_once_the_defence_has_changed(name, protect, some):
     changing = keras.Sequential(
@@ -445,6 +451,7 @@ def fake_quantization(inputs):
     return tf.quantization.fake_quant_with_min_max_vars(inputs, -2.0, 2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "operation"),
     [

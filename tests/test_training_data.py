@@ -29,6 +29,7 @@ def small(classifier, protect):
 # --- Small batches -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
 def test_the_benign_share_holds_over_an_epoch_whatever_the_batch_size(
     batch_size, small, some, classifier
@@ -55,6 +56,7 @@ def test_benign_numbers_add_up_to_the_share():
             assert max(numbers) - min(numbers) <= 1 and max(numbers) <= size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "unmeasured"), [(0.0, "benign"), (1.0, "adversarial")])
 def test_what_was_not_measured_is_nan(share, unmeasured, small, some):
     small.compile(attack=keras_trn.attacks.FastGradientMethod(0.1), benign_share=share)
@@ -77,6 +79,7 @@ def test_single_images_meet_every_attack_of_a_mixture(classifier, some):
 # --- Lists, and one batch at a time ------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fit", "evaluate", "train_on_batch", "test_on_batch"])
 def test_lists_are_taken_as_arrays_are(method, small, some):
     images, labels = some[0][:4].tolist(), some[1][:4].tolist()
@@ -89,6 +92,7 @@ def test_lists_are_taken_as_arrays_are(method, small, some):
     np.testing.assert_allclose(small.restore(images), small.restore(some[0][:4]), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil",
     [lambda images: (255 * images).astype("uint8"), lambda images: 255 * images],
@@ -103,6 +107,7 @@ def test_single_batches_are_checked(method, spoil, small, some):
         getattr(small, method)(spoil(images), *arguments)
 
 
+@pytest.mark.slow
 def test_single_batches_are_checked_in_adversarial_training(classifier, some):
     trained = keras_trn.baselines.AdversariallyTrainedClassifier(classifier)
     trained.compile(attack=keras_trn.attacks.FastGradientMethod(0.1))
@@ -136,6 +141,7 @@ def test_restore_takes_a_pipeline(small, some):
 # --- Pipelines without end, or without a shape --------------------------------------
 
 
+@pytest.mark.slow
 def test_pipelines_without_end_are_refused_unless_a_number_of_batches_is_given(small, some):
     endless = tf.data.Dataset.from_tensor_slices(some).batch(8).repeat()
     for call in (
@@ -172,6 +178,7 @@ def unknown_channels(images, labels):
     return tf.data.Dataset.from_tensor_slices((files, labels)).map(decode).batch(16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [unknown_rank, unknown_channels])
 def test_shapes_that_are_known_late_are_taken_from_the_classifier(make, small, some):
     dataset = make(*some)
@@ -199,6 +206,7 @@ def scaled_up(images):
     return images * np.float32(1 + 5e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [rounded_up, scaled_up, lambda x: x - 1e-9])
 def test_a_rounding_outside_the_range_is_clipped(change, small, some, classifier):
     images, labels = some

@@ -5,13 +5,13 @@ import re
 import subprocess
 import sys
 
-import nbformat
 import pytest
 
 import keras_trn
 from keras_trn.evaluation import Report
 from tests.tutorials import TUTORIALS
 from tests.tutorials import run_tutorial
+from tests.tutorials import sources
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +97,9 @@ def test_harden_it_withstands_what_breaks_the_quickstart(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_tutorial_is_committed_with_its_outputs(path):
+    # The import takes seconds, which every run of the tests would pay.
+    import nbformat
+
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
@@ -108,9 +111,7 @@ def test_tutorial_is_committed_with_its_outputs(path):
 
 @pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_tutorial_needs_the_package_alone(path):
-    code = [
-        cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"
-    ]
+    code = sources(path, "code")
     for unavailable in ("from experiments", "import experiments", "../results"):
         assert not [source for source in code if unavailable in source], unavailable
 
@@ -118,7 +119,7 @@ def test_tutorial_needs_the_package_alone(path):
 def test_title_cells_give_the_measured_times():
     measured = json.loads((TUTORIALS.parent / "results/tutorials.json").read_text())
     for name, seconds in measured.items():
-        title = nbformat.read(TUTORIALS / f"{name}.ipynb", as_version=4).cells[0].source
+        title = sources(TUTORIALS / f"{name}.ipynb")[0]
         number, unit = re.search(r"\*\*Time\*\*: (\d+) (minute|second)s", title).groups()
         told = int(number) * {"minute": 60, "second": 1}[unit]
         assert abs(told - seconds) <= 30, name

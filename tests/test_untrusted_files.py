@@ -105,7 +105,7 @@ def write(path, members):
         with_pickled_config,
         with_unknown_function,
         with_other_shapes,
-        with_absurd_shapes,
+        pytest.param(with_absurd_shapes, marks=pytest.mark.slow),
         pytest.param(with_bomb, marks=pytest.mark.slow),
     ],
 )
