@@ -57,10 +57,15 @@ def worst_logits(
         Upper bounds of the differences to the logit of the label, shape `(batch, classes)`. The
         right answer is certified where the bounds of all other classes are below zero. The bounds
         are computed in float32, and leave out its rounding.
+
+    Raises:
+        TypeError: If bounds cannot pass a layer.
     """
     lower, upper = tf.maximum(images - epsilon, 0.0), tf.minimum(images + epsilon, 1.0)
     center, radius = (lower + upper) / 2, (upper - lower) / 2
     *hidden, head = (one for one in classifier.layers if not isinstance(one, layers.InputLayer))
+    if not (isinstance(head, layers.Dense) and head.activation is keras.activations.linear):
+        raise TypeError(f"Bounds need a last Dense layer that returns logits, received {head!r}.")
     for layer in hidden:
         center, radius = propagate(layer, center, radius)
     # Bounding the differences of logits is tighter than subtracting the bounds of logits.

@@ -17,6 +17,7 @@ from experiments.recipe import Data
 from experiments.recipes import digits as digits_recipe
 from experiments.studies import certified as study
 from keras_trn.evaluation import Report
+from keras_trn.evaluation.packing import unpack_bits
 
 EPSILON = 0.1
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -98,6 +99,14 @@ def test_layers_without_bounds_are_refused(layer):
         worst_logits(classifier, tf.zeros((2, 8, 8, 1)), tf.zeros(2, tf.int64), EPSILON)
 
 
+def test_head_that_returns_probabilities_is_refused():
+    images = keras.Input((8, 8, 1))
+    head = layers.Dense(10, activation="softmax")
+    classifier = keras.Model(images, head(layers.Flatten()(images)))
+    with pytest.raises(TypeError, match="returns logits"):
+        worst_logits(classifier, tf.zeros((2, 8, 8, 1)), tf.zeros(2, tf.int64), EPSILON)
+
+
 def test_epsilon_rises_from_zero(data):
     classifier = study.make_classifier((8, 8, 1), 10, SETTINGS)
     training = IntervalTraining(classifier, EPSILON, warmup_steps=1000)
@@ -119,4 +128,5 @@ def test_study_counts_certificates_next_to_a_report_of_attacks(data, trained, tm
     images, labels = (tf.constant(part[:60]) for part in data.test)
     share = np.mean(certified(trained, images, labels, EPSILON))
     assert proofs["test"]["certified_accuracy"] == pytest.approx(share)
+    assert unpack_bits(proofs["test"]["certified"], 60).mean() == pytest.approx(share)
     assert share <= report.worst(study.NAME) <= proofs["test"]["accuracy"]

@@ -13,12 +13,14 @@ import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers
 
 import keras_trn
 from experiments.filters import first_batches
 from experiments.interval_bounds import IntervalTraining
+from experiments.interval_bounds import certified
 from experiments.interval_bounds import interval_normal
 from experiments.recipe import Arrays
 from experiments.recipe import Data
@@ -29,6 +31,7 @@ from experiments.training import load_or_train
 from experiments.writing import write_results
 from keras_trn import attacks
 from keras_trn.evaluation.environment import describe_environment
+from keras_trn.evaluation.packing import pack_bits
 
 NAME = "interval bounds"
 
@@ -113,6 +116,17 @@ def test_batches(arrays: Arrays, number: int | None) -> tf.data.Dataset:
     return first_batches((images, labels.astype("int64")), number, 250)
 
 
+def prove(
+    classifier: keras.Model, examples: tf.data.Dataset, epsilon: float
+) -> dict[str, float | str]:
+    """Returns the shares of right and of certified images, and a bit for each certified one."""
+    training = IntervalTraining(classifier, epsilon, warmup_steps=1)
+    training.compile(jit_compile=False)
+    shares = training.evaluate(examples, verbose=0, return_dict=True)
+    is_certified = [certified(classifier, *batch, epsilon) for batch in examples]
+    return {**shares, "certified": pack_bits(np.concatenate(is_certified))}
+
+
 def run(recipe: Recipe, path: Path, settings: Settings | None = None) -> None:
     """Trains the classifier, and writes what it proves and what attacks leave of it."""
     settings = settings or Settings()
@@ -124,13 +138,10 @@ def run(recipe: Recipe, path: Path, settings: Settings | None = None) -> None:
         folder / "classifier.keras",
         lambda: train(data, recipe.epsilon, bare.output_shape[-1], settings, folder),
     )
-    proofs = {}
-    for part, number in (("validation", None), ("test", settings.images)):
-        training = IntervalTraining(classifier, recipe.epsilon, warmup_steps=1)
-        training.compile(jit_compile=False)
-        proofs[part] = training.evaluate(
-            test_batches(getattr(data, part), number), verbose=0, return_dict=True
-        )
+    proofs = {
+        part: prove(classifier, test_batches(getattr(data, part), number), recipe.epsilon)
+        for part, number in (("validation", None), ("test", settings.images))
+    }
     report = keras_trn.evaluate(
         bare,
         first_batches(data.test, settings.images, 250),
