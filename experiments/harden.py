@@ -48,7 +48,7 @@ class HardeningExperiment(Experiment):
         is_rounded = self.recipe.half_precision
         store_as_float16(preset, except_for=None if is_rounded else "classifier")
         baselines = {
-            "plain TRN": plain,
+            "plain restorer": plain,
             **make_filters(plain.classifier, self.hardening.filters),
             **{name: self.harden(name, make) for name, make in self.hardening.classifiers.items()},
         }

@@ -19,10 +19,10 @@ from keras_trn.evaluation.tables import to_markdown
 # What can be chosen, and the name of the defence in the reports.
 CHOICES = {
     "no defence": "bare",
-    "plain restorer": "plain TRN",
-    "hardened restorer": "hardened TRN",
+    "plain restorer": "plain restorer",
+    "hardened restorer": "hardened restorer",
     "adversarial training": "adversarial training",
-    "adversarial training, larger network": "adversarial training, equal size",
+    "adversarial training, larger network": "adversarial training, larger network",
     "bit-depth filter": "bit depth",
 }
 
@@ -36,7 +36,9 @@ def figures(path: Path) -> pd.DataFrame:
 def headlines(folder: Path) -> str:
     """Writes three figures of CIFAR-10 as cards: no knowledge, full knowledge, no attack."""
     found = figures(folder / "trn_hardened_cifar10.json")
-    bare, plain, hardened = (found.loc[name] for name in ("bare", "plain TRN", "hardened TRN"))
+    bare, plain, hardened = (
+        found.loc[name] for name in ("bare", "plain restorer", "hardened restorer")
+    )
     cards = [
         (
             plain["no knowledge"],

@@ -203,5 +203,5 @@ class HardeningRecipe:
         """Returns the classifiers to train on adversarial examples, by name."""
         return {
             "adversarial training": self.plain.classifier.make,
-            "adversarial training, equal size": self.make_large_classifier,
+            "adversarial training, larger network": self.make_large_classifier,
         }

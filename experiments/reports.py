@@ -23,7 +23,9 @@ def read_report(path: Path) -> Report:
     report = Report.from_json(path)
     if not path.stem.startswith(("trn_", "defences_")):
         return report
-    return rename_evaluated(report, "hardened TRN" if "hardened" in path.stem else "plain TRN")
+    return rename_evaluated(
+        report, "hardened restorer" if "hardened" in path.stem else "plain restorer"
+    )
 
 
 def rename_evaluated(report: Report, name: str) -> Report:

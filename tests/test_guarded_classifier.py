@@ -127,7 +127,7 @@ def test_study_measures_all_images_on_the_same_attack(parts, digits, tmp_path):
     attack = keras_trn.attacks.FastGradientMethod(0.2)
     cells = guard.measure_images(*parts, digits, attack, settings, tmp_path / "cells.jsonl")
     hit = {cell["defence"]: cell for cell in cells if cell["threat_model"] == guard.KNOWS_ALL}
-    assert hit["both"]["accuracy"] == hit["hardened TRN"]["accuracy"]
+    assert hit["both"]["accuracy"] == hit["hardened restorer"]["accuracy"]
     assert len({cell["attacked_psnr"] for cell in hit.values()}) == 1
     table = guard.images_table(cells)
     assert table.count("| both |") == 3 and "| bare |" not in table

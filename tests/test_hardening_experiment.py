@@ -68,10 +68,10 @@ def test_preset_keeps_the_classifier_and_is_what_is_evaluated(
     assert Report.from_json(path).defences == [
         "bare",
         "protected",
-        "plain TRN",
+        "plain restorer",
         "bit depth",
         "adversarial training",
-        "adversarial training, equal size",
+        "adversarial training, larger network",
     ]
     table = overview(read_report(path))
     assert list(table.columns) == [

@@ -353,8 +353,8 @@ def test_defences_are_plotted_as_dots_in_the_order_of_the_report(report):
 @pytest.mark.parametrize("threat_model", ["bpda", "transfer_from_estimator"])
 def test_overview_takes_the_worst_case_over_all_who_know_the_defence(report, threat_model):
     report.cells.append(make_cell("PGD-5", [1, 0, 1, 1], threat_model=threat_model))
-    table = overview(rename_evaluated(report, "plain TRN")).set_index("defence")
-    assert table.loc["plain TRN"].to_dict() == {
+    table = overview(rename_evaluated(report, "plain restorer")).set_index("defence")
+    assert table.loc["plain restorer"].to_dict() == {
         "benign": 75.0,
         "worst": 0.0,
         "full knowledge": 25.0,
@@ -383,7 +383,7 @@ def test_pages_show_the_committed_results(page):
 def test_choices_show_what_is_proved_where_a_certified_method_was_measured(
     report, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(headlines, "CHOICES", {"hardened": "hardened TRN"})
+    monkeypatch.setattr(headlines, "CHOICES", {"hardened": "hardened restorer"})
     report.to_json(tmp_path / "trn_hardened_a.json")
     hardened = ["| hardened | 75.0 | 50.0 | 50.0 |"]
     assert headlines.choices("a", tmp_path).splitlines()[2:] == hardened

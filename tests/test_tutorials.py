@@ -116,6 +116,18 @@ def test_tutorial_needs_the_package_alone(path):
         assert not [source for source in code if unavailable in source], unavailable
 
 
+def test_tutorial_of_photographs_shows_the_card_of_the_preset():
+    notebook = json.loads((TUTORIALS / "04_cifar10.ipynb").read_text(encoding="utf-8"))
+    card = keras_trn.list_presets()["trn_cifar10"]
+    shown = [
+        "".join(output["data"].get("text/markdown", []))
+        for cell in notebook["cells"]
+        for output in cell.get("outputs", [])
+        if "data" in output
+    ]
+    assert card[card.index("### Results") :] in shown
+
+
 def test_title_cells_give_the_measured_times():
     measured = json.loads((TUTORIALS.parent / "results/tutorials.json").read_text())
     for name, seconds in measured.items():

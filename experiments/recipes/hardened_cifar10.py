@@ -14,13 +14,13 @@ RECIPE = HardeningRecipe(
         epochs={
             "restorer": 140,
             "adversarial training": 60,
-            "adversarial training, equal size": 40,
+            "adversarial training, larger network": 40,
         },
         # Without CutMix, all three overfitted after 25 to 36 epochs.
         cutmix_share={
             "restorer": 0.7,
             "adversarial training": 0.5,
-            "adversarial training, equal size": 0.5,
+            "adversarial training, larger network": 0.5,
         },
     ),
     restorer={"width": 96, "depth": 6},

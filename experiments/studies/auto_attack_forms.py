@@ -32,7 +32,7 @@ from keras_trn.evaluation.packing import unpack_bits
 from keras_trn.evaluation.runs import Cell
 from keras_trn.evaluation.tables import to_markdown
 
-PRESETS = {"plain TRN": "trn_fashion_mnist", "hardened TRN": "trn_hardened_fashion_mnist"}
+PRESETS = {"plain restorer": "trn_fashion_mnist", "hardened restorer": "trn_hardened_fashion_mnist"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,8 +60,8 @@ def measure_images(
     return measure(
         {
             "bare": hardened.classifier,
-            "hardened TRN": hardened,
-            "plain TRN": plain,
+            "hardened restorer": hardened,
+            "plain restorer": plain,
             "both": keras_trn.GuardedClassifier(hardened, plain.restorer, plain.gradient_map),
         },
         first_batches(examples, settings.images, settings.batch_size),
