@@ -1,5 +1,6 @@
 """A hardened restorer that decides the class, and a second restorer that restores the image."""
 
+import math
 from typing import Any
 from typing import Self
 
@@ -71,6 +72,11 @@ class GuardedClassifier(RestoredClassifier):
                 "hardened must be a `keras_trn.ProtectedClassifier` that was trained with "
                 f'`compile(threat_model="whitebox_full")`; received {hardened!r}.'
             )
+        if gradient_map is None and getattr(restorer, "takes_gradient_maps", False):
+            raise ValueError(
+                "This restorer takes gradient maps: pass the map that it was trained with, as "
+                "`GuardedClassifier(hardened, second.restorer, second.gradient_map)`."
+            )
         super().__init__(hardened.classifier, **kwargs)
         self.hardened = hardened
         # It checks that restorer and gradient map fit, and runs them.
@@ -92,8 +98,12 @@ class GuardedClassifier(RestoredClassifier):
         logits = self._logits(restored)
         if self.mixing == 0:
             return logits
-        unrestored = tf.nn.softmax(self._logits(images))
-        return tf.math.log((1 - self.mixing) * tf.nn.softmax(logits) + self.mixing * unrestored)
+        # Probabilities of large logits round to 0, and their logarithms to minus infinity.
+        shares = [
+            tf.nn.log_softmax(logits) + math.log(1 - self.mixing),
+            tf.nn.log_softmax(self._logits(images)) + math.log(self.mixing),
+        ]
+        return tf.reduce_logsumexp(tf.stack(shares), axis=0)
 
     def restore_batch(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         """Restores a batch; as `RestoredClassifier.restore_batch`."""

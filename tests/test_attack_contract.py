@@ -277,6 +277,17 @@ def test_malformed_input_is_refused(name, classifier):
             shared(name)(classifier, *arguments)
 
 
+@every_attack
+def test_classifiers_without_two_classes_are_refused(name, some):
+    images, labels = some
+    means = {"at least two classes": [1, 2], "logits of shape": [1, 2, 3]}
+    for message, axes in means.items():
+        classifier = functools.partial(tf.reduce_mean, axis=axes)
+        for given in ((images,), (images, labels)):
+            with pytest.raises(ValueError, match=message):
+                shared(name)(classifier, *given)
+
+
 class Brighten(attacks.Attack):
     """A user's attack, which leaves the ball, runs in NumPy and refuses some images."""
 

@@ -49,6 +49,31 @@ def test_an_image_that_withstands_all_is_returned_with_its_smallest_margin():
         np.testing.assert_allclose(adversarial, plain_images(0.3), atol=1e-6)
 
 
+def test_mean_logits_decide_on_a_random_defence():
+    def noisy(images):
+        scores = brightness(images)
+        return scores + tf.random.normal(tf.shape(scores))
+
+    images = np.full((40, 4, 4, 1), 0.2, "float32")
+    averaged = attacks.ExpectationOverTransformation(
+        attacks.ProjectedGradientDescent(0.25, steps=3), samples=100
+    )
+    adversarial = attacks.AttackEnsemble([averaged])(noisy, images, np.zeros(40, "int64"))
+    # A single run is wrong about a third of them without any attack.
+    changed = np.any(adversarial != images, axis=(1, 2, 3))
+    assert changed.mean() >= 0.9
+
+
+def test_attacks_keep_their_seeds_and_their_names():
+    noise = [attacks.RandomNoise(0.1, seed=seed) for seed in (0, 1)]
+    ensemble, images = attacks.AttackEnsemble(noise), plain_images(0.1)
+    first = ensemble(brightness, images, [0])
+    np.testing.assert_array_equal(ensemble(brightness, images, [0]), first)
+    longer = attacks.AttackEnsemble([attacks.ProjectedGradientDescent(0.1)]).variant(steps=50)
+    assert longer.name == "PGD-50"
+    assert attacks.auto_attack("fast", 0.1).variant(seed=3).name == "AutoAttack fast"
+
+
 def test_answers_that_are_not_numbers_count_as_fooled(classifier, digits):
     def broken(images):
         return classifier(images) * np.nan

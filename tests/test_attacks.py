@@ -337,9 +337,6 @@ def test_classifier_is_attacked_in_inference_mode(digits):
         np.testing.assert_array_equal(variable, value)
 
 
-# --- Strength -------------------------------------------------------------------------
-
-
 # --- Mixtures -------------------------------------------------------------------------
 
 
@@ -353,6 +350,49 @@ def test_mixture_gives_each_attack_its_share(batch_size, linear, grey):
     counts = np.isclose(lengths[:, None], epsilons).sum(axis=0)
     assert counts.sum() == batch_size and np.all(np.diff(lengths) >= -1e-6)
     assert np.all(counts >= batch_size // 3) and np.all(counts <= -(-batch_size // 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_fewer_images_than_attacks_of_a_mixture_run_through_every_layer(batch_size):
+    layers = keras.layers
+    network = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(4, 3, padding="same"),
+            layers.BatchNormalization(),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
+    images = np.random.default_rng(0).random((batch_size, 8, 8, 3), "float32")
+    epsilons = np.array([0.1, 0.2, 0.3, 0.4])
+    attack = Mixture([FastGradientMethod(epsilon) for epsilon in epsilons])
+    turns = set()
+    for seed in range(12):
+        perturbation = attack(network, images, np.zeros(batch_size, "int64"), seed=seed) - images
+        turns |= set(np.searchsorted(epsilons, distances(perturbation, "linf") - 1e-4))
+    assert turns == {0, 1, 2, 3}
+
+
+def test_seeds_of_its_attacks_fix_a_mixture(linear, grey):
+    mixture = Mixture(
+        [
+            FastGradientMethod((0.0, 0.3), seed=0),
+            RandomNoise((0.0, 0.3), seed=1),
+            RandomNoise(0.1, seed=2),
+        ]
+    )
+    images = grey[:1].repeat(8, axis=0)
+    first = mixture(linear, images)
+    np.testing.assert_array_equal(mixture(linear, images), first)
+
+
+def test_mixture_in_a_mixture_is_refused():
+    inner = Mixture([FastGradientMethod(0.1)])
+    with pytest.raises(ValueError, match="List the attacks of both in one mixture"):
+        Mixture([inner, FastGradientMethod(0.2)])
 
 
 def test_each_attack_of_a_mixture_keeps_its_own_norm(linear, grey):

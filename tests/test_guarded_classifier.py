@@ -6,6 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_trn
 from experiments.studies import guard
@@ -89,6 +90,33 @@ def test_mixing_adds_the_belief_about_the_unrestored_image(parts, classifier, di
     assert mixed.forward_passes == 2
 
 
+def test_mixing_of_large_logits_stays_finite(classifier, digits):
+    certain = keras.Sequential([classifier, keras.layers.Rescaling(30.0)])
+    identity = keras_trn.ProtectedClassifier(
+        certain, keras_trn.SingleStreamRestorationNetwork(width=4, depth=1)
+    )
+    mixed = keras_trn.GuardedClassifier(identity, identity.restorer, mixing=0.1)
+    images = digits[0][:40]
+    logits = certain.predict(images, verbose=0)
+    assert np.ptp(logits, axis=-1).min() > 120
+    # Both parts see the same image, so the mixture is the classifier's own belief.
+    np.testing.assert_allclose(mixed(images), keras.ops.log_softmax(logits), rtol=1e-4, atol=1e-4)
+
+
+def test_report_measures_the_class_that_is_decided(parts, digits):
+    class Decider(keras_trn.GuardedClassifier):
+        def call(self, images, labels=None):
+            return tf.roll(super().call(images, labels), 1, axis=-1)
+
+    hardened, second = parts
+    decider = Decider(hardened, second.restorer, second.gradient_map)
+    images, labels = digits[0][:40], digits[1][:40]
+    cells = keras_trn.evaluation.measure({"decider": decider}, (images, labels), [], [])
+    expected = np.mean(predictions(decider, images) == labels)
+    assert [cell["accuracy"] for cell in cells] == [pytest.approx(expected)]
+    assert expected != np.mean(predictions(hardened, images) == labels)
+
+
 @pytest.mark.slow
 def test_fresh_process_loads_the_very_same_model(parts, tmp_path):
     hardened, second = parts
@@ -119,6 +147,8 @@ def test_malformed_parts_are_refused(parts, classifier):
         keras_trn.GuardedClassifier(hardened, second.restorer, second.gradient_map, mixing=0.5)
     with pytest.raises(ValueError, match="does not use the gradient map"):
         keras_trn.GuardedClassifier(hardened, hardened.restorer, second.gradient_map)
+    with pytest.raises(ValueError, match="pass the map that it was trained with"):
+        keras_trn.GuardedClassifier(hardened, second.restorer)
 
 
 @pytest.mark.slow

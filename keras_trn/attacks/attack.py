@@ -68,7 +68,8 @@ class Attack:
             calls differ, and `keras.utils.set_random_seed` controls them.
 
     Call arguments:
-        classifier: A Keras model that returns logits, or any callable from images to logits.
+        classifier: A Keras model that returns logits, or any function from images to logits that
+            consists of TensorFlow operations.
         images: Clean images of shape `(batch, height, width, channels)` in [0, 1].
         labels: Class indices of shape `(batch,)` that the attack steers away from. By default
             the predicted ones, which do not leak the true labels.
@@ -164,8 +165,8 @@ class Attack:
             return self._craft(logits, images, *self._draw(images, epsilon, seed), labels)
         images = tf.cast(check_images(images, known_image_shape(classifier)), tf.float32)
         self.check_image_shape(tuple(images.shape[1:]))
+        num_classes = self._num_classes(classifier, images)
         if labels is not None:
-            num_classes = self._num_classes(classifier, images)
             labels = check_labels(labels, num_classes, batch_size=len(images))
             labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
         if epsilon is not None:
@@ -185,6 +186,12 @@ class Attack:
                 raise ValueError(
                     "The classifier must return logits of shape (batch, num_classes); it returned "
                     f"the shape {tuple(shape)} for one image."
+                )
+            if shape[-1] < 2:
+                raise ValueError(
+                    "An attack needs the logits of at least two classes; the classifier returned "
+                    f"the shape {tuple(shape)} for one image. Give a binary classifier two "
+                    "outputs, `Dense(2)`."
                 )
             return shape[-1]
 

@@ -11,10 +11,14 @@ from tensorflow import Tensor
 
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.combined_attack import CombinedAttack
+from keras_trn.attacks.combined_attack import seed_of
+from keras_trn.attacks.expectation import ExpectationOverTransformation
+from keras_trn.attacks.expectation import mean_logits
 from keras_trn.attacks.margin import margins
 from keras_trn.attacks.mixture import Mixture
 from keras_trn.attacks.random_numbers import split_seed
 from keras_trn.attacks.survivors import update_survivors
+from keras_trn.types import Config
 from keras_trn.types import Logits
 
 
@@ -24,10 +28,12 @@ class AttackEnsemble(CombinedAttack):
 
     It does not attack an image again once one attack has succeeded. For an image that withstands
     all attacks, it returns the perturbation with the smallest margin. On top of the attacks
-    themselves, an image costs one forward pass, and one more for each attack on it.
+    themselves, an image costs one forward pass, and one more for each attack on it. If every attack
+    is an `ExpectationOverTransformation`, mean logits decide which attack succeeded. Then each of
+    these passes becomes as many passes as there are samples.
 
     It has the capabilities of its attacks. Call it like any
-    [`Attack`][keras_trn.attacks.Attack].
+    [`Attack`][keras_trn.attacks.Attack]. An attack with a seed of its own keeps it.
 
     Args:
         attacks: Attacks with the same epsilon and norm, the cheapest first.
@@ -55,32 +61,49 @@ class AttackEnsemble(CombinedAttack):
                 "The attacks of an ensemble must share one norm and one epsilon, received "
                 f"{', '.join(map(repr, self.attacks))}. Evaluate other attacks separately."
             )
-        self._name = name or ", ".join(attack.name for attack in self.attacks)
+        self._name = name
         super().__init__(self.attacks[0].epsilon, norm=self.attacks[0].norm, seed=seed)
 
     def craft(
         self, logits: Logits, images: Tensor, labels: Tensor, epsilon: Tensor, random_seed: Tensor
     ) -> Tensor:
         seeds = split_seed(random_seed, len(self.attacks))
-        margins_of = functools.partial(_margins, logits)
+        margins_of = functools.partial(_margins, self._deciding_logits(logits))
         best, lowest = images, margins_of(images, labels)
         for index, attack in enumerate(self.attacks):
             survives = lowest > -float("inf")
-            perturb = functools.partial(attack.perturb, logits, random_seed=seeds[index])
+            perturb = functools.partial(
+                attack.perturb, logits, random_seed=seed_of(attack, seeds[index])
+            )
             crafted = update_survivors(survives, best, perturb, images, labels, epsilon)
             reached = update_survivors(survives, lowest, margins_of, crafted, labels)
             best = tf.where((reached < lowest)[:, None, None, None], crafted, best)
             lowest = tf.minimum(reached, lowest)
         return best
 
+    def _deciding_logits(self, logits: Logits) -> Logits:
+        """Returns the logits that decide which images are fooled."""
+        samples = [
+            attack.samples
+            for attack in self.attacks
+            if isinstance(attack, ExpectationOverTransformation)
+        ]
+        # One unlucky run of a random defence would end the attack on an image that it gets right
+        # in most runs.
+        return mean_logits(logits, max(samples)) if len(samples) == len(self.attacks) else logits
+
     def variant(self, **changes: Any) -> Self:
         """Returns the ensemble with another `name` or `seed`, or with changed attacks."""
-        own = {key: changes.pop(key, getattr(self, key)) for key in ("name", "seed")}
+        own: dict[str, Any] = {"name": self._name, "seed": self.seed}
+        own |= {key: changes.pop(key) for key in own if key in changes}
         return type(self)([attack.variant(**changes) for attack in self.attacks], **own)
 
     @property
     def name(self) -> str:
-        return self._name
+        return self._name or ", ".join(attack.name for attack in self.attacks)
+
+    def get_config(self) -> Config:
+        return {**super().get_config(), "name": self._name}
 
 
 def _margins(logits: Logits, images: Tensor, labels: Tensor) -> Tensor:

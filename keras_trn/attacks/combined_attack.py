@@ -6,11 +6,17 @@ from typing import Any
 from typing import Self
 
 import keras
+from tensorflow import Tensor
 
 from keras_trn.attacks.attack import Attack
 from keras_trn.types import ArrayLike
 from keras_trn.types import Config
 from keras_trn.types import ImageShape
+
+
+def seed_of(attack: Attack, random_seed: Tensor) -> Tensor:
+    """Returns the seed of an attack in a combination: its own, or else the given one."""
+    return random_seed if attack.seed is None else attack._random_seed(attack.seed)
 
 
 class CombinedAttack(Attack):

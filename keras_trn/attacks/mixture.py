@@ -10,6 +10,7 @@ from tensorflow import Tensor
 
 from keras_trn.attacks.attack import Attack
 from keras_trn.attacks.combined_attack import CombinedAttack
+from keras_trn.attacks.combined_attack import seed_of
 from keras_trn.attacks.random_numbers import ALGORITHM
 from keras_trn.graphs import GraphCache
 from keras_trn.types import ArrayLike
@@ -25,13 +26,14 @@ class Mixture(CombinedAttack):
     batch has fewer images than there are attacks, the attacks take turns at random.
 
     It runs in a graph if all its attacks do. Call it like any
-    [`Attack`][keras_trn.attacks.Attack]; `epsilon` overrides the epsilon of every attack.
+    [`Attack`][keras_trn.attacks.Attack]; `epsilon` overrides the epsilon of every attack. An attack
+    with a seed of its own keeps it. If all have one, every call gives the same result.
 
     Args:
         attacks: Attacks, each with its own epsilon, norm and seed.
 
     Raises:
-        ValueError: If `attacks` is empty or contains anything else.
+        ValueError: If `attacks` is empty, or contains another mixture or anything else.
 
     Example:
         ```python
@@ -43,8 +45,16 @@ class Mixture(CombinedAttack):
 
     def __init__(self, attacks: Sequence[Attack]) -> None:
         self._hold(attacks)
+        if any(isinstance(attack, Mixture) for attack in self.attacks):
+            raise ValueError(
+                "A mixture cannot hold another one. List the attacks of both in one mixture, "
+                f"received {attacks!r}."
+            )
         # Each attack has its own values.
-        self.epsilon = self.norm = self.seed = None
+        self.epsilon = self.norm = None
+        seeds = [attack.seed for attack in self.attacks]
+        # It decides how shares are rounded.
+        self.seed = None if None in seeds else seeds[0]
         self._graphs = GraphCache()
 
     def perturb(
@@ -54,13 +64,14 @@ class Mixture(CombinedAttack):
         crafted = []
         for index, (attack, start, stop) in enumerate(self._shares(images, random_seed)):
             # Convolutions need at least one image, even if the share is empty.
-            share = slice(start, tf.maximum(stop, start + 1))
+            first = tf.minimum(start, tf.shape(images)[0] - 1)
+            share = slice(first, tf.maximum(stop, first + 1))
             adversarial = attack.perturb(
                 logits,
                 images[share],
                 labels[share],
                 epsilon[share],
-                random_seed + index if attack.seed is None else self._random_seed(attack.seed),
+                seed_of(attack, random_seed + index),
             )
             crafted.append(adversarial[: stop - start])
         return tf.concat(crafted, axis=0)
@@ -84,14 +95,16 @@ class Mixture(CombinedAttack):
         if epsilon is not None:
             return self._epsilon_per_image(images, epsilon, seed), random_seed
         epsilons = [
-            attack._epsilon_per_image(images[start:stop], None, seed)
+            attack._epsilon_per_image(
+                images[start:stop], None, seed if attack.seed is None else attack.seed
+            )
             for attack, start, stop in self._shares(images, random_seed)
         ]
         return tf.concat(epsilons, axis=0), random_seed
 
     def parts(self) -> list[Attack]:
-        """Returns the attacks of the mixture, which may hold mixtures."""
-        return [part for attack in self.attacks for part in attack.parts()]
+        """Returns the attacks of the mixture."""
+        return list(self.attacks)
 
     def with_largest_epsilon(self) -> Self:
         """Returns the mixture with the upper end of each range as epsilon."""

@@ -427,8 +427,10 @@ class _Meter:
         if isinstance(self.defence, RestoredClassifier):
             # Only a study of an upper bound is told the labels that the attack starts from.
             known_labels = attacked_labels if self.defence.needs_labels else None
-            classified = self.defence.restore_batch(adversarial, known_labels)
-            classifier, shown["restored"] = self.defence.classifier, classified
+            shown["restored"] = self.defence.restore_batch(adversarial, known_labels)
+            # A subclass with another `call` need not answer as the classifier on this image.
+            if type(self.defence).call is RestoredClassifier.call:
+                classifier, classified = self.defence.classifier, shown["restored"]
         predictions = _finite_predictions(logits_function(classifier)(classified), classified)
         return {
             "correct": predictions == labels,
