@@ -69,7 +69,8 @@ class Attack:
 
     Call arguments:
         classifier: A Keras model that returns logits, or any function from images to logits that
-            consists of TensorFlow operations.
+            consists of TensorFlow operations. Pass the same function in each call, because every
+            new one costs a new graph, which the attack keeps.
         images: Clean images of shape `(batch, height, width, channels)` in [0, 1].
         labels: Class indices of shape `(batch,)` that the attack steers away from. By default
             the predicted ones, which do not leak the true labels.
