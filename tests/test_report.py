@@ -350,6 +350,39 @@ def test_defences_are_plotted_as_dots_in_the_order_of_the_report(report):
     np.testing.assert_allclose(dots["no knowledge (oblivious)"], [0.0, 50.0])
 
 
+def test_defence_that_was_not_attacked_has_only_its_benign_dot(report):
+    cells = [c for c in report.cells if (c["defence"], c["attack"]) != ("bare", "PGD-5")]
+    report.cells[:] = cells
+    axis = report.plot_defences().axes[0]
+    dots = {line.get_label(): line.get_xdata() for line in axis.lines}
+    np.testing.assert_allclose(dots["benign"], [100.0, 75.0])
+    np.testing.assert_allclose(dots["worst"], [np.nan, 25.0])
+    bare, protected = [line for line in axis.lines if line.get_color() == "silver"]
+    np.testing.assert_allclose(bare.get_xdata(), [np.nan, 100.0])
+    np.testing.assert_allclose(protected.get_xdata(), [25.0, 75.0])
+
+
+def test_plots_show_threat_models_of_your_own_last(report):
+    for name in ("surrogate B", "surrogate A"):
+        report.cells.insert(1, make_cell("PGD-5", [0, 1, 0, 1], threat_model=name))
+    figure = report.plot_defences()
+    own = {line.get_label(): line for line in figure.axes[0].lines}
+    np.testing.assert_allclose(own["surrogate A"].get_xdata(), [np.nan, 25.0])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "benign",
+        "no knowledge (oblivious)",
+        "full knowledge (whitebox_full)",
+        "surrogate A",
+        "surrogate B",
+        "worst",
+    ]
+    curves = {line.get_label(): line for line in report.plot_accuracy().axes[0].lines}
+    colors = [curves[f"{name}, PGD-5"].get_color() for name in ("surrogate A", "surrogate B")]
+    assert colors == [own[name].get_color() for name in ("surrogate A", "surrogate B")]
+    assert len({line.get_color() for line in own.values()}) == 7
+
+
 @pytest.mark.parametrize("threat_model", ["bpda", "transfer_from_estimator"])
 def test_overview_takes_the_worst_case_over_all_who_know_the_defence(report, threat_model):
     report.cells.append(make_cell("PGD-5", [1, 0, 1, 1], threat_model=threat_model))
