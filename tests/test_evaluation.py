@@ -524,6 +524,19 @@ def test_random_numbers_that_cannot_be_fixed_are_named(classifier, dataset, fgsm
     assert report.missing_threat_models("protected") == ["fixed_randomness"]
 
 
+def test_report_without_any_attack_tells_why(dataset, fgsm, without_checks):
+    class Random(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs + tf.random.normal(tf.shape(inputs))
+
+    layers = [keras.layers.Flatten(), Random(), keras.layers.Dense(10)]
+    classifier = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    report = keras_trn.evaluate(classifier, dataset.take(1), fgsm, ["fixed_randomness"], verbose=0)
+    assert [cell["attack"] for cell in report.cells] == ["benign"]
+    assert report.worst() is None
+    assert "Not run: `fixed_randomness` on `bare`, because" in str(report)
+
+
 @pytest.mark.slow
 def test_threat_models_of_the_user_are_run_unchanged(classifier, dataset, fgsm, without_checks):
     report = keras_trn.evaluate(
@@ -770,6 +783,27 @@ def test_bad_arguments_are_refused(classifier, digits, dataset, fgsm, protect):
     other = linear_classifier(num_classes=4)
     with pytest.raises(ValueError, match="'other' takes other images or knows other classes"):
         keras_trn.evaluate(protected, dataset, [fgsm], baselines={"other": other}, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["bpda"], r"applies to bare, so no .*: `bpda` needs a restoration"),
+        (
+            ["transfer_from_estimator", "whitebox_stopgrad"],
+            r"`transfer_from_estimator` needs .*`EstimatedLabel`; `whitebox_stopgrad` needs a grad",
+        ),
+        ([], "attacks but no threat model"),
+    ],
+    ids=["one", "two", "none"],
+)
+def test_attacks_that_no_threat_model_runs_are_refused(classifier, dataset, names, message):
+    for call in (
+        lambda: measure({"bare": classifier}, dataset, NeverRun(0.1), names, verbose=0),
+        lambda: keras_trn.evaluate(classifier, dataset, NeverRun(0.1), names, verbose=0),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 # --- The whole ---------------------------------------------------------------------------

@@ -94,6 +94,31 @@ def test_defence_that_was_not_attacked_has_no_worst_case(report):
     assert report.to_dict()["worst"][1]["accuracy"] is None
 
 
+def test_report_of_which_no_attack_was_run_is_shown(report, tmp_path):
+    reason = "it draws random numbers elsewhere"
+    report.not_run.append(
+        {"defence": "protected", "threat_model": "fixed_randomness", "reason": reason}
+    )
+    report.cells[:] = [cell for cell in report.cells if cell["attack"] == "benign"]
+    assert report.budgets == [] and report.worst() is None
+    with pytest.raises(KeyError, match="No attack of norm 'l2'"):
+        report.worst(norm="l2")
+    assert report.to_markdown("summary").splitlines()[2:4] == [
+        "| bare | 100.0 | - |",
+        "| protected, without fixed_randomness | 75.0 | - |",
+    ]
+    for shown in (str(report), report._repr_markdown_()):
+        assert reason in shown
+        assert "Accuracy in percent of 4 images. No attack was run." in shown
+    report.to_json(tmp_path / "report.json")
+    loaded = keras_trn.evaluation.Report.from_json(tmp_path / "report.json")
+    assert str(loaded) == str(report)
+    for plot in (report.plot_accuracy, report.plot_defences):
+        with pytest.raises(ValueError, match="nothing to plot: no attack"):
+            plot()
+    assert report.plot_quality().axes
+
+
 def test_cells_are_found_by_what_they_are(report):
     assert report.cell("benign")["accuracy"] == 0.75
     assert report.cell("benign", defence="bare")["accuracy"] == 1.0

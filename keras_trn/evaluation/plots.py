@@ -52,6 +52,7 @@ _TO_THE_RIGHT: dict[str, Any] = {
 
 def plot_accuracy(report: "Report") -> "Figure":
     """Plots accuracy against epsilon, a line for each threat model."""
+    _check_attacked(report)
     figure = new_figure(figsize=(7, 4.2))
     axis = figure.subplots()
     benign, bare = report.cell("benign"), report.defences[0]
@@ -91,6 +92,11 @@ def plot_accuracy(report: "Report") -> "Figure":
     return figure
 
 
+def _check_attacked(report: "Report") -> None:
+    if not report.budgets:
+        raise ValueError("There is nothing to plot: no attack of this report was run.")
+
+
 def _plot_curve(axis: "Axes", cells: list[Cell], label: str, **style: Any) -> None:
     accuracies = np.array([cell["accuracy"] for cell in cells], "float64")
     axis.plot([cell["epsilon"] for cell in cells], 100 * accuracies, label=label, **style)
@@ -123,6 +129,7 @@ def _colors(report: "Report") -> dict[str, str]:
 
 def plot_defences(report: "Report") -> "Figure":
     """Plots accuracies as dots: a row for each defence, a colour for each threat model."""
+    _check_attacked(report)
     norm, epsilon = report.budgets[0]
     colors = _colors(report)
     positions = np.arange(len(report.defences))

@@ -194,6 +194,8 @@ class Report:
         if defence not in self.defences:
             raise KeyError(f"No defence {defence!r} in this report, only {self.defences}.")
         budgets = [budget for budget in self.budgets if norm in (None, budget[0])]
+        if norm is None and not budgets:
+            return None
         if not budgets:
             raise KeyError(f"No attack of norm {norm!r} in this report, only {self.budgets}.")
         norm, largest = budgets[0]
@@ -417,19 +419,20 @@ class Report:
         return [f"**Not run:** {missing_run_text(row)}" for row in self.not_run] + calibrated
 
     def _captions(self) -> dict[str, str]:
-        examples = self.cells[0]["examples"]
-        attackers = {
-            cell["threat_model"] for cell in self.cells if cell["defence"] == self.evaluated
-        }
-        is_known = bool(attackers & _KNOW_THE_DEFENCE)
+        share = f"Accuracy in percent of {self.cells[0]['examples']} images"
+        summary = accuracy = f"{share}. No attack was run."
+        if self.budgets:
+            summary = (
+                f"{share}: the worst case for each image over the attacks of each threat model "
+                f"within {tables.budget_text(*self.budgets[0])}, and over all of them (`worst`)."
+            )
+            accuracy = f"{share}. `worst`: images that stay correct under all attacks."
+            if not self._is_attacked_with_full_knowledge:
+                accuracy += f" No attacker here knows everything about `{self.evaluated}`."
         has_passes = "passes" in self.table("quality")
         captions = {
-            "summary": f"Accuracy in percent of {examples} images: the worst case for each image "
-            f"over the attacks of each threat model within "
-            f"{tables.budget_text(*self.budgets[0])}, and over all of them (`worst`).",
-            "accuracy": f"Accuracy in percent of {examples} images. `worst`: images that stay "
-            "correct under all attacks."
-            + ("" if is_known else f" No attacker here knows everything about `{self.evaluated}`."),
+            "summary": summary,
+            "accuracy": accuracy,
             "quality": f"Images of `{self.evaluated}` compared with the clean ones, before and "
             "after restoration: PSNR in decibels, SSIM; agreement with the bare classifier's "
             "benign prediction in percent."
@@ -441,6 +444,14 @@ class Report:
             # The table of accuracies shows the same numbers.
             del captions["summary"]
         return captions
+
+    @property
+    def _is_attacked_with_full_knowledge(self) -> bool:
+        """Tells whether an attacker of the evaluated defence attacks all of it."""
+        attackers = {
+            cell["threat_model"] for cell in self.cells if cell["defence"] == self.evaluated
+        }
+        return bool(attackers & _KNOW_THE_DEFENCE)
 
     def _repr_markdown_(self) -> str:
         return "\n\n".join(
@@ -461,11 +472,19 @@ class Report:
         return "\n\n".join(parts)
 
     def plot_accuracy(self) -> "Figure":
-        """Plots accuracy against epsilon, with a line for each threat model."""
+        """Plots accuracy against epsilon, with a line for each threat model.
+
+        Raises:
+            ValueError: If no attack was run.
+        """
         return plots.plot_accuracy(self)
 
     def plot_defences(self) -> "Figure":
-        """Plots accuracies as dots: a row for each defence, a colour for each threat model."""
+        """Plots accuracies as dots: a row for each defence, a colour for each threat model.
+
+        Raises:
+            ValueError: If no attack was run.
+        """
         return plots.plot_defences(self)
 
     def plot_quality(self) -> "Figure":
