@@ -8,9 +8,11 @@ import tensorflow as tf
 import keras_trn
 from keras_trn import attacks
 from keras_trn import threat_models
+from keras_trn.digests import to_json
 from keras_trn.evaluation import measure
 from keras_trn.evaluation.checkpoint import Checkpoint
 from keras_trn.evaluation.packing import pack_bits
+from keras_trn.evaluation.runs import attack_settings
 from tests.helpers import Batches
 from tests.helpers import InterruptionError
 from tests.helpers import NeverRun
@@ -300,6 +302,49 @@ def test_setting_of_numpy_is_the_same_for_a_checkpoint(classifier, digits, tmp_p
             {"bare": classifier}, data, WithSetting(0.1, patience), checkpoint=checkpoint, verbose=0
         )
         assert len(checkpoint.read_text().splitlines()) == 2
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def inverted(images):
+    return 1.0 - images
+
+
+class OnTransformedImages(attacks.ProjectedGradientDescent):
+    """Has a function as one of its settings."""
+
+    def __init__(self, epsilon, transform, **kwargs):
+        super().__init__(epsilon, **kwargs)
+        self.transform = transform
+
+    def craft(self, logits, images, *arguments):
+        return self.transform(super().craft(logits, self.transform(images), *arguments))
+
+
+@pytest.mark.slow
+def test_attack_may_have_a_function_as_its_setting(classifier, digits, tmp_path):
+    report = keras_trn.evaluate(
+        classifier,
+        (digits[0][:8], digits[1][:8]),
+        OnTransformedImages(0.1, inverted, steps=2),
+        "oblivious",
+        check_examples=4,
+        checkpoint=tmp_path / "checkpoint.jsonl",
+        verbose=0,
+    )
+    report.to_json(tmp_path / "report.json")
+    loaded = keras_trn.evaluation.Report.from_json(tmp_path / "report.json")
+    assert loaded.cells == report.cells
+    for settings in (loaded.cells[1]["settings"], loaded.settings["checked_attack_settings"]):
+        assert settings["transform"]["config"] == "tests>inverted"
+
+
+def test_settings_in_a_report_are_the_config_of_an_attack():
+    for attack in (
+        attacks.ProjectedGradientDescent(np.float32(0.1), steps=np.int64(3)),
+        attacks.Restarts(attacks.Square(0.1), 2),
+        attacks.auto_attack("fast", 0.1),
+    ):
+        assert to_json(attack_settings(attack)) == to_json(attack.get_config())
 
 
 # --- Attacks that do not keep their promises ----------------------------------------------

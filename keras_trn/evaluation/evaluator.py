@@ -32,6 +32,7 @@ from keras_trn.evaluation.measurement import measure_all
 from keras_trn.evaluation.report import PictureRow
 from keras_trn.evaluation.report import Report
 from keras_trn.evaluation.runs import Run
+from keras_trn.evaluation.runs import attack_settings
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_whole_number
 from keras_trn.logits import predicted_labels
@@ -150,7 +151,7 @@ def evaluate(
             "seed": seed,
             "check_examples": len(images),
             "checked_attack": checked_attack.name,
-            "checked_attack_settings": checked_attack.get_config(),
+            "checked_attack_settings": attack_settings(checked_attack),
             "batch_size": measured.data.batch_size,
             "calibrations": _calibrations(defences),
             "forward_passes": _forward_passes(defences),
@@ -217,7 +218,7 @@ def _checks(
                 "checks": [threat_model.get_config() for threat_model in threat_models[name]],
                 "model": fingerprints.of(defence),
                 "names": list(ALL_CHECKS),
-                "attacks": [[str(type(attack)), attack.get_config()] for attack in attacks],
+                "attacks": [[str(type(attack)), attack_settings(attack)] for attack in attacks],
                 "images": digest_of_arrays(images, labels),
                 "seed": seed,
                 "versions": describe_environment()["versions"],

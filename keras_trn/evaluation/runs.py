@@ -93,7 +93,6 @@ class Run:
         """Returns the part of a cell that says which run it is of."""
         if self.attack is None or self.threat_model is None:
             return {"attack": "benign", "threat_model": None, "labels": None, "epsilon": 0.0}
-        config = keras.saving.serialize_keras_object(self.attack)["config"]
         return {
             "attack": self.attack.name,
             "threat_model": self.threat_model.name,
@@ -101,7 +100,7 @@ class Run:
             "norm": self.attack.norm,
             "epsilon": self.epsilon,
             "in_epsilon_sweep": self.in_epsilon_sweep,
-            "settings": {**config, "epsilon": self.epsilon},
+            "settings": {**attack_settings(self.attack), "epsilon": self.epsilon},
             "samples": getattr(self.threat_model, "samples", 1),
         }
 
@@ -120,6 +119,11 @@ class Run:
             "models": [fingerprints.of(defences[name]) for name in models],
             "target": fingerprints.of(self.target) if is_model else None,
         }
+
+
+def attack_settings(attack: Attack) -> Config:
+    """Returns the config of an attack in a form that JSON can hold, whatever its arguments are."""
+    return keras.saving.serialize_keras_object(attack)["config"]
 
 
 def plan_runs(
