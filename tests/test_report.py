@@ -129,6 +129,18 @@ def test_cells_are_found_by_what_they_are(report):
         report.cell("MIM-20")
 
 
+def test_cells_are_found_at_each_epsilon_of_the_sweep_and_at_the_own_one(report):
+    report.cells.append(make_cell("PGD-5", [0, 0, 0, 0], norm="l2", epsilon=0.1))
+    epsilons = [0.1, 0.2]
+    cells = [report.cell("PGD-5", "oblivious", epsilon=epsilon) for epsilon in epsilons]
+    assert [cell["epsilon"] for cell in cells] == epsilons
+    assert cells == [report.cells[2], report.cells[1]]
+    assert report.cell("PGD-5", epsilon=np.float32(0.1)) is report.cells[2]
+    assert report.cell("DeepFool", epsilon=1) is report.cell("DeepFool")
+    with pytest.raises(KeyError, match=r"'epsilon': 0\.3"):
+        report.cell("PGD-5", epsilon=0.3)
+
+
 def test_warnings_are_the_checks_that_did_not_pass(report):
     assert [check.name for check in report.warnings] == ["input_gradients"]
 

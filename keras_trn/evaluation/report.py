@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from keras_trn.evaluation import robustbench
 from keras_trn.evaluation import tables
 from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.packing import unpack_bits
+from keras_trn.evaluation.runs import SAME_EPSILON
 from keras_trn.evaluation.runs import Cell
 from keras_trn.evaluation.runs import missing_run_text
 from keras_trn.files import write_text
@@ -124,24 +126,38 @@ class Report:
             threat_model: Name of the threat model; by default the first match in the report.
             defence: Name of the defence; by default the evaluated one.
             labels: `"true"` if the attacker knew the labels, or `"predicted"`.
-            epsilon: An epsilon of the sweep; by default the attack's own.
+            epsilon: An epsilon of the sweep, or the attack's own, which is the default.
 
         Raises:
             KeyError: If there is no such cell.
         """
         wanted: Cell = {"attack": attack, "defence": defence or self.evaluated}
         if attack != "benign":
-            wanted |= {"labels": labels, "in_epsilon_sweep": epsilon is not None}
-        optional = {"threat_model": threat_model, "epsilon": epsilon}
-        wanted |= {name: value for name, value in optional.items() if value is not None}
-        for cell in self.cells:
+            wanted["labels"] = labels
+        if threat_model is not None:
+            wanted["threat_model"] = threat_model
+        for cell in self._cells_at(epsilon):
             if wanted.items() <= {name: cell.get(name) for name in wanted}.items():
                 return cell
+        if epsilon is not None:
+            wanted["epsilon"] = epsilon
         rows = sorted({f"{cell['attack']!r} under {cell['threat_model']}" for cell in self.cells})
         raise KeyError(
             f"No cell with {wanted} in this report. Defences: {', '.join(self.defences)}; "
             f"attacks: {', '.join(rows)}. {' '.join(self._notes('accuracy'))}"
         )
+
+    def _cells_at(self, epsilon: float | None) -> list[Cell]:
+        """Returns the cells at an epsilon, the sweep first; by default those outside the sweep."""
+        swept = [cell for cell in self.cells if cell.get("in_epsilon_sweep")]
+        others = [cell for cell in self.cells if not cell.get("in_epsilon_sweep")]
+        if epsilon is None:
+            return others
+        return [
+            cell
+            for cell in swept + others
+            if math.isclose(cell["epsilon"], epsilon, rel_tol=SAME_EPSILON)
+        ]
 
     def correct(self, cell: Cell) -> np.ndarray:
         """Returns which images were classified correctly: booleans of shape `(examples,)`."""

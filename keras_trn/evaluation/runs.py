@@ -22,7 +22,7 @@ from keras_trn.types import Classifier
 from keras_trn.types import Config
 
 # NumPy may have rounded an epsilon to float32.
-_SAME_EPSILON = 1e-6
+SAME_EPSILON = 1e-6
 
 # What a defence needs for a threat model to apply to it.
 _NEEDED = {
@@ -160,7 +160,7 @@ def plan_runs(
                 make(attack=attack, epsilon=epsilon, in_epsilon_sweep=True)
                 for attack in swept
                 for epsilon in epsilons
-                if not math.isclose(epsilon, attack.epsilon, rel_tol=_SAME_EPSILON)
+                if not math.isclose(epsilon, attack.epsilon, rel_tol=SAME_EPSILON)
             ]
     if attacks and len(runs) == 1:
         raise ValueError(_no_run_text(defences, all_threat_models(threat_models)))
