@@ -190,6 +190,16 @@ def test_text_has_all_tables(report):
         assert part in report._repr_markdown_()
 
 
+def test_oblivious_attacker_knows_the_bare_classifier_but_no_defence(report):
+    report.cells[:] = [cell for cell in report.cells if cell["threat_model"] != "whitebox_full"]
+    assert "No attacker here knows everything about `protected`." in str(report)
+    report.evaluated = "bare"
+    assert "No attacker here" not in str(report)
+    for cell in report.cells:
+        cell["threat_model"] = cell["threat_model"] and "transfer"
+    assert "No attacker here knows everything about `bare`." in str(report)
+
+
 def test_text_aligns_the_row_of_the_worst_case(report):
     table = str(report).split("threat model ")[1].splitlines()
     header, worst = table[0], next(line for line in table if line.startswith("worst"))

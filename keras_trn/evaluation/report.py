@@ -467,7 +467,9 @@ class Report:
         attackers = {
             cell["threat_model"] for cell in self.cells if cell["defence"] == self.evaluated
         }
-        return bool(attackers & _KNOW_THE_DEFENCE)
+        # The oblivious attacker attacks the bare classifier, which is the first defence.
+        is_bare = self.evaluated == self.defences[0]
+        return bool(attackers & _KNOW_THE_DEFENCE) or (is_bare and "oblivious" in attackers)
 
     def _repr_markdown_(self) -> str:
         return "\n\n".join(
