@@ -913,6 +913,20 @@ def test_pictures_show_each_threat_model_with_restored_images(report):
 
 
 @pytest.mark.slow
+def test_pictures_have_the_class_names_of_the_defence(classifier, digits, without_checks):
+    names = [f"digit {number}" for number in range(10)]
+    restorer = keras_trn.RestorationAutoencoder(4, 1, 2)
+    protected = keras_trn.ProtectedClassifier(classifier, restorer, class_names=names)
+    data, fgsm = (digits[0][:4], digits[1][:4]), attacks.FastGradientMethod(EPSILON)
+    for defence, expected in [(protected, names), (classifier, None)]:
+        report = keras_trn.evaluate(defence, data, fgsm, "oblivious", verbose=0)
+        assert [row.class_names for row in report.pictures] == [expected] * 2
+    figure = keras_trn.visualization.plot_restorations(protected, *data, fgsm)
+    words = {text.get_text() for axis in figure.axes for text in axis.texts}
+    assert words and words <= {f"“{name}”" for name in names}
+
+
+@pytest.mark.slow
 def test_default_attacks_need_only_an_epsilon(classifier, dataset):
     report = keras_trn.evaluate(
         classifier, dataset.take(1), check_examples=8, verbose=0, epsilon=EPSILON, norm="linf"

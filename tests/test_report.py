@@ -15,6 +15,7 @@ from keras_trn.digests import digest_of_file
 from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.packing import pack_bits
 from keras_trn.evaluation.packing import unpack_bits
+from keras_trn.evaluation.report import PictureRow
 from keras_trn.evaluation.tables import epsilon_text
 
 ROOT = Path(__file__).parent.parent
@@ -364,6 +365,21 @@ def test_worst_is_plotted_for_the_norm_of_the_curves(report):
         line for line in report.plot_accuracy().axes[0].lines if line.get_label() == "worst"
     ]
     np.testing.assert_array_equal(worst.get_xdata(), [0.0, 1.0])
+
+
+def titles_of(figure):
+    return [
+        text.get_text() for axis in figure.axes for text in axis.texts if "“" in text.get_text()
+    ]
+
+
+def test_pictures_show_the_names_of_classes_where_there_are_names(report):
+    images, predicted = np.zeros((2, 4, 4, 1)), np.array([1, 0])
+    row = PictureRow("benign", images, ["attacked", "restored"], predicted, np.array([1, 1]))
+    report.pictures = [row]
+    assert titles_of(report.plot_pictures()) == ["“1”", "“0”"]
+    row.class_names = ["cat", "dog"]
+    assert titles_of(report.plot_pictures()) == ["“dog”", "“cat”"]
 
 
 def test_bits_are_packed_without_loss():

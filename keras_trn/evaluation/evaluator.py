@@ -259,8 +259,9 @@ def _make_row(
     title: str | None, defence: keras.Model, attacked: np.ndarray, labels: np.ndarray
 ) -> PictureRow:
     """Returns a row in which each image is followed by the restored one, if there is one."""
-    shown, classifier = {"attacked": attacked}, defence
+    shown, classifier, class_names = {"attacked": attacked}, defence, None
     if isinstance(defence, RestoredClassifier):
+        class_names = getattr(defence, "class_names", None)
         known_labels = tf.constant(labels) if defence.needs_labels else None
         shown["restored"] = np.asarray(defence.restore_batch(tf.constant(attacked), known_labels))
         classifier = defence.classifier
@@ -272,4 +273,5 @@ def _make_row(
         states=list(shown) * len(labels),
         predicted=np.stack(predicted, axis=1).ravel(),
         labels=np.repeat(labels, len(shown)),
+        class_names=class_names,
     )

@@ -192,6 +192,7 @@ def plot_pictures(report: "Report") -> "Figure":
     for row, picture in zip(axes, pictures, strict=True):
         shown = zip(row, picture.images, picture.predicted, picture.labels, strict=True)
         for axis, image, predicted, label in shown:
-            show_image(axis, image, predicted, label)
+            name = None if picture.class_names is None else picture.class_names[predicted]
+            show_image(axis, image, predicted, label, name)
         row[0].text(-0.2, 0.5, picture.title, transform=row[0].transAxes, ha="right", va="center")
     return figure

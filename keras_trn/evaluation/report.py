@@ -44,13 +44,17 @@ _KNOW_THE_DEFENCE = {
 
 @dataclasses.dataclass
 class PictureRow:
-    """Holds a row of images to show, each with its state, predicted class and label."""
+    """Holds a row of images to show, each with its state, predicted class and label.
+
+    The plot shows the names of the predicted classes, or their numbers if there are no names.
+    """
 
     title: str | None
     images: np.ndarray
     states: list[str]
     predicted: np.ndarray
     labels: np.ndarray
+    class_names: list[str] | None = None
 
 
 @dataclasses.dataclass(repr=False)
@@ -512,7 +516,8 @@ class Report:
     def plot_pictures(self) -> "Figure":
         """Shows adversarial and restored images, with a row for each threat model.
 
-        The title of each image is the class that the bare classifier predicts, in red if wrong.
+        The title of each image is the class that the bare classifier predicts, in red if wrong:
+        the name from the defence's `class_names`, or else the number.
 
         Raises:
             ValueError: If the report was read from a file, which has no images.
