@@ -35,7 +35,8 @@ def plot_restorations(
             becomes a row.
         labels: Class indices of shape `(number,)`.
         attack: An attack to run on the bare classifier.
-        class_names: Names of the classes; by default their numbers.
+        class_names: Names of the classes; by default the `class_names` of `protected`, or else
+            their numbers.
 
     Returns:
         A matplotlib figure.
@@ -50,6 +51,7 @@ def plot_restorations(
         figure = keras_trn.visualization.plot_restorations(protected, images, labels, attack)
         ```
     """
+    class_names = protected.class_names if class_names is None else class_names
     adversarial = attack(protected.classifier, images, labels).numpy()
     restored = protected.restore(adversarial, labels)
     has_maps = protected.gradient_map is not None

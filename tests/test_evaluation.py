@@ -8,9 +8,11 @@ import tensorflow as tf
 import keras_trn
 from keras_trn import attacks
 from keras_trn import threat_models
+from keras_trn.digests import to_json
 from keras_trn.evaluation import measure
 from keras_trn.evaluation.checkpoint import Checkpoint
 from keras_trn.evaluation.packing import pack_bits
+from keras_trn.evaluation.runs import attack_settings
 from tests.helpers import Batches
 from tests.helpers import InterruptionError
 from tests.helpers import NeverRun
@@ -302,6 +304,49 @@ def test_setting_of_numpy_is_the_same_for_a_checkpoint(classifier, digits, tmp_p
         assert len(checkpoint.read_text().splitlines()) == 2
 
 
+@keras.saving.register_keras_serializable(package="tests")
+def inverted(images):
+    return 1.0 - images
+
+
+class OnTransformedImages(attacks.ProjectedGradientDescent):
+    """Has a function as one of its settings."""
+
+    def __init__(self, epsilon, transform, **kwargs):
+        super().__init__(epsilon, **kwargs)
+        self.transform = transform
+
+    def craft(self, logits, images, *arguments):
+        return self.transform(super().craft(logits, self.transform(images), *arguments))
+
+
+@pytest.mark.slow
+def test_attack_may_have_a_function_as_its_setting(classifier, digits, tmp_path):
+    report = keras_trn.evaluate(
+        classifier,
+        (digits[0][:8], digits[1][:8]),
+        OnTransformedImages(0.1, inverted, steps=2),
+        "oblivious",
+        check_examples=4,
+        checkpoint=tmp_path / "checkpoint.jsonl",
+        verbose=0,
+    )
+    report.to_json(tmp_path / "report.json")
+    loaded = keras_trn.evaluation.Report.from_json(tmp_path / "report.json")
+    assert loaded.cells == report.cells
+    for settings in (loaded.cells[1]["settings"], loaded.settings["checked_attack_settings"]):
+        assert settings["transform"]["config"] == "tests>inverted"
+
+
+def test_settings_in_a_report_are_the_config_of_an_attack():
+    for attack in (
+        attacks.ProjectedGradientDescent(np.float32(0.1), steps=np.int64(3)),
+        attacks.Restarts(attacks.Square(0.1), 2),
+        attacks.auto_attack("fast", 0.1),
+    ):
+        assert to_json(attack_settings(attack)) == to_json(attack.get_config())
+
+
 # --- Attacks that do not keep their promises ----------------------------------------------
 
 
@@ -522,6 +567,19 @@ def test_random_numbers_that_cannot_be_fixed_are_named(classifier, dataset, fgsm
     assert report.cell("FGSM", "whitebox_full")["samples"] == 20
     assert "fixed_randomness" not in {row.title for row in report.pictures}
     assert report.missing_threat_models("protected") == ["fixed_randomness"]
+
+
+def test_report_without_any_attack_tells_why(dataset, fgsm, without_checks):
+    class Random(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs + tf.random.normal(tf.shape(inputs))
+
+    layers = [keras.layers.Flatten(), Random(), keras.layers.Dense(10)]
+    classifier = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    report = keras_trn.evaluate(classifier, dataset.take(1), fgsm, ["fixed_randomness"], verbose=0)
+    assert [cell["attack"] for cell in report.cells] == ["benign"]
+    assert report.worst() is None
+    assert "Not run: `fixed_randomness` on `bare`, because" in str(report)
 
 
 @pytest.mark.slow
@@ -772,6 +830,27 @@ def test_bad_arguments_are_refused(classifier, digits, dataset, fgsm, protect):
         keras_trn.evaluate(protected, dataset, [fgsm], baselines={"other": other}, verbose=0)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["bpda"], r"applies to bare, so no .*: `bpda` needs a restoration"),
+        (
+            ["transfer_from_estimator", "whitebox_stopgrad"],
+            r"`transfer_from_estimator` needs .*`EstimatedLabel`; `whitebox_stopgrad` needs a grad",
+        ),
+        ([], "attacks but no threat model"),
+    ],
+    ids=["one", "two", "none"],
+)
+def test_attacks_that_no_threat_model_runs_are_refused(classifier, dataset, names, message):
+    for call in (
+        lambda: measure({"bare": classifier}, dataset, NeverRun(0.1), names, verbose=0),
+        lambda: keras_trn.evaluate(classifier, dataset, NeverRun(0.1), names, verbose=0),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
 # --- The whole ---------------------------------------------------------------------------
 
 
@@ -831,6 +910,20 @@ def test_pictures_show_each_threat_model_with_restored_images(report):
         np.testing.assert_array_equal(row.images[::2], row.images[1::2])
         np.testing.assert_array_equal(row.predicted[::2], row.predicted[1::2])
     assert len(report.plot_pictures().axes) == 8 * 8
+
+
+@pytest.mark.slow
+def test_pictures_have_the_class_names_of_the_defence(classifier, digits, without_checks):
+    names = [f"digit {number}" for number in range(10)]
+    restorer = keras_trn.RestorationAutoencoder(4, 1, 2)
+    protected = keras_trn.ProtectedClassifier(classifier, restorer, class_names=names)
+    data, fgsm = (digits[0][:4], digits[1][:4]), attacks.FastGradientMethod(EPSILON)
+    for defence, expected in [(protected, names), (classifier, None)]:
+        report = keras_trn.evaluate(defence, data, fgsm, "oblivious", verbose=0)
+        assert [row.class_names for row in report.pictures] == [expected] * 2
+    figure = keras_trn.visualization.plot_restorations(protected, *data, fgsm)
+    words = {text.get_text() for axis in figure.axes for text in axis.texts}
+    assert words and words <= {f"“{name}”" for name in names}
 
 
 @pytest.mark.slow

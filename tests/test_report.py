@@ -15,6 +15,7 @@ from keras_trn.digests import digest_of_file
 from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.packing import pack_bits
 from keras_trn.evaluation.packing import unpack_bits
+from keras_trn.evaluation.report import PictureRow
 from keras_trn.evaluation.tables import epsilon_text
 
 ROOT = Path(__file__).parent.parent
@@ -94,6 +95,31 @@ def test_defence_that_was_not_attacked_has_no_worst_case(report):
     assert report.to_dict()["worst"][1]["accuracy"] is None
 
 
+def test_report_of_which_no_attack_was_run_is_shown(report, tmp_path):
+    reason = "it draws random numbers elsewhere"
+    report.not_run.append(
+        {"defence": "protected", "threat_model": "fixed_randomness", "reason": reason}
+    )
+    report.cells[:] = [cell for cell in report.cells if cell["attack"] == "benign"]
+    assert report.budgets == [] and report.worst() is None
+    with pytest.raises(KeyError, match="No attack of norm 'l2'"):
+        report.worst(norm="l2")
+    assert report.to_markdown("summary").splitlines()[2:4] == [
+        "| bare | 100.0 | - |",
+        "| protected, without fixed_randomness | 75.0 | - |",
+    ]
+    for shown in (str(report), report._repr_markdown_()):
+        assert reason in shown
+        assert "Accuracy in percent of 4 images. No attack was run." in shown
+    report.to_json(tmp_path / "report.json")
+    loaded = keras_trn.evaluation.Report.from_json(tmp_path / "report.json")
+    assert str(loaded) == str(report)
+    for plot in (report.plot_accuracy, report.plot_defences):
+        with pytest.raises(ValueError, match="nothing to plot: no attack"):
+            plot()
+    assert report.plot_quality().axes
+
+
 def test_cells_are_found_by_what_they_are(report):
     assert report.cell("benign")["accuracy"] == 0.75
     assert report.cell("benign", defence="bare")["accuracy"] == 1.0
@@ -102,6 +128,18 @@ def test_cells_are_found_by_what_they_are(report):
     assert report.cell("PGD-5", epsilon=0.1)["in_epsilon_sweep"]
     with pytest.raises(KeyError, match=r"Defences: bare, protected; attacks: .*'DeepFool' under"):
         report.cell("MIM-20")
+
+
+def test_cells_are_found_at_each_epsilon_of_the_sweep_and_at_the_own_one(report):
+    report.cells.append(make_cell("PGD-5", [0, 0, 0, 0], norm="l2", epsilon=0.1))
+    epsilons = [0.1, 0.2]
+    cells = [report.cell("PGD-5", "oblivious", epsilon=epsilon) for epsilon in epsilons]
+    assert [cell["epsilon"] for cell in cells] == epsilons
+    assert cells == [report.cells[2], report.cells[1]]
+    assert report.cell("PGD-5", epsilon=np.float32(0.1)) is report.cells[2]
+    assert report.cell("DeepFool", epsilon=1) is report.cell("DeepFool")
+    with pytest.raises(KeyError, match=r"'epsilon': 0\.3"):
+        report.cell("PGD-5", epsilon=0.3)
 
 
 def test_warnings_are_the_checks_that_did_not_pass(report):
@@ -151,6 +189,16 @@ def test_text_has_all_tables(report):
     for part in ("worst", "WARN", "PSNR restored", "4 images"):
         assert part in str(report)
         assert part in report._repr_markdown_()
+
+
+def test_oblivious_attacker_knows_the_bare_classifier_but_no_defence(report):
+    report.cells[:] = [cell for cell in report.cells if cell["threat_model"] != "whitebox_full"]
+    assert "No attacker here knows everything about `protected`." in str(report)
+    report.evaluated = "bare"
+    assert "No attacker here" not in str(report)
+    for cell in report.cells:
+        cell["threat_model"] = cell["threat_model"] and "transfer"
+    assert "No attacker here knows everything about `bare`." in str(report)
 
 
 def test_text_aligns_the_row_of_the_worst_case(report):
@@ -319,6 +367,21 @@ def test_worst_is_plotted_for_the_norm_of_the_curves(report):
     np.testing.assert_array_equal(worst.get_xdata(), [0.0, 1.0])
 
 
+def titles_of(figure):
+    return [
+        text.get_text() for axis in figure.axes for text in axis.texts if "“" in text.get_text()
+    ]
+
+
+def test_pictures_show_the_names_of_classes_where_there_are_names(report):
+    images, predicted = np.zeros((2, 4, 4, 1)), np.array([1, 0])
+    row = PictureRow("benign", images, ["attacked", "restored"], predicted, np.array([1, 1]))
+    report.pictures = [row]
+    assert titles_of(report.plot_pictures()) == ["“1”", "“0”"]
+    row.class_names = ["cat", "dog"]
+    assert titles_of(report.plot_pictures()) == ["“dog”", "“cat”"]
+
+
 def test_bits_are_packed_without_loss():
     bits = np.random.default_rng(0).random(77) < 0.5
     np.testing.assert_array_equal(unpack_bits(pack_bits(bits), 77), bits)
@@ -348,6 +411,39 @@ def test_defences_are_plotted_as_dots_in_the_order_of_the_report(report):
     dots = {line.get_label(): line.get_xdata() for line in axis.lines}
     np.testing.assert_allclose(dots["worst"], [0.0, 25.0])
     np.testing.assert_allclose(dots["no knowledge (oblivious)"], [0.0, 50.0])
+
+
+def test_defence_that_was_not_attacked_has_only_its_benign_dot(report):
+    cells = [c for c in report.cells if (c["defence"], c["attack"]) != ("bare", "PGD-5")]
+    report.cells[:] = cells
+    axis = report.plot_defences().axes[0]
+    dots = {line.get_label(): line.get_xdata() for line in axis.lines}
+    np.testing.assert_allclose(dots["benign"], [100.0, 75.0])
+    np.testing.assert_allclose(dots["worst"], [np.nan, 25.0])
+    bare, protected = [line for line in axis.lines if line.get_color() == "silver"]
+    np.testing.assert_allclose(bare.get_xdata(), [np.nan, 100.0])
+    np.testing.assert_allclose(protected.get_xdata(), [25.0, 75.0])
+
+
+def test_plots_show_threat_models_of_your_own_last(report):
+    for name in ("surrogate B", "surrogate A"):
+        report.cells.insert(1, make_cell("PGD-5", [0, 1, 0, 1], threat_model=name))
+    figure = report.plot_defences()
+    own = {line.get_label(): line for line in figure.axes[0].lines}
+    np.testing.assert_allclose(own["surrogate A"].get_xdata(), [np.nan, 25.0])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "benign",
+        "no knowledge (oblivious)",
+        "full knowledge (whitebox_full)",
+        "surrogate A",
+        "surrogate B",
+        "worst",
+    ]
+    curves = {line.get_label(): line for line in report.plot_accuracy().axes[0].lines}
+    colors = [curves[f"{name}, PGD-5"].get_color() for name in ("surrogate A", "surrogate B")]
+    assert colors == [own[name].get_color() for name in ("surrogate A", "surrogate B")]
+    assert len({line.get_color() for line in own.values()}) == 7
 
 
 @pytest.mark.parametrize("threat_model", ["bpda", "transfer_from_estimator"])

@@ -32,6 +32,7 @@ from keras_trn.evaluation.measurement import measure_all
 from keras_trn.evaluation.report import PictureRow
 from keras_trn.evaluation.report import Report
 from keras_trn.evaluation.runs import Run
+from keras_trn.evaluation.runs import attack_settings
 from keras_trn.input_validation import check_count
 from keras_trn.input_validation import check_whole_number
 from keras_trn.logits import predicted_labels
@@ -108,8 +109,9 @@ def evaluate(
         map has no gradient.
 
     Raises:
-        ValueError: If data, attacks, threat models or baselines are malformed, the dataset
-            does not keep its order, or an attack leaves the ball of its epsilon.
+        ValueError: If data, attacks, threat models or baselines are malformed, no threat model
+            applies to a defence, the dataset does not keep its order, or an attack leaves the
+            ball of its epsilon.
         TypeError: If the config of an attack lacks some of its settings.
 
     Example:
@@ -149,7 +151,7 @@ def evaluate(
             "seed": seed,
             "check_examples": len(images),
             "checked_attack": checked_attack.name,
-            "checked_attack_settings": checked_attack.get_config(),
+            "checked_attack_settings": attack_settings(checked_attack),
             "batch_size": measured.data.batch_size,
             "calibrations": _calibrations(defences),
             "forward_passes": _forward_passes(defences),
@@ -216,7 +218,7 @@ def _checks(
                 "checks": [threat_model.get_config() for threat_model in threat_models[name]],
                 "model": fingerprints.of(defence),
                 "names": list(ALL_CHECKS),
-                "attacks": [[str(type(attack)), attack.get_config()] for attack in attacks],
+                "attacks": [[str(type(attack)), attack_settings(attack)] for attack in attacks],
                 "images": digest_of_arrays(images, labels),
                 "seed": seed,
                 "versions": describe_environment()["versions"],
@@ -257,8 +259,9 @@ def _make_row(
     title: str | None, defence: keras.Model, attacked: np.ndarray, labels: np.ndarray
 ) -> PictureRow:
     """Returns a row in which each image is followed by the restored one, if there is one."""
-    shown, classifier = {"attacked": attacked}, defence
+    shown, classifier, class_names = {"attacked": attacked}, defence, None
     if isinstance(defence, RestoredClassifier):
+        class_names = getattr(defence, "class_names", None)
         known_labels = tf.constant(labels) if defence.needs_labels else None
         shown["restored"] = np.asarray(defence.restore_batch(tf.constant(attacked), known_labels))
         classifier = defence.classifier
@@ -270,4 +273,5 @@ def _make_row(
         states=list(shown) * len(labels),
         predicted=np.stack(predicted, axis=1).ravel(),
         labels=np.repeat(labels, len(shown)),
+        class_names=class_names,
     )

@@ -1,5 +1,6 @@
 """The plots of a report."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ _COLORS = {
     "fixed_randomness": "tab:brown",
     "blackbox": "tab:blue",
 }
+# The colours of all other threat models, in turn.
+_OTHER_COLORS = ("navy", "gold", "teal", "magenta", "yellowgreen", "salmon")
 # What the attackers know, in words, where the name of the threat model does not say it.
 _KNOWLEDGE = {
     "oblivious": "no knowledge",
@@ -49,9 +52,11 @@ _TO_THE_RIGHT: dict[str, Any] = {
 
 def plot_accuracy(report: "Report") -> "Figure":
     """Plots accuracy against epsilon, a line for each threat model."""
+    _check_attacked(report)
     figure = new_figure(figsize=(7, 4.2))
     axis = figure.subplots()
     benign, bare = report.cell("benign"), report.defences[0]
+    colors = _colors(report)
     for (threat_model, labels, _), cells in _curves(report, report.evaluated).items():
         is_predicted = labels == "predicted"
         _plot_curve(
@@ -59,7 +64,7 @@ def plot_accuracy(report: "Report") -> "Figure":
             # A single point does not show how accuracy falls on the way.
             [benign, *cells] if len(cells) > 1 else cells,
             f"{threat_model}, {cells[0]['attack']}" + ", predicted labels" * is_predicted,
-            color=_COLORS.get(threat_model),
+            color=colors[threat_model],
             linestyle=":" if is_predicted else "-",
             marker="o",
             markersize=4,
@@ -87,6 +92,11 @@ def plot_accuracy(report: "Report") -> "Figure":
     return figure
 
 
+def _check_attacked(report: "Report") -> None:
+    if not report.budgets:
+        raise ValueError("There is nothing to plot: no attack of this report was run.")
+
+
 def _plot_curve(axis: "Axes", cells: list[Cell], label: str, **style: Any) -> None:
     accuracies = np.array([cell["accuracy"] for cell in cells], "float64")
     axis.plot([cell["epsilon"] for cell in cells], 100 * accuracies, label=label, **style)
@@ -108,15 +118,22 @@ def _curves(report: "Report", defence: str) -> Mapping[tuple[str, str, int], lis
     return {key: sorted(cells, key=lambda cell: cell["epsilon"]) for key, cells in curves.items()}
 
 
+def _colors(report: "Report") -> dict[str, str]:
+    """Returns a colour for each threat model, the known ones first, others in report order."""
+    attacked = [cell for cell in report.cells if cell["attack"] != "benign"]
+    found = dict.fromkeys(cell["threat_model"] for cell in attacked)
+    known = {name: color for name, color in _COLORS.items() if name in found}
+    others = [name for name in found if name not in known]
+    return {**known, **dict(zip(others, itertools.cycle(_OTHER_COLORS)))}
+
+
 def plot_defences(report: "Report") -> "Figure":
     """Plots accuracies as dots: a row for each defence, a colour for each threat model."""
+    _check_attacked(report)
     norm, epsilon = report.budgets[0]
-    attacked = [cell for cell in report.cells if cell["attack"] != "benign"]
-    threat_models = [
-        name for name in _COLORS if name in {cell["threat_model"] for cell in attacked}
-    ]
+    colors = _colors(report)
     positions = np.arange(len(report.defences))
-    height = 0.8 + 0.3 * len(report.defences) + 0.2 * math.ceil((len(threat_models) + 2) / 2)
+    height = 0.8 + 0.3 * len(report.defences) + 0.2 * math.ceil((len(colors) + 2) / 2)
     figure = new_figure(figsize=(5, height))
     axis = figure.subplots()
 
@@ -126,13 +143,15 @@ def plot_defences(report: "Report") -> "Figure":
     benign = [report.cell("benign", defence=name)["accuracy"] for name in report.defences]
     worst = [report.worst(name, norm, epsilon) for name in report.defences]
     for position, ends in enumerate(zip(worst, benign, strict=True)):
-        axis.plot(100 * np.array(ends), [position] * 2, color="silver", linewidth=1, zorder=1)
+        # Without a worst case, one end is NaN, and there is no line.
+        percent = 100 * np.array(ends, "float64")
+        axis.plot(percent, [position] * 2, color="silver", linewidth=1, zorder=1)
     plot_dots(benign, "benign", color="gray", markerfacecolor="white")
-    for threat_model in threat_models:
+    for threat_model, color in colors.items():
         accuracies = [report.worst(name, norm, epsilon, threat_model) for name in report.defences]
         words = _KNOWLEDGE.get(threat_model)
         label = f"{words} ({threat_model})" if words else threat_model
-        plot_dots(accuracies, label, color=_COLORS[threat_model], markersize=5)
+        plot_dots(accuracies, label, color=color, markersize=5)
     # The ring leaves the threat model visible that the worst case comes from.
     plot_dots(worst, "worst", color="black", markerfacecolor="none", markersize=10)
     axis.set_yticks(positions, report.defences)
@@ -173,6 +192,7 @@ def plot_pictures(report: "Report") -> "Figure":
     for row, picture in zip(axes, pictures, strict=True):
         shown = zip(row, picture.images, picture.predicted, picture.labels, strict=True)
         for axis, image, predicted, label in shown:
-            show_image(axis, image, predicted, label)
+            name = None if picture.class_names is None else picture.class_names[predicted]
+            show_image(axis, image, predicted, label, name)
         row[0].text(-0.2, 0.5, picture.title, transform=row[0].transAxes, ha="right", va="center")
     return figure

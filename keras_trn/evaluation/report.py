@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from keras_trn.evaluation import robustbench
 from keras_trn.evaluation import tables
 from keras_trn.evaluation.checks import CheckResult
 from keras_trn.evaluation.packing import unpack_bits
+from keras_trn.evaluation.runs import SAME_EPSILON
 from keras_trn.evaluation.runs import Cell
 from keras_trn.evaluation.runs import missing_run_text
 from keras_trn.files import write_text
@@ -42,13 +44,17 @@ _KNOW_THE_DEFENCE = {
 
 @dataclasses.dataclass
 class PictureRow:
-    """Holds a row of images to show, each with its state, predicted class and label."""
+    """Holds a row of images to show, each with its state, predicted class and label.
+
+    The plot shows the names of the predicted classes, or their numbers if there are no names.
+    """
 
     title: str | None
     images: np.ndarray
     states: list[str]
     predicted: np.ndarray
     labels: np.ndarray
+    class_names: list[str] | None = None
 
 
 @dataclasses.dataclass(repr=False)
@@ -124,24 +130,38 @@ class Report:
             threat_model: Name of the threat model; by default the first match in the report.
             defence: Name of the defence; by default the evaluated one.
             labels: `"true"` if the attacker knew the labels, or `"predicted"`.
-            epsilon: An epsilon of the sweep; by default the attack's own.
+            epsilon: An epsilon of the sweep, or the attack's own, which is the default.
 
         Raises:
             KeyError: If there is no such cell.
         """
         wanted: Cell = {"attack": attack, "defence": defence or self.evaluated}
         if attack != "benign":
-            wanted |= {"labels": labels, "in_epsilon_sweep": epsilon is not None}
-        optional = {"threat_model": threat_model, "epsilon": epsilon}
-        wanted |= {name: value for name, value in optional.items() if value is not None}
-        for cell in self.cells:
+            wanted["labels"] = labels
+        if threat_model is not None:
+            wanted["threat_model"] = threat_model
+        for cell in self._cells_at(epsilon):
             if wanted.items() <= {name: cell.get(name) for name in wanted}.items():
                 return cell
+        if epsilon is not None:
+            wanted["epsilon"] = epsilon
         rows = sorted({f"{cell['attack']!r} under {cell['threat_model']}" for cell in self.cells})
         raise KeyError(
             f"No cell with {wanted} in this report. Defences: {', '.join(self.defences)}; "
             f"attacks: {', '.join(rows)}. {' '.join(self._notes('accuracy'))}"
         )
+
+    def _cells_at(self, epsilon: float | None) -> list[Cell]:
+        """Returns the cells at an epsilon, the sweep first; by default those outside the sweep."""
+        swept = [cell for cell in self.cells if cell.get("in_epsilon_sweep")]
+        others = [cell for cell in self.cells if not cell.get("in_epsilon_sweep")]
+        if epsilon is None:
+            return others
+        return [
+            cell
+            for cell in swept + others
+            if math.isclose(cell["epsilon"], epsilon, rel_tol=SAME_EPSILON)
+        ]
 
     def correct(self, cell: Cell) -> np.ndarray:
         """Returns which images were classified correctly: booleans of shape `(examples,)`."""
@@ -194,6 +214,8 @@ class Report:
         if defence not in self.defences:
             raise KeyError(f"No defence {defence!r} in this report, only {self.defences}.")
         budgets = [budget for budget in self.budgets if norm in (None, budget[0])]
+        if norm is None and not budgets:
+            return None
         if not budgets:
             raise KeyError(f"No attack of norm {norm!r} in this report, only {self.budgets}.")
         norm, largest = budgets[0]
@@ -417,19 +439,20 @@ class Report:
         return [f"**Not run:** {missing_run_text(row)}" for row in self.not_run] + calibrated
 
     def _captions(self) -> dict[str, str]:
-        examples = self.cells[0]["examples"]
-        attackers = {
-            cell["threat_model"] for cell in self.cells if cell["defence"] == self.evaluated
-        }
-        is_known = bool(attackers & _KNOW_THE_DEFENCE)
+        share = f"Accuracy in percent of {self.cells[0]['examples']} images"
+        summary = accuracy = f"{share}. No attack was run."
+        if self.budgets:
+            summary = (
+                f"{share}: the worst case for each image over the attacks of each threat model "
+                f"within {tables.budget_text(*self.budgets[0])}, and over all of them (`worst`)."
+            )
+            accuracy = f"{share}. `worst`: images that stay correct under all attacks."
+            if not self._is_attacked_with_full_knowledge:
+                accuracy += f" No attacker here knows everything about `{self.evaluated}`."
         has_passes = "passes" in self.table("quality")
         captions = {
-            "summary": f"Accuracy in percent of {examples} images: the worst case for each image "
-            f"over the attacks of each threat model within "
-            f"{tables.budget_text(*self.budgets[0])}, and over all of them (`worst`).",
-            "accuracy": f"Accuracy in percent of {examples} images. `worst`: images that stay "
-            "correct under all attacks."
-            + ("" if is_known else f" No attacker here knows everything about `{self.evaluated}`."),
+            "summary": summary,
+            "accuracy": accuracy,
             "quality": f"Images of `{self.evaluated}` compared with the clean ones, before and "
             "after restoration: PSNR in decibels, SSIM; agreement with the bare classifier's "
             "benign prediction in percent."
@@ -441,6 +464,16 @@ class Report:
             # The table of accuracies shows the same numbers.
             del captions["summary"]
         return captions
+
+    @property
+    def _is_attacked_with_full_knowledge(self) -> bool:
+        """Tells whether an attacker of the evaluated defence attacks all of it."""
+        attackers = {
+            cell["threat_model"] for cell in self.cells if cell["defence"] == self.evaluated
+        }
+        # The oblivious attacker attacks the bare classifier, which is the first defence.
+        is_bare = self.evaluated == self.defences[0]
+        return bool(attackers & _KNOW_THE_DEFENCE) or (is_bare and "oblivious" in attackers)
 
     def _repr_markdown_(self) -> str:
         return "\n\n".join(
@@ -461,11 +494,19 @@ class Report:
         return "\n\n".join(parts)
 
     def plot_accuracy(self) -> "Figure":
-        """Plots accuracy against epsilon, with a line for each threat model."""
+        """Plots accuracy against epsilon, with a line for each threat model.
+
+        Raises:
+            ValueError: If no attack was run.
+        """
         return plots.plot_accuracy(self)
 
     def plot_defences(self) -> "Figure":
-        """Plots accuracies as dots: a row for each defence, a colour for each threat model."""
+        """Plots accuracies as dots: a row for each defence, a colour for each threat model.
+
+        Raises:
+            ValueError: If no attack was run.
+        """
         return plots.plot_defences(self)
 
     def plot_quality(self) -> "Figure":
@@ -475,7 +516,8 @@ class Report:
     def plot_pictures(self) -> "Figure":
         """Shows adversarial and restored images, with a row for each threat model.
 
-        The title of each image is the class that the bare classifier predicts, in red if wrong.
+        The title of each image is the class that the bare classifier predicts, in red if wrong:
+        the name from the defence's `class_names`, or else the number.
 
         Raises:
             ValueError: If the report was read from a file, which has no images.

@@ -22,7 +22,18 @@ from keras_trn.types import Classifier
 from keras_trn.types import Config
 
 # NumPy may have rounded an epsilon to float32.
-_SAME_EPSILON = 1e-6
+SAME_EPSILON = 1e-6
+
+# What a defence needs for a threat model to apply to it.
+_NEEDED = {
+    "transfer_from_estimator": "the gradient map `EstimatedLabel`",
+    "transfer_without_map": "a gradient map other than `TrueLabel`",
+    "bpda": "a restoration, such as `ProtectedClassifier`",
+    "whitebox_stopgrad": "a gradient map other than `TrueLabel`",
+    "whitebox_full": "a differentiable defence without `TrueLabel`",
+    "fixed_randomness": "a defence without `TrueLabel`",
+    "blackbox": "a defence without `TrueLabel`",
+}
 
 # The measurements of one defence under one attack and threat model: a row of the JSON file.
 Cell = dict[str, Any]
@@ -82,7 +93,6 @@ class Run:
         """Returns the part of a cell that says which run it is of."""
         if self.attack is None or self.threat_model is None:
             return {"attack": "benign", "threat_model": None, "labels": None, "epsilon": 0.0}
-        config = keras.saving.serialize_keras_object(self.attack)["config"]
         return {
             "attack": self.attack.name,
             "threat_model": self.threat_model.name,
@@ -90,7 +100,7 @@ class Run:
             "norm": self.attack.norm,
             "epsilon": self.epsilon,
             "in_epsilon_sweep": self.in_epsilon_sweep,
-            "settings": {**config, "epsilon": self.epsilon},
+            "settings": {**attack_settings(self.attack), "epsilon": self.epsilon},
             "samples": getattr(self.threat_model, "samples", 1),
         }
 
@@ -111,15 +121,21 @@ class Run:
         }
 
 
+def attack_settings(attack: Attack) -> Config:
+    """Returns the config of an attack in a form that JSON can hold, whatever its arguments are."""
+    return keras.saving.serialize_keras_object(attack)["config"]
+
+
 def plan_runs(
     defences: Mapping[str, keras.Model],
     attacks: list[Attack],
     threat_models: Mapping[str, list[ThreatModel]],
     epsilons: list[float],
 ) -> list[Run]:
-    """Returns all runs of an evaluation, the benign one first; refuses an ambiguous table.
+    """Returns all runs of an evaluation, the benign one first.
 
-    `threat_models` holds a list for each defence, by its name.
+    Refuses attacks that no run uses, and an ambiguous table. `threat_models` holds a list for
+    each defence, by its name.
     """
     runs = [Run(list(defences))]
     for threat_model in all_threat_models(threat_models):
@@ -144,8 +160,10 @@ def plan_runs(
                 make(attack=attack, epsilon=epsilon, in_epsilon_sweep=True)
                 for attack in swept
                 for epsilon in epsilons
-                if not math.isclose(epsilon, attack.epsilon, rel_tol=_SAME_EPSILON)
+                if not math.isclose(epsilon, attack.epsilon, rel_tol=SAME_EPSILON)
             ]
+    if attacks and len(runs) == 1:
+        raise ValueError(_no_run_text(defences, all_threat_models(threat_models)))
     _check_rows_differ(runs[1:])
     return runs
 
@@ -160,6 +178,18 @@ def _attacked_models(
     for name, defence in defences.items():
         if threat_model.applies_to(defence):
             yield [name], defence
+
+
+def _no_run_text(defences: Mapping[str, keras.Model], threat_models: list[ThreatModel]) -> str:
+    """Returns the error message for attacks that no threat model runs."""
+    if not threat_models:
+        return "There are attacks but no threat model to run them under. Add one: `oblivious`."
+    names = dict.fromkeys(threat_model.name for threat_model in threat_models)
+    needs = [f"`{name}` needs {_NEEDED.get(name, 'another defence')}" for name in names]
+    return (
+        f"No threat model applies to {', '.join(defences)}, so no attack would be run: "
+        f"{'; '.join(needs)}. `oblivious` applies to every defence."
+    )
 
 
 def _check_rows_differ(runs: list[Run]) -> None:

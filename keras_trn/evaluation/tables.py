@@ -22,7 +22,6 @@ _DECIMALS = {"SSIM attacked": 3, "SSIM restored": 3}
 
 def summary_table(report: "Report") -> pd.DataFrame:
     """Returns worst cases: a row for each defence, a column for each threat model."""
-    norm, epsilon = report.budgets[0]
     attacked = [cell for cell in report.cells if cell["attack"] != "benign"]
     attackers = dict.fromkeys((cell["threat_model"], cell["labels"]) for cell in attacked)
     rows = []
@@ -31,10 +30,10 @@ def summary_table(report: "Report") -> pd.DataFrame:
         row: dict[str, Any] = {
             "defence": f"{name}, without {', '.join(missing)}" if missing else name,
             "benign": _percent(report.cell("benign", defence=name)["accuracy"]),
-            "worst": _percent(report.worst(name, norm, epsilon)),
+            "worst": _percent(report.worst(name)),
         }
         for threat_model, labels in attackers:
-            worst = report.worst(name, norm, epsilon, threat_model, labels)
+            worst = report.worst(name, threat_model=threat_model, labels=labels)
             row[_attacker_text(threat_model, labels)] = _percent(worst)
         rows.append(row)
     return pd.DataFrame(rows)
