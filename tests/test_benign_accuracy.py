@@ -151,6 +151,50 @@ def test_training_opens_the_gates_again(classifier, digits, protect):
     assert protected.restorer.gate_threshold == protected.gradient_map.gate_threshold == 0
 
 
+def make_wrong(protected):
+    """Gives an untrained restorer weights that cost benign accuracy."""
+    correction = protected.restorer.correction
+    correction.kernel.assign(keras.random.normal(correction.kernel.shape, seed=0))
+    return protected
+
+
+@pytest.mark.slow
+def test_a_callback_may_calibrate_and_predict(classifier, digits, protect):
+    protected = make_wrong(protect(classifier, keras_trn.gradient_maps.UniformLabel()))
+    images, labels = digits[0][:32], digits[1][:32]
+    bare = classifier.predict(images, verbose=0).argmax(axis=-1)
+    agreements = []
+
+    class Calibrate(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            protected.predict(images, verbose=0)
+            protected.calibrate(images, 1.0)
+            predicted = protected.predict(images, verbose=0).argmax(axis=-1)
+            agreements.append(np.mean(predicted == bare))
+
+    protected.fit(images, labels, batch_size=16, callbacks=[Calibrate()], verbose=0)
+    assert agreements == [1.0, 1.0]
+
+
+@pytest.mark.slow
+def test_training_after_a_change_during_training_compiles_its_step_again(
+    classifier, digits, protect
+):
+    protected = protect(classifier, keras_trn.gradient_maps.UniformLabel())
+    images, labels = digits[0][:32], digits[1][:32]
+
+    class CloseGates(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            protected.restorer.gate_threshold = 3.0
+            protected.predict(images, verbose=0)
+
+    steps = []
+    for callbacks in ([CloseGates()], [], []):
+        protected.fit(images, labels, batch_size=16, callbacks=callbacks, verbose=0)
+        steps.append(protected.train_function)
+    assert steps[0] is not steps[1] and steps[1] is steps[2]
+
+
 def test_what_has_no_gate_is_refused(classifier, digits):
     class Gateless(keras.Model):
         takes_gradient_maps = False
