@@ -217,8 +217,9 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         The gates of restorer and gradient map decide whether an image was attacked. This method
         closes them until the requested share of clean images keeps the class that the
         bare classifier predicts. Closed gates restore fewer adversarial images too, and the
-        result tells you how many. `fit` opens the gates again. The calibration is saved with the
-        model, and reports of `keras_trn.evaluate` show it.
+        result tells you how many. `fit` and `train_on_batch` open the gates again. The calibration
+        is saved with the model. Reports of `keras_trn.evaluate` show it, unless weights or gates
+        have changed since.
 
         Args:
             images: Clean images in [0, 1] that training has not used. Pass an array of shape
@@ -253,6 +254,11 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             )
         self.calibration = calibrate_gates(self, images, benign_agreement, attack)
         return self.calibration
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Opens the gates and compiles the training step; Keras calls this before it trains."""
+        self._open_gates()
+        return super().make_train_function(force)
 
     def _open_gates(self) -> None:
         """Undoes a calibration, which is only valid for the weights at that time."""
@@ -389,7 +395,6 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
                 `steps_per_epoch` is missing. `fit` checks arrays and the first batch of a
                 pipeline before it trains, and the other batches when it reads them.
         """
-        self._open_gates()
         history = super().fit(x, y, *args, **kwargs)
         self._warn_of_lost_accuracy(history.history)
         return history
