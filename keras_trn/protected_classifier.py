@@ -388,7 +388,8 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         Returns:
             A `keras.callbacks.History` of `loss`, `benign_accuracy`, `adversarial_accuracy`,
             `psnr` and your metrics. With validation data it also has them with the prefix
-            `val_`. A figure without images is NaN.
+            `val_`. A figure without images is NaN. As in Keras, sample weights count in the loss
+            alone.
 
         Raises:
             ValueError: If images or labels are malformed, or a pipeline is endless and
@@ -483,21 +484,14 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         batch = RestoredBatch(clean, restored, targets, logits, self.classifier)
         return restored, logits, loss.call(batch) + map_losses
 
-    def _update_bare_accuracy(
-        self, labels: tf.Tensor, clean: tf.Tensor, sample_weight: tf.Tensor | None
-    ) -> None:
+    def _update_bare_accuracy(self, labels: tf.Tensor, clean: tf.Tensor) -> None:
         bare = predicted_labels(self.classifier, clean)
-        self._bare_accuracy.update_state(tf.cast(bare == labels, tf.float32), sample_weight)
+        self._bare_accuracy.update_state(tf.cast(bare == labels, tf.float32))
 
     def _update_adversarial_metrics(
-        self,
-        labels: tf.Tensor,
-        logits: tf.Tensor,
-        clean: tf.Tensor,
-        seen: tf.Tensor,
-        sample_weight: tf.Tensor | None = None,
+        self, labels: tf.Tensor, logits: tf.Tensor, clean: tf.Tensor, seen: tf.Tensor
     ) -> None:
-        super()._update_adversarial_metrics(labels, logits, clean, seen, sample_weight)
+        super()._update_adversarial_metrics(labels, logits, clean, seen)
         self.psnr.update_state(clean, seen)
 
     @property
