@@ -443,7 +443,10 @@ def test_true_labels_are_refused_at_test_time_and_taken_in_studies(classifier, d
         protected.predict(images, verbose=0)
     with pytest.raises(ValueError, match="not known at test time"):
         protected.restore(images)
-    assert protected.restore(images, labels=labels).shape == images.shape
+    restored = protected.restore(images, labels=labels)
+    assert restored.shape == images.shape
+    np.testing.assert_array_equal(protected.restore(images, labels=labels[:, None]), restored)
+
 
 def test_summary_names_the_parts_and_counts_only_the_restorer_as_trainable(classifier, protect):
     protected = protect(classifier)
