@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_trn.digests import digest_of_arrays
 from keras_trn.graphs import compile_function
 from keras_trn.input_validation import check_range
 from keras_trn.logits import logits_function
@@ -37,6 +38,7 @@ class Calibration:
             attack.
         attacked_after: Agreement under the attack with the new threshold.
         attack: Name of the attack; `None` without one.
+        digest: Digest of the weights and gates that it is valid for; `None` if unknown.
 
     Example:
         ```python
@@ -59,6 +61,7 @@ class Calibration:
     attacked_before: float | None = None
     attacked_after: float | None = None
     attack: str | None = None
+    digest: str | None = None
 
     def __str__(self) -> str:
         lines = [
@@ -114,8 +117,24 @@ def calibrate_gates(
         images=len(images),
         benign_before=benign(0.0),
         benign_after=benign(threshold),
+        digest=_digest(protected),
         **costs,
     )
+
+
+def is_valid(calibration: Calibration, protected: Any) -> bool:
+    """Tells whether weights and gates are the same as when they were calibrated.
+
+    It takes calibrations of older versions, which have no digest, for valid ones.
+    """
+    return calibration.digest in (None, _digest(protected))
+
+
+def _digest(protected: Any) -> str:
+    """Returns the digest of weights, rounded as files of presets store them, and of gates."""
+    weights = [keras.ops.cast(weight, "float16") for weight in protected.weights]
+    thresholds = [part.gate_threshold for part in protected.trained_parts if _has_gate(part)]
+    return digest_of_arrays(*weights, *thresholds)
 
 
 def _agreement_function(

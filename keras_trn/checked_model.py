@@ -102,16 +102,27 @@ class CheckedModel(keras.Model):
         self, x: Any, y: Any = None, needs_labels: bool = True, steps: int | None = None
     ) -> tuple[Any, Any]:
         """Checks the data and returns them in the form that Keras gets."""
-        self._forget_stale_graphs()
         return check_data(x, y, self.image_shape, self.num_classes, needs_labels, steps)
 
-    def _forget_stale_graphs(self) -> None:
-        """Makes Keras compile its steps again if a part of the model has changed."""
+    def make_train_function(self, force: bool = False) -> Any:
+        """Compiles the training step, also if a part of the model has changed since."""
+        return super().make_train_function(force or self._has_changed("train"))
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """Compiles the validation step, also if a part of the model has changed since."""
+        return super().make_test_function(force or self._has_changed("test"))
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        """Compiles the prediction step, also if a part of the model has changed since."""
+        return super().make_predict_function(force or self._has_changed("predict"))
+
+    def _has_changed(self, step: str) -> bool:
+        """Tells whether a part of the model has changed since this was asked for the same step."""
         state = state_of(self)
-        if getattr(self, "_compiled_state", state) != state:
-            self.train_function = self.test_function = self.predict_function = None
-        # Keras would treat the list as a list of layers.
-        object.__setattr__(self, "_compiled_state", state)
+        known = getattr(self, "_compiled_state", {})
+        # Keras would treat the dictionary as a dictionary of layers.
+        object.__setattr__(self, "_compiled_state", {**known, step: state})
+        return known.get(step, state) != state
 
     def get_config(self) -> Config:
         return {"name": self.name, "classifier": architecture_config(self.classifier)}

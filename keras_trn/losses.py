@@ -188,7 +188,10 @@ class AdversarialLoss(RestorerLoss):
         self.discriminator: keras.Model | None = None
 
     def build(self, image_shape: tuple) -> None:
-        self.discriminator = _make_discriminator(image_shape[-1])
+        channels = image_shape[-1]
+        # A new one would forget what it has learned, and other models may train this one.
+        if self.discriminator is None or self.discriminator.input_shape[-1] != channels:
+            self.discriminator = _make_discriminator(channels)
 
     @property
     def variables(self) -> list[keras.Variable]:

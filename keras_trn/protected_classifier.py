@@ -217,8 +217,9 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         The gates of restorer and gradient map decide whether an image was attacked. This method
         closes them until the requested share of clean images keeps the class that the
         bare classifier predicts. Closed gates restore fewer adversarial images too, and the
-        result tells you how many. `fit` opens the gates again. The calibration is saved with the
-        model, and reports of `keras_trn.evaluate` show it.
+        result tells you how many. `fit` and `train_on_batch` open the gates again. The calibration
+        is saved with the model. Reports of `keras_trn.evaluate` show it, unless weights or gates
+        have changed since.
 
         Args:
             images: Clean images in [0, 1] that training has not used. Pass an array of shape
@@ -253,6 +254,11 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             )
         self.calibration = calibrate_gates(self, images, benign_agreement, attack)
         return self.calibration
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Opens the gates and compiles the training step; Keras calls this before it trains."""
+        self._open_gates()
+        return super().make_train_function(force)
 
     def _open_gates(self) -> None:
         """Undoes a calibration, which is only valid for the weights at that time."""
@@ -308,8 +314,8 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
             steps_per_execution: Number of batches for each call of the graph.
             validation_attack: The attack of validation and `evaluate`; by default the attack of
                 training. Training can overfit to attacks of few steps. A stronger attack here
-                reveals it, and `keras.callbacks.EarlyStopping` on `val_adversarial_accuracy`
-                stops it.
+                reveals it, and `keras.callbacks.EarlyStopping("val_adversarial_accuracy",
+                mode="max")` stops it. Keras cannot find out the `mode` of these metrics by itself.
 
         Raises:
             ValueError: If there is no attack, or a share is out of range.
@@ -382,14 +388,14 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         Returns:
             A `keras.callbacks.History` of `loss`, `benign_accuracy`, `adversarial_accuracy`,
             `psnr` and your metrics. With validation data it also has them with the prefix
-            `val_`. A figure without images is NaN.
+            `val_`. A figure without images is NaN. As in Keras, sample weights count in the loss
+            alone.
 
         Raises:
             ValueError: If images or labels are malformed, or a pipeline is endless and
                 `steps_per_epoch` is missing. `fit` checks arrays and the first batch of a
                 pipeline before it trains, and the other batches when it reads them.
         """
-        self._open_gates()
         history = super().fit(x, y, *args, **kwargs)
         self._warn_of_lost_accuracy(history.history)
         return history
@@ -478,21 +484,14 @@ class ProtectedClassifier(AdversarialTrainer, RestoredClassifier):
         batch = RestoredBatch(clean, restored, targets, logits, self.classifier)
         return restored, logits, loss.call(batch) + map_losses
 
-    def _update_bare_accuracy(
-        self, labels: tf.Tensor, clean: tf.Tensor, sample_weight: tf.Tensor | None
-    ) -> None:
+    def _update_bare_accuracy(self, labels: tf.Tensor, clean: tf.Tensor) -> None:
         bare = predicted_labels(self.classifier, clean)
-        self._bare_accuracy.update_state(tf.cast(bare == labels, tf.float32), sample_weight)
+        self._bare_accuracy.update_state(tf.cast(bare == labels, tf.float32))
 
     def _update_adversarial_metrics(
-        self,
-        labels: tf.Tensor,
-        logits: tf.Tensor,
-        clean: tf.Tensor,
-        seen: tf.Tensor,
-        sample_weight: tf.Tensor | None = None,
+        self, labels: tf.Tensor, logits: tf.Tensor, clean: tf.Tensor, seen: tf.Tensor
     ) -> None:
-        super()._update_adversarial_metrics(labels, logits, clean, seen, sample_weight)
+        super()._update_adversarial_metrics(labels, logits, clean, seen)
         self.psnr.update_state(clean, seen)
 
     @property

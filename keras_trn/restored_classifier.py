@@ -177,7 +177,8 @@ class RestoredClassifier(CheckedModel):
             return
         images = np.asarray(check_images(images, self.image_shape))
         if labels is not None:
-            labels = np.asarray(check_labels(labels, self.num_classes, batch_size=len(images)))
+            labels = check_labels(labels, self.num_classes, batch_size=len(images))
+            labels = np.asarray(labels).reshape(-1)
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             yield images[batch], None if labels is None else tf.constant(labels[batch])

@@ -109,7 +109,8 @@ class AdversarialTrainer(CheckedModel):
         Returns:
             A `keras.callbacks.History` of `loss`, `benign_accuracy`, `adversarial_accuracy`,
             `psnr` for restorers, and your metrics. With validation data it also has them
-            with the prefix `val_`. A figure without images is NaN.
+            with the prefix `val_`. A figure without images is NaN. As in Keras, sample weights
+            count in the loss alone.
 
         Raises:
             ValueError: If images or labels are malformed, or a pipeline is endless and
@@ -208,12 +209,14 @@ class AdversarialTrainer(CheckedModel):
         )
         with tf.GradientTape() as tape:
             seen, logits, losses = self._forward_with_losses(images, targets, clean, training=True)
-            loss = per_replica_loss(losses, sample_weight) + per_replica_loss(self._penalty())
-            scaled_loss = self.optimizer.scale_loss(loss)
+            loss = self._total_loss(losses, sample_weight)
+            # Replicas add their gradients up.
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            scaled_loss = self.optimizer.scale_loss(loss / replicas)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled_loss, variables)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        self.loss_metric.update_state(losses, sample_weight)
+        self.loss_metric.update_state(loss, tf.shape(clean)[0])
         self.benign_accuracy.update_state(labels[:benign_count], logits[:benign_count])
         self._update_adversarial_metrics(
             labels[benign_count:], logits[benign_count:], clean[benign_count:], seen[benign_count:]
@@ -222,15 +225,17 @@ class AdversarialTrainer(CheckedModel):
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         clean, labels, sample_weight = unpack(data)
-        self._update_bare_accuracy(labels, clean, sample_weight)
+        self._update_bare_accuracy(labels, clean)
         targets = self._target_labels(clean, labels, data)
         attacked = self.validation_attack(self._attacked(training=False), clean, targets)
-        _, logits, benign_losses = self._forward_with_losses(clean, targets, clean, training=False)
-        self.benign_accuracy.update_state(labels, logits, sample_weight)
+        _, logits, losses = self._forward_with_losses(clean, targets, clean, training=False)
+        benign_loss = self._total_loss(losses, sample_weight)
+        self.benign_accuracy.update_state(labels, logits)
         seen, logits, losses = self._forward_with_losses(attacked, targets, clean, training=False)
-        self._update_adversarial_metrics(labels, logits, clean, seen, sample_weight)
-        losses = self.benign_share * benign_losses + (1 - self.benign_share) * losses
-        self.loss_metric.update_state(losses, sample_weight)
+        adversarial_loss = self._total_loss(losses, sample_weight)
+        self._update_adversarial_metrics(labels, logits, clean, seen)
+        loss = self.benign_share * benign_loss + (1 - self.benign_share) * adversarial_loss
+        self.loss_metric.update_state(loss, tf.shape(clean)[0])
         return self.get_metrics_result()
 
     def _forward_with_losses(
@@ -251,27 +256,24 @@ class AdversarialTrainer(CheckedModel):
         """Returns adversarial examples from a cache, if there are any to train with."""
         return None
 
-    def _penalty(self) -> tf.Tensor:
-        """Returns the sum of what regularizers and `add_loss` add to the loss."""
+    def _total_loss(self, losses: tf.Tensor, sample_weight: tf.Tensor | None) -> tf.Tensor:
+        """Returns the mean weighted loss, plus what regularizers and `add_loss` have added."""
+        if sample_weight is not None:
+            losses *= tf.cast(tf.reshape(sample_weight, [-1]), losses.dtype)
         penalties = [loss for part in self.trained_parts for loss in part.losses]
-        return sum((tf.reduce_sum(tf.cast(loss, tf.float32)) for loss in penalties), start=0.0)
+        return tf.reduce_mean(losses) + sum(
+            (tf.reduce_sum(tf.cast(loss, tf.float32)) for loss in penalties), start=0.0
+        )
 
-    def _update_bare_accuracy(
-        self, labels: tf.Tensor, clean: tf.Tensor, sample_weight: tf.Tensor | None
-    ) -> None:
+    def _update_bare_accuracy(self, labels: tf.Tensor, clean: tf.Tensor) -> None:
         """Updates the accuracy without defence, if the subclass measures it."""
 
     def _update_adversarial_metrics(
-        self,
-        labels: tf.Tensor,
-        logits: tf.Tensor,
-        clean: tf.Tensor,
-        seen: tf.Tensor,
-        sample_weight: tf.Tensor | None = None,
+        self, labels: tf.Tensor, logits: tf.Tensor, clean: tf.Tensor, seen: tf.Tensor
     ) -> None:
         """Updates the adversarial accuracy and the metrics of `compile`."""
         for metric in (self.adversarial_accuracy, *self._user_metrics):
-            metric.update_state(labels, logits, sample_weight)
+            metric.update_state(labels, logits)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -401,10 +403,3 @@ def cached_entry(data: Any, name: str) -> tf.Tensor | None:
     """Returns an entry of a batch of `cache_adversarial_examples`; None if it is missing."""
     images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
     return images.get(name) if isinstance(images, dict) else None
-
-
-def per_replica_loss(losses: tf.Tensor, sample_weight: tf.Tensor | None = None) -> tf.Tensor:
-    """Returns the mean loss, scaled for a sum of the gradients over all replicas."""
-    if sample_weight is not None:
-        losses *= tf.cast(tf.reshape(sample_weight, [-1]), losses.dtype)
-    return tf.reduce_mean(losses) / tf.distribute.get_strategy().num_replicas_in_sync

@@ -281,6 +281,49 @@ def test_adversarial_training_counts_the_weight_decay(digits):
     assert np.abs(decayed).mean() < 0.8 * np.abs(trained_kernel(None)).mean()
 
 
+@pytest.mark.slow
+def test_figures_of_weighted_images_and_weight_decay_are_the_figures_of_keras(digits):
+    kernel_regularizer = keras.regularizers.L2(0.1)
+    logits = keras.layers.Dense(10, kernel_regularizer=kernel_regularizer)
+    classifier = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), logits])
+    trained = BASELINES.AdversariallyTrainedClassifier(classifier)
+    trained.classifier.set_weights(classifier.get_weights())
+    attack = ATTACKS.FastGradientMethod(epsilon=0.0)
+    trained.compile(
+        keras.optimizers.SGD(0.1),
+        attack=attack,
+        metrics=["accuracy"],
+        benign_share=0.0,
+        jit_compile=False,
+    )
+    classifier.trainable = True
+    classifier.compile(
+        keras.optimizers.SGD(0.1),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    weights = np.random.default_rng(0).uniform(0.0, 3.0, 40)
+    data = digits[0][:40], digits[1][:40], weights
+    # The last batch is smaller than the others.
+    found, expected = (
+        model.fit(
+            *data[:2],
+            sample_weight=weights,
+            validation_data=data,
+            batch_size=16,
+            epochs=2,
+            shuffle=False,
+            verbose=0,
+        ).history
+        for model in (trained, classifier)
+    )
+    for name, figures in expected.items():
+        assert found[name] == pytest.approx(figures, rel=1e-4), name
+    assert found["val_benign_accuracy"] == found["val_adversarial_accuracy"]
+    assert found["val_adversarial_accuracy"] == found["val_accuracy"]
+
+
 @pytest.mark.parametrize("make_baseline", [BASELINES.AdversariallyTrainedClassifier])
 def test_compile_and_fit_say_what_is_wrong(make_baseline, digits):
     baseline = make_baseline(untrained_classifier((8, 8, 1)))

@@ -1,5 +1,6 @@
 """Protection never silently costs benign accuracy: fallback, warning and calibration."""
 
+import dataclasses
 import re
 import warnings
 
@@ -9,6 +10,8 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 import keras_trn
+from experiments.half_precision import store_as_float16
+from keras_trn.calibration import is_valid
 
 layers = keras.layers
 SIDE = 16
@@ -139,16 +142,85 @@ def test_calibration_needs_no_attack_and_takes_a_pipeline(classifier, digits):
     assert calibration.gate_threshold == 0.0 and calibration.benign_after == 1.0
 
 
-@pytest.mark.slow
-def test_training_opens_the_gates_again(classifier, digits, protect):
-    protected = protect(classifier)
+def make_wrong(protected):
+    """Gives an untrained restorer weights that cost benign accuracy."""
     correction = protected.restorer.correction
     correction.kernel.assign(keras.random.normal(correction.kernel.shape, seed=0))
+    return protected
+
+
+@pytest.fixture
+def calibrated(classifier, digits, protect):
+    protected = make_wrong(protect(classifier))
     protected.calibrate(digits[0][:50], 1.0)
     assert protected.restorer.gate_threshold == protected.gradient_map.gate_threshold > 0
-    protected.fit(digits[0][:32], digits[1][:32], verbose=0)
-    assert protected.calibration is None
-    assert protected.restorer.gate_threshold == protected.gradient_map.gate_threshold == 0
+    return protected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fit", "train_on_batch"])
+def test_training_opens_the_gates_again(method, calibrated, digits):
+    getattr(calibrated, method)(digits[0][:32], digits[1][:32])
+    assert calibrated.calibration is None
+    assert calibrated.restorer.gate_threshold == calibrated.gradient_map.gate_threshold == 0
+
+
+@pytest.mark.slow
+def test_training_that_is_refused_keeps_the_calibration(calibrated, digits):
+    images, labels = digits[0][:32], digits[1][:32]
+    bright = 255 * images
+    uncompiled = keras_trn.ProtectedClassifier.from_config(calibrated.get_config())
+    for protected, call in (
+        (calibrated, lambda: calibrated.fit(bright, labels)),
+        (
+            calibrated,
+            lambda: calibrated.fit(images, labels, validation_data=(bright, labels)),
+        ),
+        (calibrated, lambda: calibrated.train_on_batch(bright, labels)),
+        (uncompiled, lambda: uncompiled.fit(images, labels)),
+    ):
+        calibration = protected.calibration
+        with pytest.raises(ValueError):
+            call()
+        assert protected.calibration is calibration is not None
+        assert protected.restorer.gate_threshold == calibration.gate_threshold
+
+
+@pytest.mark.slow
+def test_a_callback_may_calibrate_and_predict(classifier, digits, protect):
+    protected = make_wrong(protect(classifier, keras_trn.gradient_maps.UniformLabel()))
+    images, labels = digits[0][:32], digits[1][:32]
+    bare = classifier.predict(images, verbose=0).argmax(axis=-1)
+    agreements = []
+
+    class Calibrate(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            protected.predict(images, verbose=0)
+            protected.calibrate(images, 1.0)
+            predicted = protected.predict(images, verbose=0).argmax(axis=-1)
+            agreements.append(np.mean(predicted == bare))
+
+    protected.fit(images, labels, batch_size=16, callbacks=[Calibrate()], verbose=0)
+    assert agreements == [1.0, 1.0]
+
+
+@pytest.mark.slow
+def test_training_after_a_change_during_training_compiles_its_step_again(
+    classifier, digits, protect
+):
+    protected = protect(classifier, keras_trn.gradient_maps.UniformLabel())
+    images, labels = digits[0][:32], digits[1][:32]
+
+    class CloseGates(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            protected.restorer.gate_threshold = 3.0
+            protected.predict(images, verbose=0)
+
+    steps = []
+    for callbacks in ([CloseGates()], [], []):
+        protected.fit(images, labels, batch_size=16, callbacks=callbacks, verbose=0)
+        steps.append(protected.train_function)
+    assert steps[0] is not steps[1] and steps[1] is steps[2]
 
 
 def test_what_has_no_gate_is_refused(classifier, digits):
@@ -203,23 +275,77 @@ def test_class_names_are_as_many_as_classes(classifier):
         keras_trn.ProtectedClassifier(classifier, class_names=["cat", "dog"])
 
 
-@pytest.mark.slow
-def test_the_report_shows_the_calibration(classifier, digits, protect, tmp_path, monkeypatch):
+@pytest.fixture
+def report_of(digits, monkeypatch):
     # The checks are slow, and not part of this.
     monkeypatch.setattr("keras_trn.evaluation.evaluator.run_checks", lambda examination: [])
+
+    def report_of(protected):
+        return keras_trn.evaluate(
+            protected,
+            (digits[0][:16], digits[1][:16]),
+            keras_trn.attacks.FastGradientMethod(0.1),
+            "oblivious",
+            check_examples=4,
+            verbose=0,
+        )
+
+    return report_of
+
+
+@pytest.mark.slow
+def test_the_report_shows_the_calibration(classifier, digits, protect, report_of, tmp_path):
     protected = protect(classifier, keras_trn.gradient_maps.UniformLabel())
     protected.calibrate(digits[0][:50], 0.95)
-    attack = keras_trn.attacks.FastGradientMethod(0.1)
-    report = keras_trn.evaluate(
-        protected,
-        (digits[0][:16], digits[1][:16]),
-        attack,
-        "oblivious",
-        check_examples=4,
-        verbose=0,
-    )
+    report = report_of(protected)
     said = "`protected` keeps the class of at least 95.0% of benign images, measured on 50"
     assert said in str(report) and said in report.to_markdown("accuracy")
     report.to_json(tmp_path / "report.json")
     loaded = keras_trn.evaluation.Report.from_json(tmp_path / "report.json")
     assert said in str(loaded)
+
+
+def change_weights(protected):
+    protected.restorer.set_weights([weight + 0.1 for weight in protected.restorer.get_weights()])
+
+
+def open_the_gates(protected):
+    protected.restorer.gate_threshold = 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [change_weights, open_the_gates])
+def test_a_calibration_of_other_weights_or_gates_is_left_out(change, calibrated, report_of):
+    change(calibrated)
+    with pytest.warns(UserWarning, match="leaves out the calibration of 'protected'"):
+        report = report_of(calibrated)
+    assert report.settings["calibrations"] == {} and "Calibrated" not in str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_a_calibration_stays_valid_when_it_is_saved(dtype, classifier, digits, protect, tmp_path):
+    protected = make_wrong(protect(classifier, dtype=dtype))
+    protected.calibrate(digits[0][:50], 0.9)
+    path = tmp_path / "protected.keras"
+    protected.save(path)
+    assert is_valid(protected.calibration, protected)
+    for _ in range(2):
+        loaded = keras.models.load_model(path)
+        assert loaded.calibration == protected.calibration
+        assert is_valid(loaded.calibration, loaded)
+        store_as_float16(path)
+    change_weights(loaded)
+    assert not is_valid(loaded.calibration, loaded)
+
+
+@pytest.mark.slow
+def test_a_calibration_without_a_digest_is_taken_for_valid(classifier, digits):
+    protected = keras_trn.ProtectedClassifier(classifier)
+    calibration = protected.calibrate(digits[0][:10], 0.5)
+    config = protected.get_config()
+    assert config["calibration"].pop("digest") == calibration.digest
+    loaded = keras_trn.ProtectedClassifier.from_config(config)
+    change_weights(loaded)
+    assert loaded.calibration == dataclasses.replace(calibration, digest=None)
+    assert is_valid(loaded.calibration, loaded)

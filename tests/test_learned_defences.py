@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from defences import ATTACK
 from defences import LEARNED
 from defences import learned
 from defences import single_stream
@@ -186,6 +187,30 @@ def test_discriminator_learns_and_its_weights_survive_saving(classifier, digits,
         defence.count_params()
         == keras_trn.ProtectedClassifier(classifier, single_stream()).count_params()
     )
+
+
+@pytest.mark.slow
+def test_models_that_share_a_loss_train_its_discriminator_together(classifier, digits):
+    loss = LOSSES.AdversarialLoss()
+    defences = [keras_trn.ProtectedClassifier(classifier, single_stream()) for _ in range(2)]
+    for defence in defences:
+        defence.compile(loss=loss, attack=ATTACK, jit_compile=False)
+    for defence in defences:
+        before = [weight.numpy() for weight in loss.variables]
+        defence.fit(digits[0][:16], digits[1][:16], verbose=0)
+        assert not all(map(np.array_equal, before, loss.variables))
+
+
+def test_discriminator_is_only_made_anew_for_other_channels(classifier):
+    loss = LOSSES.AdversarialLoss()
+    defence = keras_trn.ProtectedClassifier(classifier, single_stream())
+    discriminators = []
+    for _ in range(2):
+        defence.compile(loss=loss, attack=ATTACK, jit_compile=False)
+        discriminators.append(loss.discriminator)
+    assert discriminators[0] is discriminators[1]
+    loss.build((32, 32, 3))
+    assert loss.discriminator.input_shape[-1] == 3
 
 
 # --- Optimizers -----------------------------------------------------------------------

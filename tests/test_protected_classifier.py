@@ -291,6 +291,38 @@ def test_penalties_of_the_restorer_count_in_the_loss(classifier, digits, threat_
 
 
 @pytest.mark.slow
+def test_history_counts_the_penalties_of_the_restorer(classifier, digits):
+    def history(**penalty):
+        protected = keras_trn.ProtectedClassifier(classifier, ScaledByKernel(**penalty))
+        attack = ATTACKS.FastGradientMethod(epsilon=0.1)
+        protected.compile(keras.optimizers.SGD(0.0), attack=attack, jit_compile=False)
+        data = digits[0][:24], digits[1][:24]
+        return protected.fit(*data, validation_data=data, batch_size=16, verbose=0).history
+
+    expected = history()
+    for penalty in ({"regularizer": keras.regularizers.L2(0.5)}, {"added": 0.5}):
+        found = history(**penalty)
+        for name in ("loss", "val_loss"):
+            difference = found[name][0] - expected[name][0]
+            assert difference == pytest.approx(0.5 * 0.81, rel=1e-3), (name, penalty)
+
+
+@pytest.mark.slow
+def test_sample_weights_do_not_count_in_metrics(classifier, digits, protect):
+    images, labels = (array[:32] for array in digits)
+    data = images, (labels + (np.arange(32) >= 16)) % 10
+    protected = protect(classifier, optimizer=keras.optimizers.SGD(0.0))
+    weights = np.repeat([1.0, 0.0], 16)
+    measured = [
+        protected.evaluate(*data, sample_weight=sample_weight, verbose=0, return_dict=True)
+        for sample_weight in (None, weights)
+    ]
+    for name in METRICS - {"loss"}:
+        assert measured[0][name] == measured[1][name], name
+    assert measured[1]["loss"] < measured[0]["loss"]
+
+
+@pytest.mark.slow
 def test_benign_share_decides_how_many_images_are_attacked(classifier, batches, protect):
     protected = protect(classifier, benign_share=1.0)
     history = protected.fit(batches, verbose=0).history
@@ -411,7 +443,9 @@ def test_true_labels_are_refused_at_test_time_and_taken_in_studies(classifier, d
         protected.predict(images, verbose=0)
     with pytest.raises(ValueError, match="not known at test time"):
         protected.restore(images)
-    assert protected.restore(images, labels=labels).shape == images.shape
+    restored = protected.restore(images, labels=labels)
+    assert restored.shape == images.shape
+    np.testing.assert_array_equal(protected.restore(images, labels=labels[:, None]), restored)
 
 
 def test_summary_names_the_parts_and_counts_only_the_restorer_as_trainable(classifier, protect):

@@ -90,8 +90,8 @@ class AdversariallyTrainedClassifier(AdversarialTrainer):
             steps_per_execution: Number of batches for each call of the graph.
             validation_attack: The attack of validation and `evaluate`; by default the attack of
                 training. Training can overfit to attacks of few steps. A stronger attack here
-                reveals it, and `keras.callbacks.EarlyStopping` on `val_adversarial_accuracy`
-                stops it.
+                reveals it, and `keras.callbacks.EarlyStopping("val_adversarial_accuracy",
+                mode="max")` stops it. Keras cannot find out the `mode` of these metrics by itself.
 
         Raises:
             ValueError: If there is no attack, or the share is out of range.

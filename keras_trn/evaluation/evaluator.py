@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import time
+import warnings
 from collections.abc import Iterable
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_trn.attacks import Attack
+from keras_trn.calibration import is_valid
 from keras_trn.cluster import Cluster
 from keras_trn.digests import digest_of_arrays
 from keras_trn.evaluation.arguments import attacks_or_default
@@ -164,9 +166,21 @@ def evaluate(
 
 
 def _calibrations(defences: dict[str, keras.Model]) -> dict[str, dict[str, Any]]:
-    """Returns the result of `ProtectedClassifier.calibrate` of each calibrated defence."""
-    found = {name: getattr(defence, "calibration", None) for name, defence in defences.items()}
-    return {name: dataclasses.asdict(one) for name, one in found.items() if one is not None}
+    """Returns the valid result of `ProtectedClassifier.calibrate` of each calibrated defence."""
+    found = {}
+    for name, defence in defences.items():
+        calibration = getattr(defence, "calibration", None)
+        if calibration is None:
+            continue
+        if is_valid(calibration, defence):
+            found[name] = dataclasses.asdict(calibration)
+        else:
+            warnings.warn(
+                f"The report leaves out the calibration of {name!r}: weights or gates have changed "
+                "since. Call `calibrate` again.",
+                stacklevel=3,
+            )
+    return found
 
 
 def _forward_passes(defences: dict[str, keras.Model]) -> dict[str, int]:
