@@ -86,6 +86,11 @@ def test_worst_is_per_image_and_within_the_budget(report):
         report.worst(norm="l1")
     with pytest.raises(KeyError, match="No defence 'protcted'"):
         report.worst("protcted")
+    # NumPy may have rounded the epsilon of a cell to float32.
+    for cell in report.cells:
+        cell["epsilon"] = float(np.float32(cell["epsilon"]))
+    assert report.worst(epsilon=0.1) == 0.75
+    assert report.worst() == 0.25
 
 
 def test_defence_that_was_not_attacked_has_no_worst_case(report):

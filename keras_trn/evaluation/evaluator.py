@@ -112,7 +112,7 @@ def evaluate(
 
     Raises:
         ValueError: If data, attacks, threat models or baselines are malformed, no threat model
-            applies to a defence, the dataset does not keep its order, or an attack leaves the
+            applies to any defence, the dataset does not keep its order, or an attack leaves the
             ball of its epsilon.
         TypeError: If the config of an attack lacks some of its settings.
 

@@ -219,6 +219,7 @@ class Report:
         if not budgets:
             raise KeyError(f"No attack of norm {norm!r} in this report, only {self.budgets}.")
         norm, largest = budgets[0]
+        within = (largest if epsilon is None else epsilon) * (1 + SAME_EPSILON)
         names = [threat_model] if isinstance(threat_model, str) else threat_model
         attacked = [
             cell
@@ -226,7 +227,7 @@ class Report:
             if cell["defence"] == defence
             and cell["attack"] != "benign"
             and cell["norm"] == norm
-            and cell["epsilon"] <= (largest if epsilon is None else epsilon)
+            and cell["epsilon"] <= within
             and (names is None or cell["threat_model"] in names)
             and labels in (None, cell["labels"])
         ]
