@@ -354,6 +354,10 @@ def square_is_faster_than_art(times: float, points: float) -> Check:
 
 OTHERS = (*RESTORERS, *FILTERS)
 CERTIFIED = {"No attack breaks an image with a proof": attacks_respect_proofs}
+AUTO_ATTACK = {
+    "Each attack of AutoAttack is within a point of the authors'": attacks_are_as_strong(1),
+    "Both ensembles leave the same images, for at least 98%": ensembles_agree(0.98),
+}
 # By the name of the results that decide them.
 CLAIMS: dict[str, dict[str, Check]] = {
     "trn_fashion_mnist": {
@@ -411,10 +415,8 @@ CLAIMS: dict[str, dict[str, Check]] = {
     "trn_hardened_cifar10": HARDENED,
     "certified_fashion_mnist": CERTIFIED,
     "certified_cifar10": CERTIFIED,
-    "auto_attack_linf": {
-        "Each attack of AutoAttack is within a point of the authors'": attacks_are_as_strong(1),
-        "Both ensembles leave the same images, for at least 98%": ensembles_agree(0.98),
-    },
+    "auto_attack_linf": AUTO_ATTACK,
+    "auto_attack_l2": AUTO_ATTACK,
     "auto_attack_forms": {
         "The fast form keeps at most a point more than the standard one": fast_form_suffices(1),
         "The standard form takes at most 1.2 times its passes": standard_form_costs_its_passes(1.2),

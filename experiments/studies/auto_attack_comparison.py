@@ -1,8 +1,7 @@
 """Compares AutoAttack of this package with the authors' own, image by image.
 
     python -m experiments.studies.auto_attack_comparison results/auto_attack_linf.json
-    python -m experiments.studies.auto_attack_comparison results/auto_attack_l2.json --norm l2 \\
-        --trained "results/auto_attack_linf.work/adversarial training.keras"
+    python -m experiments.studies.auto_attack_comparison results/auto_attack_l2.json --norm l2
 
 It needs the extra `compare`. Both implementations attack the same test images of Fashion-MNIST
 with each attack of the standard version alone and with all of it. They attack the classifier of
@@ -295,23 +294,18 @@ def to_markdown(results: Mapping[str, Any]) -> str:
 # --- The models ----------------------------------------------------------------------------
 
 
-def make_models(
-    experiment: Experiment, settings: Settings, trained: Path | None
-) -> dict[str, keras.Model]:
-    """Makes the models to attack; trains one adversarially unless `trained` is its path."""
+def make_models(experiment: Experiment, settings: Settings) -> dict[str, keras.Model]:
+    """Makes the models to attack, and trains one of them adversarially."""
     recipe = experiment.recipe
     protected = keras_trn.ProtectedClassifier.from_preset("trn_fashion_mnist")
-    if trained is None:
-        adversarial = experiment.train_defence(
-            "adversarial training",
-            lambda: keras_trn.baselines.AdversariallyTrainedClassifier(protected.classifier),
-            lambda: experiment.data.train(recipe.batch_size),
-            settings.adversarial_epochs,
-            learning_rate=recipe.adversarial_learning_rate,
-            attack=list(recipe.adversarial_attacks),
-        )
-    else:
-        adversarial = keras.saving.load_model(trained, compile=False)
+    adversarial = experiment.train_defence(
+        "adversarial training",
+        lambda: keras_trn.baselines.AdversariallyTrainedClassifier(protected.classifier),
+        lambda: experiment.data.train(recipe.batch_size),
+        settings.adversarial_epochs,
+        learning_rate=recipe.adversarial_learning_rate,
+        attack=list(recipe.adversarial_attacks),
+    )
     return {
         "bare": protected.classifier,
         "adversarial training": adversarial,
@@ -319,12 +313,12 @@ def make_models(
     }
 
 
-def main(path: Path, settings: Settings, trained: Path | None = None) -> None:
+def main(path: Path, settings: Settings) -> None:
     """Runs the comparison, and writes its results and a table."""
     experiment = Experiment(fashion_mnist.RECIPE, path)
     images, labels = experiment.data.test
     examples = images[: settings.images], labels[: settings.images]
-    models = make_models(experiment, settings, trained)
+    models = make_models(experiment, settings)
     comparison = Comparison(path, models, examples, settings)
     for implementation in IMPLEMENTATIONS:
         comparison.run(implementation)
@@ -336,10 +330,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", type=Path, help="the JSON file to write")
     parser.add_argument("--norm", choices=EPSILONS, default="linf")
-    parser.add_argument("--trained", type=Path, help="a saved model trained adversarially")
     arguments = parser.parse_args()
-    main(
-        arguments.path,
-        Settings(arguments.norm, EPSILONS[arguments.norm]),
-        arguments.trained,
-    )
+    main(arguments.path, Settings(arguments.norm, EPSILONS[arguments.norm]))
