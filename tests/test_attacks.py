@@ -389,10 +389,12 @@ def test_seeds_of_its_attacks_fix_a_mixture(linear, grey):
     np.testing.assert_array_equal(mixture(linear, images), first)
 
 
-def test_mixture_in_a_mixture_is_refused():
-    inner = Mixture([FastGradientMethod(0.1)])
-    with pytest.raises(ValueError, match="List the attacks of both in one mixture"):
-        Mixture([inner, FastGradientMethod(0.2)])
+def test_mixture_in_a_mixture_counts_as_its_attacks(linear, grey):
+    attacks = [FastGradientMethod(epsilon) for epsilon in (0.1, 0.2, 0.3)]
+    nested = Mixture([Mixture(attacks[:2]), attacks[2]])
+    assert nested.name == Mixture(attacks).name
+    expected = Mixture(attacks)(linear, grey, seed=1)
+    np.testing.assert_array_equal(nested(linear, grey, seed=1), expected)
 
 
 def test_each_attack_of_a_mixture_keeps_its_own_norm(linear, grey):

@@ -30,10 +30,11 @@ class Mixture(CombinedAttack):
     with a seed of its own keeps it. If all have one, every call gives the same result.
 
     Args:
-        attacks: Attacks, each with its own epsilon, norm and seed.
+        attacks: Attacks, each with its own epsilon, norm and seed. A mixture among them counts as
+            the attacks that it holds.
 
     Raises:
-        ValueError: If `attacks` is empty, or contains another mixture or anything else.
+        ValueError: If `attacks` is empty or contains anything else.
 
     Example:
         ```python
@@ -45,11 +46,7 @@ class Mixture(CombinedAttack):
 
     def __init__(self, attacks: Sequence[Attack]) -> None:
         self._hold(attacks)
-        if any(isinstance(attack, Mixture) for attack in self.attacks):
-            raise ValueError(
-                "A mixture cannot hold another one. List the attacks of both in one mixture, "
-                f"received {attacks!r}."
-            )
+        self.attacks = [part for attack in self.attacks for part in attack.parts()]
         # Each attack has its own values.
         self.epsilon = self.norm = None
         seeds = [attack.seed for attack in self.attacks]
