@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from keras_trn.evaluation import Report
 from keras_trn.evaluation.packing import unpack_bits
@@ -220,16 +221,6 @@ def two_workers_share(efficiency: float) -> Check:
     return check
 
 
-HARDENED = {
-    "In the worst case it keeps more than adversarial training": ahead(
-        "worst", "protected", ["adversarial training"]
-    ),
-    "Without an attack it is ahead of adversarial training": ahead(
-        "benign", "protected", ["adversarial training"]
-    ),
-}
-
-
 def guard_keeps_classes(results: Results, name: str) -> Finding:
     """Compares the accuracies of both restorers with the hardened one's, for each attacker."""
     pairs = list(
@@ -268,13 +259,28 @@ def _of_guard(results: Results, name: str, defence: str) -> list[dict[str, Any]]
 
 def attacks_respect_proofs(results: Results, name: str) -> Finding:
     """Counts the images of a certified method that an attack breaks in spite of a proof."""
-    report = results.report(name)
-    cells = [cell for cell in report.cells if cell["defence"] == "interval bounds"]
-    survives = np.all([report.correct(cell) for cell in cells], axis=0)
+    survives = _withstand_all(results.report(name), "interval bounds")
     proofs = results.study(f"{name}_proofs")["test"]
     proved = unpack_bits(proofs["certified"], len(survives))
     broken = int((proved & ~survives).sum())
     return f"{broken} of {proved.sum()} proved images broken", broken == 0
+
+
+def _withstand_all(report: Report, defence: str) -> np.ndarray:
+    """Returns which images a defence classifies correctly under every attack, and without one."""
+    cells = [cell for cell in report.cells if cell["defence"] == defence]
+    return np.all([report.correct(cell) for cell in cells], axis=0)
+
+
+def lead_is_within_chance(results: Results, name: str) -> Finding:
+    """Compares the worst cases on the same images, with the exact test of McNemar."""
+    own, other = (
+        _withstand_all(results.report(name), defence)
+        for defence in ("protected", "adversarial training")
+    )
+    only_own, only_other = int((own & ~other).sum()), int((other & ~own).sum())
+    probability = scipy.stats.binomtest(only_own, only_own + only_other).pvalue
+    return f"{only_own} and {only_other} images, p = {probability:.2f}", probability > 0.05
 
 
 def _survivors(results: Results, name: str) -> dict[tuple[str, str], list[Any]]:
@@ -353,6 +359,15 @@ def square_is_faster_than_art(times: float, points: float) -> Check:
 
 
 OTHERS = (*RESTORERS, *FILTERS)
+HARDENED = {
+    "In the worst case it keeps more than adversarial training": ahead(
+        "worst", "protected", ["adversarial training"]
+    ),
+    "Without an attack it is ahead of adversarial training": ahead(
+        "benign", "protected", ["adversarial training"]
+    ),
+    "Its lead over adversarial training in the worst case is within chance": lead_is_within_chance,
+}
 CERTIFIED = {"No attack breaks an image with a proof": attacks_respect_proofs}
 AUTO_ATTACK = {
     "Each attack of AutoAttack is within a point of the authors'": attacks_are_as_strong(1),

@@ -16,15 +16,16 @@ from experiments.reports import read_report
 from experiments.studies.certified import NAME
 from keras_trn.evaluation.tables import to_markdown
 
-# What can be chosen, and the name of the defence in the reports.
-CHOICES = {
-    "no defence": "bare",
-    "plain restorer": "plain restorer",
-    "hardened restorer": "hardened restorer",
-    "adversarial training": "adversarial training",
-    "adversarial training, larger network": "adversarial training, larger network",
-    "bit-depth filter": "bit depth",
-}
+# The defences to choose from, by their names in the reports.
+CHOICES = (
+    "bare",
+    "plain restorer",
+    "hardened restorer",
+    "adversarial training",
+    "adversarial training, larger network",
+    "bit depth",
+)
+_WORDS = {"bare": "no defence", "bit depth": "bit-depth filter"}
 
 
 @functools.cache
@@ -64,11 +65,12 @@ def choices(data: str, folder: Path) -> str:
     """Writes what each choice keeps on a data set."""
     found = figures(folder / f"trn_hardened_{data}.json")
     rows = []
-    measured = {choice: name for choice, name in CHOICES.items() if name in found.index}
-    for choice, defence in measured.items():
-        row = found.loc[defence]
-        attacked = {name: f"{row[name]:.1f}" for name in ("full knowledge", "no knowledge")}
-        rows.append({"choice": choice, "benign": row["benign"], **attacked})
+    for defence in CHOICES:
+        if defence in found.index:
+            row = found.loc[defence]
+            attacked = {name: f"{row[name]:.1f}" for name in ("full knowledge", "no knowledge")}
+            choice = _WORDS.get(defence, defence)
+            rows.append({"choice": choice, "benign": row["benign"], **attacked})
     if (folder / f"certified_{data}.json").exists():
         rows.append(certified_choice(data, folder))
     return to_markdown(pd.DataFrame(rows))

@@ -51,6 +51,8 @@ class ThreatModel:
     is_adaptive = False
     # Whether each call of the defence draws the same random numbers, which the attacker knows.
     fixes_randomness = False
+    # What a defence needs for the threat model to apply to it; for error messages.
+    needs = "another defence"
 
     def __init__(self, labels: str = "true") -> None:
         if labels not in ("true", "predicted"):
@@ -207,6 +209,7 @@ class TransferFromEstimator(_Adaptive):
     """
 
     name = "transfer_from_estimator"
+    needs = "the gradient map `EstimatedLabel`"
 
     def applies_to(self, defence: keras.Model) -> bool:
         gradient_map = getattr(defence, "gradient_map", None)
@@ -238,6 +241,7 @@ class TransferWithoutMap(_Adaptive):
     """
 
     name = "transfer_without_map"
+    needs = "a gradient map other than `TrueLabel`"
 
     def applies_to(self, defence: keras.Model) -> bool:
         gradient_map = getattr(defence, "gradient_map", None)
@@ -276,6 +280,7 @@ class BPDA(_Adaptive):
     """
 
     name = "bpda"
+    needs = "a restoration, such as `ProtectedClassifier`"
 
     def applies_to(self, defence: keras.Model) -> bool:
         return super().applies_to(defence) and isinstance(defence, RestoredClassifier)
@@ -310,6 +315,7 @@ class WhiteboxStopgrad(_Adaptive):
     """
 
     name = "whitebox_stopgrad"
+    needs = "a gradient map other than `TrueLabel`"
 
     def applies_to(self, defence: keras.Model) -> bool:
         has_gradient_map = getattr(defence, "gradient_map", None) is not None
@@ -343,6 +349,7 @@ class WhiteboxFull(_Adaptive):
     """
 
     name = "whitebox_full"
+    needs = "a differentiable defence without `TrueLabel`"
 
     def applies_to(self, defence: keras.Model) -> bool:
         return super().applies_to(defence) and getattr(defence, "is_differentiable", True)
@@ -399,6 +406,7 @@ class FixedRandomness(WhiteboxFull):
     """
 
     name = "fixed_randomness"
+    needs = "a defence without `TrueLabel`"
     fixes_randomness = True
 
     def __init__(self, labels: str = "true") -> None:
@@ -440,6 +448,7 @@ class Blackbox(_Adaptive):
     """
 
     name = "blackbox"
+    needs = "a defence without `TrueLabel`"
 
     def supports(self, attack: Attack) -> bool:
         return attack.gradient_free

@@ -81,7 +81,7 @@ def train(**estimator):
 
 @pytest.fixture(scope="module")
 def collapsed():
-    """Trained as if three images of four were attacked in use as they are in training."""
+    """Trained as if three images of four were attacked in use, which holds in training."""
     return train(attack_prior=0.75, temperature=1.0)
 
 

@@ -131,7 +131,7 @@ every_setting = under(*SETTINGS)
 some_settings = under("channels_first", "floatx=float16")
 
 
-# What is found under the settings as they are.
+# What is found under the default settings.
 _EXPECTED = {}
 
 

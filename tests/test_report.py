@@ -484,9 +484,9 @@ def test_pages_show_the_committed_results(page):
 def test_choices_show_what_is_proved_where_a_certified_method_was_measured(
     report, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(headlines, "CHOICES", {"hardened": "hardened restorer"})
+    monkeypatch.setattr(headlines, "CHOICES", ["hardened restorer"])
     report.to_json(tmp_path / "trn_hardened_a.json")
-    hardened = ["| hardened | 75.0 | 50.0 | 50.0 |"]
+    hardened = ["| hardened restorer | 75.0 | 50.0 | 50.0 |"]
     assert headlines.choices("a", tmp_path).splitlines()[2:] == hardened
     rename_evaluated(report, "interval bounds").to_json(tmp_path / "certified_a.json")
     proofs = {"test": {"certified_accuracy": 0.25}}

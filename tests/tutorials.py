@@ -21,6 +21,6 @@ def run_tutorial(name, folder, **parameters):
 
 
 def sources(path, cell_type=None):
-    """The texts of the cells of a notebook, all or those of one type."""
+    """The text of each cell of a notebook, or of each cell of one type."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return ["".join(cell["source"]) for cell in cells if cell_type in (None, cell["cell_type"])]

@@ -24,17 +24,6 @@ from keras_trn.types import Config
 # NumPy may have rounded an epsilon to float32.
 SAME_EPSILON = 1e-6
 
-# What a defence needs for a threat model to apply to it.
-_NEEDED = {
-    "transfer_from_estimator": "the gradient map `EstimatedLabel`",
-    "transfer_without_map": "a gradient map other than `TrueLabel`",
-    "bpda": "a restoration, such as `ProtectedClassifier`",
-    "whitebox_stopgrad": "a gradient map other than `TrueLabel`",
-    "whitebox_full": "a differentiable defence without `TrueLabel`",
-    "fixed_randomness": "a defence without `TrueLabel`",
-    "blackbox": "a defence without `TrueLabel`",
-}
-
 # The measurements of one defence under one attack and threat model: a row of the JSON file.
 Cell = dict[str, Any]
 
@@ -184,8 +173,7 @@ def _no_run_text(defences: Mapping[str, keras.Model], threat_models: list[Threat
     """Returns the error message for attacks that no threat model runs."""
     if not threat_models:
         return "There are attacks but no threat model to run them under. Add one: `oblivious`."
-    names = dict.fromkeys(threat_model.name for threat_model in threat_models)
-    needs = [f"`{name}` needs {_NEEDED.get(name, 'another defence')}" for name in names]
+    needs = dict.fromkeys(f"`{one.name}` needs {one.needs}" for one in threat_models)
     return (
         f"No threat model applies to {', '.join(defences)}, so no attack would be run: "
         f"{'; '.join(needs)}. `oblivious` applies to every defence."
